@@ -1,0 +1,97 @@
+# make demo        the quickstart, executed; prints where it lies and its scores
+# make test        everything that must hold (CI runs this)
+# make export      notebooks -> omnipersona/          make clean-notebooks   strip counts and widget state
+# make readme      nbs/index.ipynb -> README.md       make build             wheel and sdist in dist/
+# make bench-main  the numbers of the main task       make pretrain          the tiny backbone's weights, again
+# Each sets up .venv first. What has not changed is not done again: `make -B test` does it all.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.PHONY: help venv test demo bench-main pretrain export clean-notebooks readme build
+
+VENV    ?= .venv
+WORKERS ?= 2
+PYTHON  ?= $(shell for p in python3.11 python3.12 python3.13 python3.10 python3; do \
+	$$p -c 'import sys; sys.exit(not (3,10) <= sys.version_info[:2] <= (3,13))' 2>/dev/null && echo $$p && break; done)
+BIN     := $(abspath $(VENV))/bin
+READY   := $(VENV)/.ready
+TORCH   := $(shell grep -o '^torch==[0-9.]*' constraints.txt)
+LIMIT   := $(if $(shell command -v timeout),timeout 20m)
+
+NOTEBOOKS := $(shell find nbs -name '*.ipynb' -not -path '*/.*')
+LIBRARY   := $(filter-out nbs/tutorials/% nbs/assignments/%,$(NOTEBOOKS))
+PACKAGE   := $(shell find omnipersona -type f -not -path '*/__pycache__/*')
+TUTORIALS := $(patsubst nbs/tutorials/%,demo/%,$(filter nbs/tutorials/%,$(NOTEBOOKS)))
+
+help:
+	@sed -n 's/^# //p' Makefile | head -n 6
+
+# ---- the environment ----------------------------------------------------------------------------------------------
+venv: $(READY)
+
+# The CPU build of torch (200 MB, not 3 GB) where no NVIDIA GPU is seen. If its index cannot be reached, plain pip
+# takes what it finds: on Linux that may be the CUDA build, which works just as well and is only larger.
+$(READY): settings.ini setup.py pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "No Python 3.10-3.13 found. On Debian: apt-get install python3 python3-venv; or make PYTHON=/path/to/python"; exit 1; }
+	@if ! $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null; then \
+		pkg=$$($(PYTHON) -c 'import sys; print(f"python3.{sys.version_info[1]}-venv")'); \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update -q && apt-get install -qy $$pkg; \
+		else echo "$(PYTHON) cannot make environments. On Debian: sudo apt-get install $$pkg; then make again"; exit 1; fi; fi
+	@echo "Setting up $(VENV) with $$($(PYTHON) --version)"
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@if [ "$$(uname)" = Linux ] && ! command -v nvidia-smi >/dev/null && ! $(BIN)/python -c 'import torch' 2>/dev/null; then \
+		$(BIN)/pip install -q --no-deps --retries 1 --timeout 20 --index-url https://download.pytorch.org/whl/cpu $(TORCH) \
+		|| echo "no CPU index in reach: plain pip"; fi
+	$(BIN)/pip install -q -c constraints.txt $(TORCH)
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# ---- making -------------------------------------------------------------------------------------------------------
+export: $(READY)
+	$(BIN)/nbdev_export
+
+clean-notebooks: $(READY)
+	$(BIN)/python tools/house.py clean
+
+readme: README.md
+README.md: nbs/index.ipynb tools/house.py | $(READY)
+	$(BIN)/python tools/house.py readme
+
+build: $(READY)
+	rm -rf dist build
+	$(BIN)/python -m build --no-isolation .
+	rm -rf build
+
+# ---- running ------------------------------------------------------------------------------------------------------
+# A tutorial, executed: demo/ gets the notebook with its outputs, and what the notebook writes (scores as JSON).
+demo/%.ipynb: nbs/tutorials/%.ipynb $(PACKAGE) $(READY)
+	@mkdir -p demo
+	OMNIPERSONA_DEMO_DIR="$(CURDIR)/demo" $(LIMIT) $(BIN)/jupyter nbconvert --log-level WARN --to notebook --execute \
+		--ExecutePreprocessor.timeout=1200 --output-dir demo $<
+
+nbs/tutorials/01_quickstart.ipynb:
+	@echo "$@ is not there yet: nothing to demonstrate"; exit 1
+
+demo: demo/01_quickstart.ipynb
+	@$(BIN)/python tools/house.py scores demo
+	@echo; echo "The executed notebook: $(CURDIR)/demo/01_quickstart.ipynb"
+	@echo "Open it with: $(BIN)/jupyter lab demo/01_quickstart.ipynb"
+
+bench-main: $(READY)
+	$(BIN)/python -c 'from omnipersona.bench.main_bench import main; main()'
+
+pretrain: $(READY)
+	$(BIN)/python -c 'from omnipersona.model.pretrain import main; main()'
+
+# ---- testing ------------------------------------------------------------------------------------------------------
+# House rules first (seconds), then every cell of the library notebooks, the tutorials, and the other tests.
+test: $(READY)
+	$(BIN)/python -m pytest -q tests/test_house.py
+	$(MAKE) .stamps/notebooks $(TUTORIALS)
+	OMP_NUM_THREADS=$(WORKERS) $(BIN)/python -m pytest -q --ignore tests/test_house.py
+	@echo "All tests passed."
+
+# One thread per worker: two workers with two threads each are slower than one. nbdev_test has no time limit of its own.
+.stamps/notebooks: $(LIBRARY) $(PACKAGE) $(READY)
+	OMP_NUM_THREADS=1 $(LIMIT) $(BIN)/nbdev_test --n_workers $(WORKERS) --timing --skip_folder_re '^([_.]|tutorials$$|assignments$$)'
+	@mkdir -p .stamps && touch $@
