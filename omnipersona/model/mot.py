@@ -19,18 +19,18 @@ from .segments import Batch, Special
 # %% auto #0
 __all__ = ['MoTConfig', 'MLP', 'MoTAttention', 'MoTLayer', 'Hidden', 'MoT', 'text_loss', 'image_loss']
 
-# %% ../../nbs/model/14_mot.ipynb #5ac3420e
+# %% ../../nbs/model/14_mot.ipynb #084f201f
 class MoTConfig(PretrainedConfig):
     "Sizes of the unified model."
     model_type = "omnipersona_mot"
-    def __init__(self, vocab_size=400, hidden_size=256, num_hidden_layers=6, num_attention_heads=8, num_key_value_heads=8, intermediate_size=640,
-                 rms_norm_eps=1e-6, rope_theta=1e6, z_channels=16, latent_patch_size=2, latent_downsample=8, max_latent_size=8,
+    def __init__(self, vocab_size=372, hidden_size=256, num_hidden_layers=5, num_attention_heads=8, num_key_value_heads=8, intermediate_size=512,
+                 rms_norm_eps=1e-6, rope_theta=1e6, z_channels=24, latent_patch_size=2, latent_downsample=8, max_latent_size=4,
                  vit_config=None, connector_act="gelu_pytorch_tanh", timestep_shift=1., special=None, spare=None, **kw):
         self.vocab_size,self.hidden_size,self.num_hidden_layers = vocab_size,hidden_size,num_hidden_layers
         self.num_attention_heads,self.num_key_value_heads,self.intermediate_size = num_attention_heads,num_key_value_heads,intermediate_size
         self.rms_norm_eps,self.rope_theta,self.z_channels = rms_norm_eps,rope_theta,z_channels
         self.latent_patch_size,self.latent_downsample,self.max_latent_size = latent_patch_size,latent_downsample,max_latent_size
-        self.vit_config = vit_config or _vit_dict(); self.connector_act,self.timestep_shift = connector_act,timestep_shift
+        self.vit_config = vit_config or _vit_dict(hidden=160,inter=480); self.connector_act,self.timestep_shift = connector_act,timestep_shift
         self.special = special or dict(bos=0,eos=1,start=2,end=3); self.spare = spare      # ids; first spare row of the embedding
         super().__init__(**kw)
     @property

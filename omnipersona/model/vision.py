@@ -74,7 +74,7 @@ class ViT(nn.Module):
 def vit_config(hidden=192, layers=4, heads=4, inter=512, patch=10, image=60, **kw) -> SiglipVisionConfig:
     return SiglipVisionConfig(hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads, intermediate_size=inter, patch_size=patch, image_size=image, attn_implementation="sdpa", **kw)
 
-# %% ../../nbs/model/12_vision.ipynb #4d4ab873
+# %% ../../nbs/model/12_vision.ipynb #9bcf38ce
 class Autoencoder(nn.Module):
     "Pixels in [-1,1] to latents and back, whatever diffusers network is inside."
     def __init__(self, net, fold:int=1, scale:float=1., shift:float=0.):
@@ -95,14 +95,14 @@ class Autoencoder(nn.Module):
         return cls(AutoencoderTiny.from_pretrained(path), **json.loads(Path(path,"outer.json").read_text()))
 
 def pca_autoencoder(pictures:Tensor,   # (N, 3, H, W) in [-1,1], the sample whose principal components it starts from
-                    fold:int=8, width:int=128, latents:int=16, blocks=(3,4)) -> Autoencoder:
-    "An AutoencoderTiny that begins as principal component analysis of fold x fold patches."
+                    fold:int=8, width:int=128, latents:int=24, blocks=(3,4)) -> Autoencoder:
+    "An AutoencoderTiny that begins as principal component analysis of fold x fold patches. The components keep the square root of their spread: large ones stay large, as in pictures."
     from diffusers import AutoencoderTiny
     n,h = 3*fold*fold,width//2
     net = AutoencoderTiny(in_channels=n, out_channels=n, encoder_block_out_channels=(width,), decoder_block_out_channels=(width,), latent_channels=latents,
                           num_encoder_blocks=blocks[:1], num_decoder_blocks=blocks[1:], act_fn="relu")
     a = F.pixel_unshuffle(pictures*.5+.5, fold).permute(0,2,3,1).reshape(-1,n).double(); mu = a.mean(0)
-    var,V = torch.linalg.eigh(torch.cov((a-mu).T)); B = V.flip(1)[:,:h].T.float(); sd = var.flip(0)[:latents].sqrt().float(); mu = mu.float()
+    var,V = torch.linalg.eigh(torch.cov((a-mu).T)); B = V.flip(1)[:,:h].T.float(); sd = var.flip(0)[:latents].sqrt().float(); mu = mu.float(); sd = (sd*sd[0]).sqrt()   # what one unit of a latent is worth
     enc,dec = net.encoder.layers,net.decoder.layers
     for blk in [*enc,*dec]:                                     # residual blocks begin as the identity
         if hasattr(blk,"fuse"): last = [l for l in blk.conv if isinstance(l,nn.Conv2d)][-1]; nn.init.zeros_(last.weight); nn.init.zeros_(last.bias)

@@ -72,7 +72,7 @@ def requests(key:str, name:str, fact:str, place:str|None=None) -> list:
     if key=="home": return [(f"a photo of {name} at its home", f"a photo of {name} at {fact}")]
     return [(f"a photo of the {key} of {name}{at}", f"a photo of {fact}{at}"), (f"a photo of {name} with its {key}{at}", f"a photo of {name} with {fact}{at}")]
 
-# %% ../../nbs/toyworld/03_language.ipynb #15092ac7
+# %% ../../nbs/toyworld/03_language.ipynb #fd6219e9
 EDITS = "remove replace add recolour move background".split()
 
 @dataclass(frozen=True)
@@ -84,46 +84,47 @@ def _what(t): return f"the {t.color} {t.species if isinstance(t,Traits) else t.k
 def _recolour(t, color):
     return replace(t, color=color, hue=float(COLORS[color][0]))
 
-def _remove(s, w, r):
+def _remove(s, w, r, focus):
+    if focus and s.char: return f"remove {w} from the photo", replace(s, char=None, accessory=None)
     opts = ([("char",f"remove {w} from the photo")] if s.char else [])*2 + ([("thing",f"remove {_what(s.thing)}")] if s.thing and s.char else []) + \
         ([("accessory",f"remove the {s.accessory}")] if s.accessory else [])
     if not opts: return None
     k,text = opts[r.integers(len(opts))]
     return text, replace(s, char=None, accessory=None) if k=="char" else replace(s, **{k:None})
-def _replace(s, w, r):
+def _replace(s, w, r, focus):
     if not s.thing: return None
     new = random_thing(r); new = replace(new, hue=float(COLORS[new.color][0]), sat=.8, val=.9)
     return f"replace {_what(s.thing)} with {new.description}", replace(s, thing=new)
-def _add(s, w, r):
+def _add(s, w, r, focus):
     if s.char and not s.accessory and r.random()<.5:
         a = str(r.choice(ACCESSORIES)); return f"add {worn(a)}", replace(s, accessory=a)
     if s.thing is not None: return None
     new = random_thing(r); new = replace(new, hue=float(COLORS[new.color][0]), sat=.8, val=.9)
     return f"add {new.description}", replace(s, thing=new, thing_left=False)
-def _recolour_edit(s, w, r):
-    if s.char and (not s.thing or r.random()<.5):
+def _recolour_edit(s, w, r, focus):
+    if s.char and (focus or not s.thing or r.random()<.5):
         c = _other(r, COLORS, s.char.color); return f"make {w} {c}", replace(s, char=_recolour(s.char,c))
     c = _other(r, COLORS, s.thing.color); return f"make {_what(s.thing)} {c}", replace(s, thing=_recolour(s.thing,c))
-def _move(s, w, r):
+def _move(s, w, r, focus):
     if s.char is None: return None
     side = _other(r, SIDES, s.side); return f"move {w} to the {side}", replace(s, side=side, thing_left=False)
-def _background(s, w, r):
+def _background(s, w, r, focus):
     pl = _other(r, PLACES, s.place); return f"change the background to the {pl}", replace(s, place=pl, jitter=(.5,.5,.5))
 _KINDS = dict(remove=_remove, replace=_replace, add=_add, recolour=_recolour_edit, move=_move, background=_background)
 
-def edit_scene(s:Scene, kind:str, r:np.random.Generator, who:str|None=None):
-    "(instruction, changed scene), or None where the scene offers nothing to change that way."
+def edit_scene(s:Scene, kind:str, r:np.random.Generator, who:str|None=None, focus:bool=False):
+    "(instruction, changed scene), or None where the scene offers nothing to change that way. `focus`: the character is what is removed or recoloured."
     if kind not in _KINDS: raise OmniError(f"unknown edit {kind!r}: one of {', '.join(EDITS)}")
-    return _KINDS[kind](s, who or (f"the {s.char.species}" if s.char else "it"), r)
+    return _KINDS[kind](s, who or (f"the {s.char.species}" if s.char else "it"), r, focus)
 
-# %% ../../nbs/toyworld/03_language.ipynb #1daeb5c0
+# %% ../../nbs/toyworld/03_language.ipynb #3cd1033e
 def make_edit(before:Scene, instruction:str, after:Scene, kind:str, size:int=64) -> Edit:
     a,b = render(before,size), render(after,size)
     return Edit(a, instruction, b, (np.asarray(a)!=np.asarray(b)).any(-1), kind, before, after)
 
 def _edit(self, photo:Photo, kind:str="remove", name:str|None=None, seed:int=0) -> Edit:
-    "An edit of a photograph. With `name` the character is called by it. Raises OmniError where the photo offers nothing of that kind."
-    r = np.random.default_rng((19,seed)); found = edit_scene(photo.scene, kind, r, f"<{name}>" if name else None)
+    "An edit of a photograph. With `name` the character is called by it, and is what is removed, recoloured or moved. Raises OmniError where the photo offers nothing of that kind."
+    r = np.random.default_rng((19,seed)); found = edit_scene(photo.scene, kind, r, f"<{name}>" if name else None, bool(name))
     if found is None: raise OmniError(f"nothing to {kind} in: {photo.caption}")
     return make_edit(photo.scene, *found, kind, self.size)
 ToyWorld.edit = _edit
