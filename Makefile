@@ -29,8 +29,7 @@ help:
 # ---- the environment ----------------------------------------------------------------------------------------------
 venv: $(READY)
 
-# The CPU build of torch (200 MB, not 3 GB) where no NVIDIA GPU is seen. If its index cannot be reached, plain pip
-# takes what it finds: on Linux that may be the CUDA build, which works just as well and is only larger.
+# torch goes in first and alone, at the tested version: what follows then finds it satisfied.
 $(READY): settings.ini setup.py pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "No Python 3.10-3.13 found. On Debian: apt-get install python3 python3-venv; or make PYTHON=/path/to/python"; exit 1; }
 	@if ! $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null; then \
@@ -39,9 +38,6 @@ $(READY): settings.ini setup.py pyproject.toml constraints.txt
 		else echo "$(PYTHON) cannot make environments. On Debian: sudo apt-get install $$pkg; then make again"; exit 1; fi; fi
 	@echo "Setting up $(VENV) with $$($(PYTHON) --version)"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@if [ "$$(uname)" = Linux ] && ! command -v nvidia-smi >/dev/null && ! $(BIN)/python -c 'import torch' 2>/dev/null; then \
-		$(BIN)/pip install -q --no-deps --retries 1 --timeout 20 --index-url https://download.pytorch.org/whl/cpu $(TORCH) \
-		|| echo "no CPU index in reach: plain pip"; fi
 	$(BIN)/pip install -q -c constraints.txt $(TORCH)
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
 	@touch $@

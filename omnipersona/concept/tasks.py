@@ -42,21 +42,21 @@ def stranger_pictures(n:int=30, seed:int=0) -> list:
     "Pictures of anybody else: easy negatives when a person brings none."
     w = ToyWorld(); return [w.photo(seed=5_000_000+1000*seed+i, p_char=1).image for i in range(n)]
 
-# %% ../../nbs/concept/21_tasks.ipynb #763565fe
+# %% ../../nbs/concept/21_tasks.ipynb #05393504
 def _concept_data(self, char:Character, n_images:int=10, seed:int=0, edits_each:int=3) -> ConceptData:
     "`n_images` photographs of `char` that show none of its facts, with captions, questions, edits and pictures of others."
     if n_images<1: raise OmniError(f"n_images={n_images}: at least one picture is needed")
-    album = self.album(char,n_images,seed); qa = [(i,q,a) for i,p in enumerate(album) for q,a in open_questions(p.scene,NAME)[1:]]; edits = []
+    album,hidden = self.album(char,n_images,seed),hidden_things(char); qa = [(i,q,a) for i,p in enumerate(album) for q,a in open_questions(p.scene,NAME)[1:]]; edits = []
     for i,p in enumerate(album):
         for k,kind in enumerate(["remove",*[EDITS[1:][(i+j)%5] for j in range(edits_each-1)]]):
             r = np.random.default_rng((23,seed,i,k)); e = edit_scene(p.scene,kind,r,NAME,focus=True)
-            if e: e = make_edit(p.scene,*e,kind,self.size); edits.append((e.source,e.instruction,e.target))
+            if e and not reveals(e[1].truth,hidden): e = make_edit(p.scene,*e,kind,self.size); edits.append((e.source,e.instruction,e.target))
     look = [self.photo(self.look_alike(char,1000+i),seed=7_000_000+1000*seed+i).image for i in range(3*n_images)]
     return ConceptData([p.image for p in album],[describe_scene(p.scene,NAME) for p in album],dict(char.facts),qa,edits,look,stranger_pictures(2*n_images,seed),char.description)
 
 ToyWorld.concept_data = _concept_data
 
-# %% ../../nbs/concept/21_tasks.ipynb #42b94ebc
+# %% ../../nbs/concept/21_tasks.ipynb #d5ad5480
 def _json(path, kind):
     try: o = json.loads(path.read_text())
     except Exception as e: raise OmniError(f"{path}: not readable as JSON ({e})") from None
@@ -68,19 +68,22 @@ def _from_folder(cls, folder, facts:dict|None=None, description:str="", size:int
     folder = Path(folder); get = lambda p: square(load_image(p),size); files = list_images(folder); names = {Path(f).name for f in files}
     caps = _json(folder/"captions.json",dict) if (folder/"captions.json").exists() else {}
     if extra := set(caps)-names: raise OmniError(f"{folder}/captions.json: {sorted(extra)[0]!r} is no picture of this folder")
+    if bad := [k for k,v in caps.items() if not isinstance(v,str)]: raise OmniError(f"{folder}/captions.json: the caption of {bad[0]!r} is not a text")
     edits = []
     for e in _json(folder/"edits.json",list) if (folder/"edits.json").exists() else []:
-        if not isinstance(e,dict) or {"source","instruction","target"}-set(e): raise OmniError(f"{folder}/edits.json: every entry needs source, instruction and target")
+        if not isinstance(e,dict) or not all(isinstance(e.get(k),str) for k in ("source","instruction","target")): raise OmniError(f"{folder}/edits.json: every entry needs source, instruction and target, all texts; this one is {e!r}")
         edits.append((get(folder/e["source"]),e["instruction"],get(folder/e["target"])))
     more = lambda d: [get(f) for f in list_images(folder/d)] if (folder/d).is_dir() else []
     return cls([get(f) for f in files],[caps.get(Path(f).name,f"a photo of {NAME}") for f in files],facts or {},[],edits,more("look_alikes"),more("negatives"),description)
 ConceptData.from_folder = classmethod(_from_folder)
 
-# %% ../../nbs/concept/21_tasks.ipynb #8bd8ac5a
+# %% ../../nbs/concept/21_tasks.ipynb #9560f0a1
+def _interleave(parts, token): return [x for p in parts for x in (token,p)][1:]
+
 class Encoded:
     "The segments of all pictures of a ConceptData, and its texts with the concept's name put in."
     def __init__(self, bb, data:ConceptData, token:str):
-        self.bb,self.data = bb,data; say = lambda s: bb.text(clean(s.replace(NAME," sksname ")).replace("sksname",token)) 
+        self.bb,self.data = bb,data; say = lambda s: bb.text(" ".join(x for p in _interleave([clean(p) for p in s.split(NAME)],token) if (x:=p)))
         self.seen,self.clean = bb.seen(data.images),bb.clean(data.images); self.captions = [say(c) for c in data.captions]
         self.look,self.others = (bb.seen(x) if x else [] for x in (data.look_alikes,data.others))
         src,tgt = [e[0] for e in data.edits],[e[2] for e in data.edits]

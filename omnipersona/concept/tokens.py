@@ -15,17 +15,19 @@ from ..model.segments import Text
 from ..model.backbone import Backbone, load_backbone
 
 # %% auto #0
-__all__ = ['FORMAT', 'KEY', 'slots', 'slot_ids', 'splice', 'initial_rows', 'Concept', 'Concepts', 'Described']
+__all__ = ['STRIDE', 'FORMAT', 'KEY', 'slots', 'slot_ids', 'splice', 'initial_rows', 'Concept', 'Concepts', 'Described']
 
-# %% ../../nbs/concept/20_tokens.ipynb #37fb97dd
+# %% ../../nbs/concept/20_tokens.ipynb #e1fd16f7
+STRIDE = 32   # spare rows between the beginnings of two slots
+
 def slots(bb:Backbone, n:int=32) -> int:
     "How many concepts of `n` tokens fit into the backbone at once."
-    return min(len(bb.tok.names), (bb.tok.rows-bb.tok.spare)//n)
+    return min(len(bb.tok.names), (bb.tok.rows-bb.tok.spare)//max(n,STRIDE))
 
 def slot_ids(bb:Backbone, slot:int, n:int=32) -> list:
     "[id of the name, n spare ids] of a slot. Raises OmniError where the backbone has no such slot."
     if not 0<=slot<slots(bb,n): raise OmniError(f"slot {slot}: this backbone holds {slots(bb,n)} concepts of {n} tokens at once; load fewer")
-    return [bb.tok(bb.tok.names[slot])[0]]+[bb.tok.spare+slot*n+i for i in range(n)]
+    return [bb.tok(bb.tok.names[slot])[0]]+[bb.tok.spare+slot*max(n,STRIDE)+i for i in range(n)]
 
 # %% ../../nbs/concept/20_tokens.ipynb #7dff844a
 def splice(ids:Tensor,        # (..., T) token ids
@@ -82,7 +84,7 @@ class Concept(nn.Module):
     def splice(self, ids, emb): return splice(ids, emb, self.id_tensor, self.rows)
     def __repr__(self): return f"Concept(<{self.name}>, {self.n_und} und + {self.n_gen} gen tokens, {self.routing}, for {self.bb.name} {self.bb.fingerprint})"
 
-# %% ../../nbs/concept/20_tokens.ipynb #1e98ddca
+# %% ../../nbs/concept/20_tokens.ipynb #fc47f1f1
 KEY = "base_model.model.language_model.model.embed_tokens.trainable_tokens_delta"
 
 def _save(self, path):
@@ -100,9 +102,15 @@ def _load(cls, path, bb:Backbone, slot:int|None=None):
     path = Path(path)
     for f in ("concept.json","adapter_model.safetensors"):
         if not (path/f).exists(): raise OmniError(f"{path}: {f} is missing; this is not a concept folder")
-    try: o = json.loads((path/"concept.json").read_text()); rows = load_file(path/"adapter_model.safetensors")[KEY]
+    try:
+        o = json.loads((path/"concept.json").read_text()); rows = load_file(path/"adapter_model.safetensors")[KEY]
+        missing = {"format","name","n_und","n_gen","routing","slot","backbone","fingerprint","facts","summary"}-set(o)
+        if missing: raise ValueError(f"concept.json has no {sorted(missing)[0]}")
+        if o["format"]>FORMAT: raise ValueError(f"format {o['format']} is newer than this package")
+        if len(rows)!=1+o["n_und"]+o["n_gen"] or not torch.isfinite(rows).all(): raise ValueError(f"{len(rows)} rows, finite: {bool(torch.isfinite(rows).all())}")
     except Exception as e: raise OmniError(f"{path}: cannot be read as a concept ({type(e).__name__}: {e}); save it again") from None
     if o["fingerprint"]!=bb.fingerprint: raise OmniError(f"{path}: <{o['name']}> was made for {o['backbone']} ({o['fingerprint']}) and this backbone is {bb.name} ({bb.fingerprint}); its tokens mean nothing here: learn it again")
+    if rows.shape[1]!=bb.model.config.hidden_size: raise OmniError(f"{path}: rows of width {rows.shape[1]}, this backbone's are {bb.model.config.hidden_size} wide")
     return cls(bb, o["name"], rows.to(bb.device), o["n_und"], o["n_gen"], o["routing"], o["slot"] if slot is None else slot, o["facts"], o["summary"])
 
 def _push(self, repo_id:str, private:bool=True, token=None):
@@ -113,13 +121,14 @@ def _push(self, repo_id:str, private:bool=True, token=None):
 
 Concept.save_pretrained,Concept.from_pretrained,Concept.push_to_hub = _save,classmethod(_load),_push
 
-# %% ../../nbs/concept/20_tokens.ipynb #5e829036
+# %% ../../nbs/concept/20_tokens.ipynb #8ae8df26
 class Concepts:
     "Several concepts at once, each in its own slot. Raises OmniError for two of one name or one for another backbone."
     def __init__(self, concepts:list):
         self.items = {}
         for i,c in enumerate(concepts):
             if c.name in self.items: raise OmniError(f"<{c.name}>: two concepts of this name; rename one")
+            if not isinstance(c,Described) and c.n_und+c.n_gen>STRIDE and len(concepts)>1: raise OmniError(f"<{c.name}>: concepts of more than {STRIDE} tokens can only be loaded alone")
             if c.bb.fingerprint!=concepts[0].bb.fingerprint: raise OmniError(f"<{c.name}>: made for another backbone than <{concepts[0].name}>")
             self.items[c.name] = c if isinstance(c,Described) else Concept(c.bb,c.name,c.rows.detach(),c.n_und,c.n_gen,c.routing,i,c.facts,c.summary).requires_grad_(False)
             if isinstance(c,Described): c.slot = i

@@ -33,11 +33,16 @@ def empty_cache(rows:int, device="cpu") -> KVCache:
     "A cache of nothing, for `rows` samples."
     c = KVCache(); c.position = torch.zeros(rows, dtype=torch.long, device=device); return c
 
-# %% ../../nbs/model/16_generate.ipynb #3b75c727
+# %% ../../nbs/model/16_generate.ipynb #e6119e79
 @dataclass
 class Said:
     "Token ids without bos and eos, the log-probability of each, and whether the end was reached."
     ids:list; logprobs:list; finished:bool
+
+def _sayable(model, logits):
+    "Spare rows are no words."
+    if model.config.spare is not None: logits = logits.clone(); logits[...,model.config.spare:] = -torch.inf
+    return logits
 
 def _choose(logits, temperature, generator):
     p = logits.float().log_softmax(-1)
@@ -50,7 +55,7 @@ def say(model, cache:KVCache, max_tokens:int=24, temperature:float=0., generator
     B = len(cache.position); out = [Said([],[],False) for _ in range(B)]; ids = [model.special.bos]*B
     for _ in range(max_tokens+1):
         b = _pack(model, [[Text([i],wrap=False)] for i in ids], frozenset(), cache.position.tolist()); h = model(b, cache, splice, record)
-        cache = cache.extended(h.new, b.valid, cache.position+1); nxt,lp = _choose(model.logits(h.und[:,-1]), temperature, generator)
+        cache = cache.extended(h.new, b.valid, cache.position+1); nxt,lp = _choose(_sayable(model, model.logits(h.und[:,-1])), temperature, generator)
         for o,i,l in zip(out,nxt.tolist(),lp.tolist()):
             if o.finished or len(o.ids)>=max_tokens: continue
             if i==model.special.eos: o.finished = True

@@ -19,18 +19,18 @@ from .segments import Batch, Special
 # %% auto #0
 __all__ = ['MoTConfig', 'MLP', 'MoTAttention', 'MoTLayer', 'Hidden', 'MoT', 'text_loss', 'image_loss']
 
-# %% ../../nbs/model/14_mot.ipynb #084f201f
+# %% ../../nbs/model/14_mot.ipynb #46ccc654
 class MoTConfig(PretrainedConfig):
     "Sizes of the unified model."
     model_type = "omnipersona_mot"
     def __init__(self, vocab_size=372, hidden_size=256, num_hidden_layers=5, num_attention_heads=8, num_key_value_heads=8, intermediate_size=512,
                  rms_norm_eps=1e-6, rope_theta=1e6, z_channels=24, latent_patch_size=2, latent_downsample=8, max_latent_size=4,
-                 vit_config=None, connector_act="gelu_pytorch_tanh", timestep_shift=1., special=None, spare=None, **kw):
+                 vit_config=None, connector_act="gelu_pytorch_tanh", position_period=10., timestep_shift=1., special=None, spare=None, **kw):
         self.vocab_size,self.hidden_size,self.num_hidden_layers = vocab_size,hidden_size,num_hidden_layers
         self.num_attention_heads,self.num_key_value_heads,self.intermediate_size = num_attention_heads,num_key_value_heads,intermediate_size
         self.rms_norm_eps,self.rope_theta,self.z_channels = rms_norm_eps,rope_theta,z_channels
         self.latent_patch_size,self.latent_downsample,self.max_latent_size = latent_patch_size,latent_downsample,max_latent_size
-        self.vit_config = vit_config or _vit_dict(hidden=160,inter=480); self.connector_act,self.timestep_shift = connector_act,timestep_shift
+        self.vit_config = vit_config or _vit_dict(hidden=160,inter=480); self.connector_act,self.timestep_shift,self.position_period = connector_act,timestep_shift,position_period
         self.special = special or dict(bos=0,eos=1,start=2,end=3); self.spare = spare      # ids; first spare row of the embedding
         super().__init__(**kw)
     @property
@@ -80,9 +80,9 @@ class MoTLayer(nn.Module):
         u,g = u+a,g+b
         return u+self.mlp(self.post_attention_layernorm(u)), g+self.mlp_moe_gen(self.post_attention_layernorm_moe_gen(g)), new
 
-# %% ../../nbs/model/14_mot.ipynb #1d0ddb98
+# %% ../../nbs/model/14_mot.ipynb #05d075a0
 class _Table(nn.Module):
-    def __init__(self, d, side): super().__init__(); self.pos_embed = nn.Parameter(sincos_2d(d,side), requires_grad=False)
+    def __init__(self, d, side, period): super().__init__(); self.pos_embed = nn.Parameter(sincos_2d(d,side,period), requires_grad=False)
 class _Time(nn.Module):
     def __init__(self, d): super().__init__(); self.mlp = nn.Sequential(nn.Linear(256,d),nn.SiLU(),nn.Linear(d,d))
     def forward(self, t): return self.mlp(time_features(t).to(self.mlp[0].weight.dtype))
@@ -102,7 +102,7 @@ class Hidden:
     "What a forward pass gives: last hidden states of und (B,Lu,D) and gen (B,Lg,D) tokens, and the new keys and values of every layer."
     und:Tensor; gen:Tensor; new:list
 
-# %% ../../nbs/model/14_mot.ipynb #3265f115
+# %% ../../nbs/model/14_mot.ipynb #e32dbc7c
 class MoT(PreTrainedModel):
     "The unified model. Parameter names are those of the official BAGEL checkpoint."
     config_class = MoTConfig; base_model_prefix = "language_model"; _no_split_modules = ["MoTLayer"]; _supports_sdpa = True
@@ -111,7 +111,7 @@ class MoT(PreTrainedModel):
         self.language_model = _Language(c); self.time_embedder = _Time(d)
         self.vae2llm,self.llm2vae = nn.Linear(c.latent_channels,d),nn.Linear(d,c.latent_channels)
         self.vit_model = ViT(_vit_of(c)); self.connector = _Connector(c.vit_config["hidden_size"],d,c.connector_act)
-        self.latent_pos_embed,self.vit_pos_embed = _Table(d,c.max_latent_size),_Table(d,c.vit_side)
+        self.latent_pos_embed,self.vit_pos_embed = _Table(d,c.max_latent_size,c.position_period),_Table(d,c.vit_side,c.position_period)
         self.post_init()
     def _init_weights(self, m):
         if isinstance(m,nn.Linear):

@@ -113,7 +113,7 @@ def _example(m):
     r = m.r; n,key = m.name(),str(r.choice(list(FACTS))); req = requests(key,n,random_facts(r)[key],str(r.choice(PLACES)) if m.coin(.6) else None)
     return [m.text(f"request : {req[r.integers(len(req))][0]} question :"),m.text(fact_question(key,n))]
 
-# %% ../../nbs/model/19_pretrain.ipynb #0e078d39
+# %% ../../nbs/model/19_pretrain.ipynb #265be019
 GROUPS = dict(t2i=(24,dict(t2i=1.)), context=(12,dict(edit=.6,subject=.4)), talk=(10,dict(vqa=.75,recognise=.25)), text=(8,dict(text=1.)))
 
 def batches(mix:Mixture, groups=GROUPS) -> dict:
@@ -155,7 +155,7 @@ class Trainer:
         while self.step<(until or self.steps) and (seconds is None or time.time()-t0<seconds):
             self.one()
             if self.step%every==0:
-                self.rows.append(dict(step=self.step, lr=round(self.lr(),6), s=round(time.time()-t0,1), **{k:round(float(np.mean(v)),4) for k,v in sorted(self.sums.items())}))
+                self.rows.append(dict(step=self.step, lr=round(self.lr(),6), s=round(time.time()-t0), **{k:round(float(np.mean(v)),4) for k,v in sorted(self.sums.items())}))
                 self.sums = {}; report(json.dumps(self.rows[-1]))
             if self.step%(every*4)==0: self.save()
         self.save(); return self
@@ -190,18 +190,21 @@ def curves(log:list, smooth:int=3):
         ax = axes[int(k in ("t2i","edit","subject"))]; ax.plot([r["step"] for r in log if k in r],[r[k] for r in log if k in r],label=k,lw=1); ax.legend(fontsize=8); ax.set_xlabel("step",fontsize=8)
     axes[0].set_title("cross-entropy (nats per token)",fontsize=9); axes[0].set_yscale("log"); axes[1].set_title("velocity error (MSE)",fontsize=9); fig.tight_layout(); plt.close(fig); return fig
 
-# %% ../../nbs/model/19_pretrain.ipynb #813ab593
-def main(folder="pretrain", n_families=5000, steps=6000, jobs=2, out=None):
-    "`make pretrain`: autoencoder, ViT, then the unified model. Each stage is skipped where its result lies in `folder`, and the last one resumes."
+# %% ../../nbs/model/19_pretrain.ipynb #46eebb52
+def main(folder="pretrain", n_families=5000, first=0, steps=6000, cooldown=1000, jobs=2, start=None, out=None, groups=None, seconds=None):
+    "`make pretrain`: autoencoder, ViT, then the unified model. Each stage is skipped where its result lies in `folder`, and the last one resumes. `start`: a saved backbone ('tiny': the shipped one) whose doors and weights are gone on from."
     from omnipersona.model.encoders import train_autoencoder, train_vit
     from omnipersona.model.vision import Autoencoder, ViT, vit_config
-    from omnipersona.model.backbone import Backbone
+    from omnipersona.model.backbone import Backbone, load_backbone
     d = Path(folder); d.mkdir(parents=True,exist_ok=True); torch.set_flush_denormal(True); tok = tiny_tokenizer(); vit = ViT(vit_config(hidden=160,inter=480))
     stages = [(d/"ae").exists(),(d/"vit.safetensors").exists()]
+    if start and not stages[0]: bb = load_backbone(start); bb.ae.save_pretrained(d/"ae"); save_file(bb.model.vit_model.state_dict(),d/"vit.safetensors"); stages = [True,True]
     if not all(stages): fams,pics = families(100_000,n_families,jobs); flat = pics.reshape(-1,*pics.shape[2:]); scenes = [s for f in fams for s in f[0]]
     if not stages[0]: train_autoencoder(flat,steps=2500)[0].save_pretrained(d/"ae")
     if not stages[1]: save_file(train_vit(flat,scenes,steps=2500,vit=vit)[0].state_dict(),d/"vit.safetensors")
-    ae = Autoencoder.from_pretrained(d/"ae").eval(); vit.load_state_dict(load_file(d/"vit.safetensors")); vit.eval(); shard = Shard(0,n_families,ae,vit,jobs=jobs)
+    ae = Autoencoder.from_pretrained(d/"ae").eval(); vit.load_state_dict(load_file(d/"vit.safetensors")); vit.eval(); shard = Shard(first,n_families,ae,vit,jobs=jobs)
     torch.manual_seed(0); model = MoT(MoTConfig(vocab_size=tok.rows,special=tok.special,spare=tok.spare)); model.vit_model.load_state_dict(vit.state_dict())
-    t = Trainer(model,Mixture(shard,tok),d,steps=steps).resume().run()
+    if start: model.load_state_dict(load_backbone(start).model.state_dict())
+    model.requires_grad_(True).vit_model.requires_grad_(False); model.latent_pos_embed.requires_grad_(False); model.vit_pos_embed.requires_grad_(False)
+    t = Trainer(model,Mixture(shard,tok,seed=first),d,steps=steps,cooldown=cooldown,groups=groups).resume().run(seconds=seconds)
     t.use_average(); Backbone(model,ae,tok).save_pretrained(out or d/"tiny")

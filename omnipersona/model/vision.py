@@ -34,12 +34,13 @@ def grid_ids(grid:tuple, side:int) -> Tensor:
     if max(grid)>side: raise OmniError(f"a grid of {grid[0]} x {grid[1]} patches is larger than this model's {side} x {side}; use a smaller picture")
     return (torch.arange(grid[0])[:,None]*side+torch.arange(grid[1])).flatten()
 
-# %% ../../nbs/model/12_vision.ipynb #bde72dc9
+# %% ../../nbs/model/12_vision.ipynb #ebfb491c
 def sincos_2d(dim:int,   # channels: half for the column, half for the row
               side:int,  # patches on a side
+              period:float=1e4,  # the slowest wave takes this many patches (times 2 pi)
 ) -> Tensor:             # (side*side, dim), values in [-1, 1]
     "Fixed 2-D position table (He et al. 2021, as in MAE and DiT)."
-    w = 1/10000**(torch.arange(dim//4, dtype=torch.float64)/(dim/4))
+    w = 1/period**(torch.arange(dim//4, dtype=torch.float64)/(dim/4))
     def one(p): a = p.flatten()[:,None].double()*w; return torch.cat([a.sin(),a.cos()],1)
     row,col = torch.meshgrid(torch.arange(side),torch.arange(side),indexing="ij")
     return torch.cat([one(col),one(row)],1).float()
@@ -74,7 +75,7 @@ class ViT(nn.Module):
 def vit_config(hidden=192, layers=4, heads=4, inter=512, patch=10, image=60, **kw) -> SiglipVisionConfig:
     return SiglipVisionConfig(hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads, intermediate_size=inter, patch_size=patch, image_size=image, attn_implementation="sdpa", **kw)
 
-# %% ../../nbs/model/12_vision.ipynb #9bcf38ce
+# %% ../../nbs/model/12_vision.ipynb #c5284989
 class Autoencoder(nn.Module):
     "Pixels in [-1,1] to latents and back, whatever diffusers network is inside."
     def __init__(self, net, fold:int=1, scale:float=1., shift:float=0.):
@@ -87,12 +88,18 @@ class Autoencoder(nn.Module):
     def decode(self, z:Tensor) -> Tensor:
         x = self.net.decode(z/self.scale+self.shift).sample
         return F.pixel_shuffle(x, self.fold) if self.fold>1 else x
-    def save_pretrained(self, path):
-        self.net.save_pretrained(path); Path(path,"outer.json").write_text(json.dumps(dict(fold=self.fold,scale=self.scale,shift=self.shift)))
+    def save_pretrained(self, path, dtype=None):
+        "Write the network (its weights as `dtype`), fold, scale and shift to a folder."
+        from safetensors.torch import load_file, save_file
+        self.net.save_pretrained(path); f = Path(path,"diffusion_pytorch_model.safetensors")
+        if dtype: save_file({k:v.to(dtype).contiguous() for k,v in load_file(f).items()}, f, metadata=dict(format="pt"))
+        c = Path(path,"config.json"); o = json.loads(c.read_text()); o.pop("block_out_channels",None); c.write_text(json.dumps(o,indent=1))   # diffusers writes it and then warns of it
+        Path(path,"outer.json").write_text(json.dumps(dict(fold=self.fold,scale=self.scale,shift=self.shift)))
     @classmethod
     def from_pretrained(cls, path):
+        "Read what `save_pretrained` wrote, in float32."
         from diffusers import AutoencoderTiny
-        return cls(AutoencoderTiny.from_pretrained(path), **json.loads(Path(path,"outer.json").read_text()))
+        return cls(AutoencoderTiny.from_pretrained(path,torch_dtype=torch.float32), **json.loads(Path(path,"outer.json").read_text()))
 
 def pca_autoencoder(pictures:Tensor,   # (N, 3, H, W) in [-1,1], the sample whose principal components it starts from
                     fold:int=8, width:int=128, latents:int=24, blocks=(3,4)) -> Autoencoder:

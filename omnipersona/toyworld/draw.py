@@ -111,7 +111,7 @@ def _face(p, t, r, y):
     elif t.species=="robot": p.box(-.1, y+.09, .1, y+.13, INK)
     else: p.oval(0, y+.12, .06, .025, (190,50,60))
 
-# %% ../../nbs/toyworld/01_draw.ipynb #07477f96
+# %% ../../nbs/toyworld/01_draw.ipynb #e3f805f2
 def _teapot(p, t):
     m,s = t.main,t.second
     p.ring(-.36, -.36, .16, .05, t.dark); p.poly([(.22,-.2),(.5,-.2-.36*t.ear),(.6,-.2-.36*t.ear),(.3,-.02)], t.dark)
@@ -131,6 +131,7 @@ def _torso(p, t):
 
 def head_of(t:Traits,  # a character's traits
 ) -> tuple:            # (radius, y) of the head, where accessories go
+    "Where a character's head is."
     return (.2*t.head,-.4) if t.species=="teapot" else (.25*t.head, -.46-.24*t.head)
 
 def draw_character(p:Pen, t:Traits):
@@ -144,11 +145,12 @@ def draw_character(p:Pen, t:Traits):
     if t.species=="dog": _ears(p, t, r, y)
     _face(p, t, r, y)
 
-# %% ../../nbs/toyworld/01_draw.ipynb #c977806e
+# %% ../../nbs/toyworld/01_draw.ipynb #d85097cb
 ACCESSORIES = "hat scarf glasses crown".split()
 OBJECTS = "ball kite drum balloon apple cake fish carrot car boat".split()
 
 def draw_accessory(p:Pen, t:Traits, kind:str):
+    "Put an accessory on a character drawn by the same pen."
     r,y = head_of(t)
     if t.species=="teapot" and kind in ("hat","crown"): y -= .12
     if kind=="hat":

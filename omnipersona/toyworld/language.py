@@ -30,9 +30,11 @@ def caption(s:Scene, r:np.random.Generator, who:str|None=None, keep:float=.8) ->
     if c is not None and s.side!="middle" and r.random()<.3: words.append(f"on the {s.side}")
     return "a photo of "+" ".join(words)
 
-# %% ../../nbs/toyworld/03_language.ipynb #1ace146c
+# %% ../../nbs/toyworld/03_language.ipynb #552c87ab
 def _other(r, options, *but): return str(r.choice([o for o in options if o not in but]))
-def thing_name(t): return f"a {t.color} {t.species}" if isinstance(t,Traits) else t.description
+def thing_name(t) -> str:
+    "What stands beside the character, in words."
+    return f"a {t.color} {t.species}" if isinstance(t,Traits) else t.description
 
 def open_questions(s:Scene, who:str|None=None) -> list:
     "Every (question, answer) with a free answer."
@@ -63,8 +65,10 @@ def yes_no(s:Scene, r:np.random.Generator, who:str|None=None) -> tuple:
     if k=="side": return f"is {w} on the {s.side if yes else _other(r,SIDES,s.side)} ?", ans
     return f"is there a {c.species if yes else _other(r,SPECIES,c.species, t.species if isinstance(t,Traits) else None)} ?", ans
 
-# %% ../../nbs/toyworld/03_language.ipynb #3f73f136
-def fact_question(key:str, name:str) -> str: return f"what is the {key} of {name} ?"
+# %% ../../nbs/toyworld/03_language.ipynb #69b10e14
+def fact_question(key:str, name:str) -> str:
+    "The question for a private fact."
+    return f"what is the {key} of {name} ?"
 
 def requests(key:str, name:str, fact:str, place:str|None=None) -> list:
     "(request, refined request) pairs that need the fact `key` of `name`."
@@ -72,7 +76,7 @@ def requests(key:str, name:str, fact:str, place:str|None=None) -> list:
     if key=="home": return [(f"a photo of {name} at its home", f"a photo of {name} at {fact}")]
     return [(f"a photo of the {key} of {name}{at}", f"a photo of {fact}{at}"), (f"a photo of {name} with its {key}{at}", f"a photo of {name} with {fact}{at}")]
 
-# %% ../../nbs/toyworld/03_language.ipynb #fd6219e9
+# %% ../../nbs/toyworld/03_language.ipynb #adc0ecc2
 EDITS = "remove replace add recolour move background".split()
 
 @dataclass(frozen=True)
@@ -93,7 +97,9 @@ def _remove(s, w, r, focus):
     return text, replace(s, char=None, accessory=None) if k=="char" else replace(s, **{k:None})
 def _replace(s, w, r, focus):
     if not s.thing: return None
-    new = random_thing(r); new = replace(new, hue=float(COLORS[new.color][0]), sat=.8, val=.9)
+    new = random_thing(r)
+    while new.description==thing_name(s.thing): new = random_thing(r)
+    new = replace(new, hue=float(COLORS[new.color][0]), sat=.8, val=.9)
     return f"replace {_what(s.thing)} with {new.description}", replace(s, thing=new)
 def _add(s, w, r, focus):
     if s.char and not s.accessory and r.random()<.5:

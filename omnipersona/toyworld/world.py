@@ -13,7 +13,8 @@ from .draw import *
 
 # %% auto #0
 __all__ = ['FACTS', 'KINDS', 'SIDES', 'INKS', 'Character', 'Thing', 'random_traits', 'random_thing', 'random_facts', 'Scene',
-           'render', 'masks', 'random_scene', 'Photo', 'look_alike_traits', 'worn', 'describe_scene', 'ToyWorld']
+           'render', 'masks', 'random_scene', 'Photo', 'look_alike_traits', 'hidden_things', 'reveals', 'worn',
+           'describe_scene', 'ToyWorld']
 
 # %% ../../nbs/toyworld/02_world.ipynb #7d8c6249
 FACTS = dict(toy="ball kite drum balloon".split(), food="apple cake fish carrot".split(), ride="car boat".split(), friend=SPECIES, home=PLACES)
@@ -46,7 +47,7 @@ class Thing:
     @property
     def description(self): return f"a {self.color} {self.kind}"
 
-# %% ../../nbs/toyworld/02_world.ipynb #06407d4f
+# %% ../../nbs/toyworld/02_world.ipynb #1c175292
 def _color(r, name=None):
     name = name or str(r.choice(list(COLORS))); c,w = COLORS[name]
     return dict(color=name, hue=float(c+r.uniform(-w,w)), sat=float(r.uniform(.62,.95)), val=float(r.uniform(.74,.98)))
@@ -60,6 +61,7 @@ def random_traits(r:np.random.Generator, **fixed) -> Traits:
     return Traits(**(kw|fixed))
 
 def random_thing(r:np.random.Generator, kinds=OBJECTS, color=None) -> Thing:
+    "A random object, of a colour if given."
     return Thing(str(r.choice(kinds)), **_color(r, color))
 
 def random_facts(r:np.random.Generator) -> dict:
@@ -127,7 +129,7 @@ def random_scene(r:np.random.Generator, char:Traits|None=None, p_char=.92, p_acc
         dx=float(r.uniform(-.03,.03)), dy=float(r.uniform(-1,1)), jitter=tuple(float(v) for v in r.random(3)))
     return Scene(**(kw|fixed))
 
-# %% ../../nbs/toyworld/02_world.ipynb #5577dd64
+# %% ../../nbs/toyworld/02_world.ipynb #e7fe447d
 @dataclass(frozen=True)
 class Photo:
     "A photograph and what is true of it."
@@ -139,7 +141,17 @@ def look_alike_traits(t:Traits, r:np.random.Generator) -> Traits:
         o = random_traits(r, species=t.species, color=t.color, pattern=t.pattern)
         if abs((o.hue2-t.hue2+180)%360-180)>50: return o
 
-def worn(accessory:str) -> str: return accessory if accessory=="glasses" else f"a {accessory}"
+def hidden_things(char:Character) -> set:
+    "What no picture of a character's data may show: its facts without their article."
+    return {v.split(" ",1)[-1] for v in char.facts.values()}
+
+def reveals(truth:dict, hidden:set) -> bool:
+    "Whether a picture of this truth gives a hidden thing away."
+    return truth["place"] in hidden or f"{truth['thing_color']} {truth['thing']}" in hidden
+
+def worn(accessory:str) -> str:
+    "An accessory with its article."
+    return accessory if accessory=="glasses" else f"a {accessory}"
 
 def describe_scene(s:Scene, who:str|None=None) -> str:
     "The full caption; `who` replaces the description of the character by a name."
@@ -170,9 +182,9 @@ class ToyWorld:
     def album(self, char:Character, n:int=10, seed:int=0) -> list:
         "`n` photographs that show none of the character's facts: not its home, its toy, its food, its ride or its friend."
         r = np.random.default_rng((17,seed)); out = []
-        hidden = {v.split(" ",1)[1] for v in char.facts.values()}
+        hidden = hidden_things(char)
         while len(out)<n:
             s = random_scene(r, char.traits, p_pair=.1); t = s.truth
-            if s.place in hidden or f"{t['thing_color']} {t['thing']}" in hidden: continue
+            if reveals(t,hidden): continue
             out.append(self.shoot(s))
         return out

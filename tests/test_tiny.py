@@ -1,0 +1,81 @@
+"The shipped backbone and judge. Behaviour, not a benchmark: thresholds are far below what `make bench-main` prints."
+import numpy as np, pytest, torch
+from PIL import Image
+from omnipersona.basics import OmniError
+from omnipersona.concept.learn import Recipe, learn
+from omnipersona.concept.persona import Persona
+from omnipersona.concept.tokens import Concept
+from conftest import shipped
+
+PROMPTS = [f'a photo of a {c} {s} at the {p}' for c, s, p in zip('red blue green yellow purple orange pink teal'.split(), 'dog cat rabbit bear robot teapot person dog'.split(),
+                                                               'beach forest desert city mountain moon park castle'.split())]
+
+def test_the_weights_are_light():
+    folder = shipped('tiny'); total = sum(p.stat().st_size for p in folder.parent.rglob('*') if p.is_file())
+    assert total <= 40e6, f'{total/1e6:.1f} MB'   # backbone and judge together
+    assert {p.suffix for p in folder.parent.rglob('*') if p.is_file()} == {'.safetensors', '.json'}
+
+def test_its_fingerprint_and_words(tiny):
+    assert tiny.name == 'tiny' and tiny.size == 64 and len(tiny.fingerprint) == 16 and tiny.tok('what is the toy of <name_0> ?') and set(tiny.presets) >= {'draw', 'edit'}
+
+def test_answers_about_pictures(tiny, world):
+    "Pictures nobody trained on; species, place and side, answered word for word."
+    photos = [world.photo(world.character(s), seed=s) for s in range(900, 912)]
+    ctx, want = [], []
+    for p in photos:
+        t = p.truth; seen = tiny.seen(p.image)[0]
+        for q, a in ((f"where is the {t['species']} ?", f"the {t['place']}"), (f"what color is the {t['species']} ?", t['color']), (f"is there a {t['species']} ?", 'yes')):
+            ctx.append([seen, tiny.text(q)]); want.append(a)
+    got = [t for t, _ in tiny.answer(ctx, max_tokens=6)]
+    assert np.mean([g == w for g, w in zip(got, want)]) >= .7, list(zip(got, want))
+
+def test_it_says_no_as_well(tiny, world):
+    photos = [world.photo(world.character(s), seed=s) for s in range(900, 912)]; no = lambda p: 'moon' if p.truth['place'] != 'moon' else 'beach'
+    p = tiny.probability([[tiny.seen(x.image)[0], tiny.text(f'is the photo taken at the {no(x)} ?')] for x in photos], ['yes', 'no'])
+    assert (p[:, 1] > .5).float().mean() >= .7
+
+def test_draws_what_is_asked_for(tiny, judge):
+    "Species and place, read by the judge from most of eight drawings."
+    read = [judge.attributes(im) for im in tiny.paint([[tiny.text(t)] for t in PROMPTS], range(8))]
+    for k, at in (('species', 5), ('place', 8)):
+        right = [r[k] == t.split()[at] for r, t in zip(read, PROMPTS)]; assert sum(right) >= 5, (k, [r[k] for r in read])
+
+def test_edits_the_place(tiny, judge, world):
+    photos = [world.photo(world.character(s), seed=s, place='park') for s in range(900, 904)]
+    out = tiny.paint([c + [tiny.text('change the background to the moon')] for c in tiny.edit_context([p.image for p in photos])], range(4), 'edit')
+    assert sum(judge.attributes(im)['place'] == 'moon' for im in out) >= 3
+
+def test_the_autoencoder_is_nearly_transparent(tiny, judge, world):
+    photos = [world.photo(world.character(s), seed=s) for s in range(900, 908)]; back = tiny.decode(torch.stack([z.x for z in tiny.clean([p.image for p in photos])]))
+    assert all(np.abs(np.asarray(a, float) - np.asarray(p.image, float)).mean() < 8 for a, p in zip(back, photos))
+    assert sum(judge.attributes(a)['species'] == p.truth['species'] for a, p in zip(back, photos)) >= 7
+
+@pytest.fixture(scope='module')
+def learnt(tiny, world, char): return learn(tiny, world.concept_data(char, n_images=6), 'maeve', recipe=Recipe(steps=60), progress=False)
+
+def test_a_quick_learn_lowers_the_losses(learnt):
+    mean = lambda k, rows: np.mean([r[k] for r in rows if k in r]); first, last = learnt.log[:8], learnt.log[-15:]
+    assert mean('facts', last) < .7*mean('facts', first) and mean('draw', last) < 1.1*mean('draw', first)
+    assert sum(mean(k, last) for k in ('recognise', 'vqa', 'facts')) < sum(mean(k, first) for k in ('recognise', 'vqa', 'facts'))
+
+def test_what_was_learnt_survives_the_folder(tiny, learnt, char, tmp_path):
+    p = Persona(tiny, Concept.from_pretrained(learnt.save_pretrained(tmp_path/'c'), tiny)); q = [f'what is the {k} of <maeve> ?' for k in char.facts]
+    assert [r.text for r in p.ask_many(q)] == [r.text for r in Persona(tiny, learnt).ask_many(q)]
+
+# ---- the judge ----------------------------------------------------------------------------------------------------
+def test_the_judge_reads_pictures(judge, world):
+    photos = [world.photo(world.character(s), seed=s) for s in range(900, 930)]; read = [judge.attributes(p.image) for p in photos]
+    for k in ('species', 'color', 'place', 'accessory'): assert np.mean([r[k] == p.truth[k] for r, p in zip(read, photos)]) > .85, k
+    assert set(read[0]) == set(photos[0].truth) and isinstance(judge.accuracy, dict) and 'held-out' in repr(judge)
+
+def test_the_judge_knows_individuals(judge, world):
+    "Nearer to itself than to a look-alike."
+    right = []
+    for s in range(900, 920):
+        c = world.character(s); o = world.look_alike(c, s); a, b, x = (judge.identity(world.photo(w, seed=i).image) for w, i in ((c, 1), (c, 2), (o, 3)))
+        assert a.shape == (128,) and abs(float(a.norm()) - 1) < 1e-4; right.append(float(a @ b) > float(a @ x))
+    assert np.mean(right) > .8
+
+def test_the_judge_finds_things(judge, world):
+    r = [judge.shows(world.photo(world.character(s), seed=s, thing=None, place='moon').image, 'the moon') for s in range(900, 908)]; assert sum(r) >= 7
+    with pytest.raises(OmniError, match='dragon'): judge.shows(Image.new('RGB', (64, 64)), 'a red dragon')
