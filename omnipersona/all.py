@@ -12,6 +12,7 @@ from .model.mot import *
 from .model.tokenizer import *
 from .model.generate import *
 from .model.backbone import *
+from .model.official import *
 from .concept.tokens import *
 from .concept.tasks import *
 from .concept.learn import *

@@ -3,7 +3,7 @@ import copy, json
 from pathlib import Path
 import pytest, torch
 from omnipersona.basics import OmniError
-from omnipersona.model.segments import Text, pack
+from omnipersona.model.segments import pack
 from omnipersona.concept.tasks import Encoded, Mix, samples
 from omnipersona.concept.learn import task_losses
 import omnipersona.concept.tokens as tokens
@@ -158,7 +158,7 @@ def test_push_to_hub(bb, concept, monkeypatch):
 
 # ---- several ------------------------------------------------------------------------------------------------------
 def test_slots(bb):
-    assert slots(bb) == 8 and slots(bb, 16) == 16
+    assert slots(bb) == slots(bb, 16) == 8 and slots(bb, 64) == 4
     taken = [i for s in range(8) for i in slot_ids(bb, s)]; assert len(set(taken)) == len(taken) == 8*33 and max(taken) < bb.model.config.vocab_size
     for s in (-1, 8):
         with pytest.raises(OmniError, match=f'slot {s}.*8 concepts'): slot_ids(bb, s)

@@ -166,7 +166,7 @@ BLOCK = '''
 import importlib, pkgutil, sys
 class Block:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("nbdev", "fastcore", "execnb", "ghapi", "pytest", "bitsandbytes", "sklearn", "IPython"): raise ModuleNotFoundError(f"{name} is not installed here", name=name)
+        if name.split(".")[0] in ("nbdev", "fastcore", "execnb", "ghapi", "pytest", "bitsandbytes", "IPython"): raise ModuleNotFoundError(f"{name} is not installed here", name=name)
 sys.meta_path.insert(0, Block())
 sys.path.insert(0, sys.argv[1])
 import omnipersona

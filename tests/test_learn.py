@@ -8,7 +8,7 @@ from omnipersona.concept.tasks import ConceptData, Encoded, Mix, noised, samples
 from omnipersona.concept.tokens import Concept
 import omnipersona.concept.learn as L_
 from omnipersona.concept.learn import Learner, Recipe, learn, loss_figure, task_losses
-from helpers import QUICK, SHORT, same, unchanged, weights
+from helpers import SHORT, random_backbone, unchanged, weights
 
 HERE = Path(__file__).parent
 def run(bb, data, name='maeve', **kw): return learn(bb, data, name, **dict(recipe=SHORT, progress=False) | kw)
@@ -55,10 +55,17 @@ def test_any_task_can_be_left_out(bb, data, mix):
 def test_variants_of_the_recipe_run(bb, data, kw):
     c = run(bb, data, recipe=replace(SHORT, steps=2, **kw)); assert torch.isfinite(c.rows).all() and len(c.rows) == 1 + kw.get('n_und', 16) + kw.get('n_gen', 16)
 
+def test_learns_with_a_bf16_backbone(data):
+    "The rows and their optimiser stay float32; losses are those of float32 but for rounding."
+    b = random_backbone(); one = run(b, data, recipe=replace(SHORT, steps=2))
+    b.model.to(torch.bfloat16); b.ae.to(torch.bfloat16); c = run(b, data, recipe=replace(SHORT, steps=2))
+    assert b.dtype == torch.bfloat16 and c.rows.dtype == torch.float32 and torch.isfinite(c.rows).all()
+    for k, v in one.log[0].items(): assert math.isclose(c.log[0][k], v, rel_tol=.05), (k, c.log[0], one.log[0])
+
 def test_two_shares_are_one_whole(bb, data):
     c, batch = Concept(bb, 'maeve'), samples(Encoded(bb, data, bb.tok.names[0]), Mix(), torch.Generator().manual_seed(0))
     whole, parts = task_losses(bb, c, batch), [task_losses(bb, c, batch, slice(i, None, 3)) for i in range(3)]
-    for t, (l, n) in whole.items(): assert abs(float(l) - sum(float(p[t][0]) for p in parts)) < 1e-4*abs(float(l)) and all(p[t][1] == n for p in parts)
+    for t, (l, n) in whole.items(): assert math.isclose(l.item(), sum(p[t][0].item() for p in parts), rel_tol=1e-4) and all(p[t][1] == n for p in parts)
 
 def test_noise_is_stratified(bb, data):
     z = bb.clean(data.images[:1])[0]; t = sorted(s.t for s in noised(z, 8, 1., torch.Generator().manual_seed(0)))

@@ -1,12 +1,11 @@
 "The model from a user's side: how its input is laid out, cached or batched changes nothing, and what is saved comes back."
-import json
 from dataclasses import replace
 import numpy as np, pytest, torch
 from omnipersona.basics import OmniError
 from omnipersona.model.flow import PRESETS, Guidance, guide
-from omnipersona.model.segments import Drawn, Seen, Text, pack
+from omnipersona.model.segments import Drawn, Text, pack
 from omnipersona.model.mot import MoT, MoTConfig, image_loss, text_loss
-from omnipersona.model.generate import contexts, draw, prefill, say, score_next
+from omnipersona.model.generate import contexts, prefill, say
 from omnipersona.model.backbone import load_backbone
 from helpers import QUICK, SIZES, apart, random_backbone, same, unchanged, weights
 
@@ -89,7 +88,7 @@ def test_reading_leaves_a_cache_as_it_was(bb, samples):
 # ---- batches of answers and pictures ------------------------------------------------------------------------------
 def test_batched_answers_equal_single_ones(bb, samples):
     ctx = [samples[0][:1], samples[1][:2], samples[4], samples[3][:3]]
-    many = bb.answer(ctx, max_tokens=5)
+    many = bb.answer(ctx, max_tokens=5); assert all(i < bb.tok.spare for _, said in many for i in said.ids)
     for c, (text, said) in zip(ctx, many):
         one, s = bb.answer([c], max_tokens=5)[0]
         assert text == one and said.finished == s.finished and np.allclose(said.logprobs, s.logprobs, atol=1e-3)

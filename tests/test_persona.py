@@ -1,14 +1,13 @@
 "The facade from a user's side: the interface as promised, names, requests that cannot be met, and pictures that are none."
 import inspect, io
 from dataclasses import replace
-from pathlib import Path
-import numpy as np, pytest, torch
+import pytest, torch
 from PIL import Image
 from omnipersona.basics import OmniError
 from omnipersona.concept.tasks import ConceptData
-from omnipersona.concept.tokens import Concept, Concepts, Described
+from omnipersona.concept.tokens import Concept, Described
 from omnipersona.concept.learn import learn
-from omnipersona.concept.persona import Persona, Result, named
+from omnipersona.concept.persona import Persona, Result
 from helpers import QUICK, SHORT, apart, random_backbone, same, unchanged, weights
 
 @pytest.fixture(scope='module')
@@ -56,7 +55,7 @@ def test_defaults_are_the_promised_ones():
 
 def test_results(p, img):
     a, g, e = p.ask('What is the toy of <maeve>?', max_tokens=4), p.generate('a photo of <maeve>', seed=5, guidance=QUICK), p.edit(img, 'remove <maeve> from the photo', guidance=QUICK)
-    assert isinstance(a.text, str) and a.image is None and 0 <= a.probability <= 1 and str(a) == a.text and a.request == 'What is the toy of <maeve>?' and a.prompt == 'what is the toy of <maeve> ?'
+    assert isinstance(a, Result) and isinstance(a.text, str) and a.image is None and 0 <= a.probability <= 1 and str(a) == a.text and a.request == 'What is the toy of <maeve>?' and a.prompt == 'what is the toy of <maeve> ?'
     for r in (g, e): assert r.text is None and r.image.size == (64, 64) and r.image.mode == 'RGB' and r.seconds > 0 and r._repr_png_().startswith(b'\x89PNG') and str(r)
     assert (g.seed, e.seed) == (5, 0) and a._repr_png_() is None and a.trace is None
 

@@ -20,11 +20,11 @@ from .tasks import ConceptData, Encoded, Mix, samples
 # %% auto #0
 __all__ = ['Recipe', 'concept_cache', 'task_losses', 'Learner', 'learn', 'preview_picture', 'loss_figure']
 
-# %% ../../nbs/concept/22_learn.ipynb #e33669b0
+# %% ../../nbs/concept/22_learn.ipynb #c8ac37de
 @dataclass(frozen=True)
 class Recipe:
     "Hyper-parameters. The defaults are the recommended recipe for the tiny backbone."
-    steps:int=300; lr:float=2e-2; warm:int=20; weight_decay:float=0.; clip:float=1.
+    steps:int=200; lr:float=2e-2; warm:int=20; weight_decay:float=0.; clip:float=1.
     image:float=1.; edit:float=1.                     # lambda_image, lambda_edit
     n_und:int=16; n_gen:int=16; routing:str="decoupled"; init:str="images"; mix:Mix=Mix()
     def rate(self, step): return self.lr*min(1,(step+1)/self.warm)*.5*(1+math.cos(math.pi*min(1,step/self.steps)))
@@ -57,7 +57,7 @@ def _text_sums(bb, h, b):
     ce = F.cross_entropy(bb.model.logits(h.und).float().flatten(0,1), b.labels.flatten(), ignore_index=-100, reduction="none")
     return ce.view(b.labels.shape).sum(1)
 
-# %% ../../nbs/concept/22_learn.ipynb #fce6bf7c
+# %% ../../nbs/concept/22_learn.ipynb #93434531
 class Learner:
     "Learns one concept step by step. `rows_log`: a dict of losses per step. `accelerator`: an accelerate.Accelerator for several processes."
     def __init__(self, bb, data:ConceptData, name:str, seed:int=0, recipe:Recipe=Recipe(), accelerator=None, encoded:Encoded|None=None):
@@ -66,7 +66,7 @@ class Learner:
         rows = initial_rows(bb,recipe.n_und,recipe.n_gen,recipe.init,self.enc.seen,self.enc.clean,data.description,seed)
         self.concept = Concept(bb,name,rows,recipe.n_und,recipe.n_gen,recipe.routing,facts=dict(data.facts))
         self.opt = torch.optim.AdamW([self.concept.rows],recipe.lr,betas=(.9,.98),weight_decay=recipe.weight_decay)
-        self.data_hash = hashlib.sha256(repr([data.captions,data.facts,data.qa,[e[1] for e in data.edits]]).encode()+b"".join(i.tobytes() for i in data.images)).hexdigest()[:16]
+        self.data_hash = hashlib.sha256(repr([data.captions,data.facts,data.qa,[e[1] for e in data.edits]]).encode()+b"".join(i.tobytes() for i in [*data.images,*data.look_alikes,*data.others,*(x for s,_,t in data.edits for x in (s,t))])).hexdigest()[:16]
         self.gen = torch.Generator().manual_seed(seed); self.step,self.log,self.skipped = 0,[],0
     def one(self) -> dict:
         "One step; returns its losses by task. A step whose loss or gradient is not finite is skipped and counted; ten in a row raise FloatingPointError. An interrupt leaves the state of the last whole step."

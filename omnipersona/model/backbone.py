@@ -22,7 +22,7 @@ from .generate import prefill, say, draw, score_next
 # %% auto #0
 __all__ = ['Backbone', 'load_backbone']
 
-# %% ../../nbs/model/17_backbone.ipynb #465cc955
+# %% ../../nbs/model/17_backbone.ipynb #3d7858b6
 class Backbone:
     "A frozen unified model with its doors. `size`: pixels of the pictures it draws; `presets`: Guidance for 'draw' and 'edit'."
     def __init__(self, model:MoT, ae:Autoencoder, tok:Tokenizer, size:int=64, presets=None, name:str="tiny"):
@@ -86,6 +86,7 @@ class Backbone:
         self.model.to(device); self.ae.to(device); return self
     def save_pretrained(self, path, dtype=torch.bfloat16):
         "Write model, autoencoder, tokenizer and presets to a folder, weights as `dtype`, all or nothing. What is in memory stays as it is."
+        import transformers; transformers.utils.logging.disable_progress_bar()
         with atomic_dir(path) as d:
             d = Path(d); self.model.save_pretrained(d, state_dict={k:v.to(dtype).contiguous() for k,v in self.model.state_dict().items()}); self.ae.save_pretrained(d/"ae",dtype); self.tok.save(d)
             (d/"backbone.json").write_text(json.dumps(dict(name=self.name,size=self.size,spare=self.tok.spare,rows=self.tok.rows,names=self.tok.names,

@@ -102,7 +102,7 @@ class Hidden:
     "What a forward pass gives: last hidden states of und (B,Lu,D) and gen (B,Lg,D) tokens, and the new keys and values of every layer."
     und:Tensor; gen:Tensor; new:list
 
-# %% ../../nbs/model/14_mot.ipynb #e32dbc7c
+# %% ../../nbs/model/14_mot.ipynb #b22e5cfd
 class MoT(PreTrainedModel):
     "The unified model. Parameter names are those of the official BAGEL checkpoint."
     config_class = MoTConfig; base_model_prefix = "language_model"; _no_split_modules = ["MoTLayer"]; _supports_sdpa = True
@@ -132,8 +132,8 @@ class MoT(PreTrainedModel):
             f = self.connector(b.features)+self.vit_pos_embed.pos_embed[b.feature_pos]
             u = u.flatten(0,1).index_put((b.feature_at,), f.to(u.dtype)).view_as(u)
         if not b.x.shape[1]: return u,u[:,:0]
-        g = self.vae2llm(b.x)+self.time_embedder(b.t.flatten()).view(*b.t.shape,-1)+self.latent_pos_embed.pos_embed[b.latent_pos.clamp(min=0)]
-        if (b.gen_ids>=0).any(): g = torch.where((b.gen_ids>=0)[...,None], words(b.gen_ids).to(g.dtype), g)
+        g = (self.vae2llm(b.x)+self.time_embedder(b.t.flatten()).view(*b.t.shape,-1)+self.latent_pos_embed.pos_embed[b.latent_pos.clamp(min=0)]).to(u.dtype)
+        if (b.gen_ids>=0).any(): g = torch.where((b.gen_ids>=0)[...,None], words(b.gen_ids), g)
         return u,g
 
     def forward(self, b:Batch, cache:KVCache|None=None, splice=None, record=None) -> Hidden:

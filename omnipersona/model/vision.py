@@ -75,7 +75,7 @@ class ViT(nn.Module):
 def vit_config(hidden=192, layers=4, heads=4, inter=512, patch=10, image=60, **kw) -> SiglipVisionConfig:
     return SiglipVisionConfig(hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads, intermediate_size=inter, patch_size=patch, image_size=image, attn_implementation="sdpa", **kw)
 
-# %% ../../nbs/model/12_vision.ipynb #c5284989
+# %% ../../nbs/model/12_vision.ipynb #b7b2d448
 class Autoencoder(nn.Module):
     "Pixels in [-1,1] to latents and back, whatever diffusers network is inside."
     def __init__(self, net, fold:int=1, scale:float=1., shift:float=0.):
@@ -93,7 +93,9 @@ class Autoencoder(nn.Module):
         from safetensors.torch import load_file, save_file
         self.net.save_pretrained(path); f = Path(path,"diffusion_pytorch_model.safetensors")
         if dtype: save_file({k:v.to(dtype).contiguous() for k,v in load_file(f).items()}, f, metadata=dict(format="pt"))
-        c = Path(path,"config.json"); o = json.loads(c.read_text()); o.pop("block_out_channels",None); c.write_text(json.dumps(o,indent=1))   # diffusers writes it and then warns of it
+        c = Path(path,"config.json"); o = json.loads(c.read_text()); o.pop("_name_or_path",None)
+        if o["_class_name"]=="AutoencoderTiny": o.pop("block_out_channels",None)   # diffusers writes it and then warns of it
+        c.write_text(json.dumps(o,indent=1))
         Path(path,"outer.json").write_text(json.dumps(dict(fold=self.fold,scale=self.scale,shift=self.shift)))
     @classmethod
     def from_pretrained(cls, path):

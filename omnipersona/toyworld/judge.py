@@ -18,12 +18,13 @@ from .draw import *
 from .world import *
 
 # %% auto #0
-__all__ = ['ATTRIBUTES', 'TRAIN', 'TEST', 'ALIKE', 'PHOTOS', 'JUDGE_FOLDER', 'attribute_labels', 'trait_vector', 'judge_scenes',
-           'alike_scenes', 'draw_all', 'as_floats', 'seen_through', 'diffusers_autoencoder', 'disturb', 'judge_net',
-           'JudgeNet', 'attribute_net', 'identity_net', 'train_attributes', 'contrastive_loss', 'train_identity',
-           'understand', 'ToyJudge', 'judge_accuracy', 'save_judge', 'train_judge', 'make_judge']
+__all__ = ['ATTRIBUTES', 'TRAIN', 'TEST', 'PHOTOS', 'JUDGE_FOLDER', 'attribute_labels', 'trait_vector', 'judge_scenes',
+           'look_alikes', 'relatives', 'family_scenes', 'draw_all', 'as_floats', 'seen_through',
+           'diffusers_autoencoder', 'disturb', 'judge_net', 'JudgeNet', 'attribute_net', 'identity_net',
+           'train_attributes', 'contrastive_loss', 'train_identity', 'understand', 'ToyJudge', 'judge_accuracy',
+           'save_judge', 'train_judge', 'make_judge']
 
-# %% ../../nbs/toyworld/04_judge.ipynb #5e044d42
+# %% ../../nbs/toyworld/04_judge.ipynb #16fcf930
 ATTRIBUTES = dict(species=SPECIES, color=list(COLORS), pattern=PATTERNS, accessory=ACCESSORIES, place=PLACES, side=list(SIDES),
                   thing=KINDS, thing_color=list(COLORS), thing_pattern=PATTERNS)
 
@@ -35,34 +36,34 @@ def attribute_labels(s:Scene) -> list:
 
 def trait_vector(t:Traits) -> list:
     "The 13 nameless traits as numbers of similar spread; hues as points on a circle."
-    a,b = math.radians(t.hue2), math.radians(t.hue)
-    return [math.cos(a), math.sin(a), math.cos(b), math.sin(b), (t.sat-.78)*6, (t.val-.86)*8, (t.ear-1)*4, (t.head-1)*6,
+    a,b = np.exp(1j*np.radians((t.hue2, t.hue)))
+    return [a.real, a.imag, b.real, b.imag, (t.sat-.78)*6, (t.val-.86)*8, (t.ear-1)*4, (t.head-1)*6,
             (t.body-1)*5, (t.eye-1)*4, (t.gap-1)*4, t.mark[0]*7, (t.mark[2]-.085)*25]
 
-# %% ../../nbs/toyworld/04_judge.ipynb #a04cf02c
+# %% ../../nbs/toyworld/04_judge.ipynb #8dd79c7f
 TRAIN, TEST = 2_000_000, 3_000_000
-ALIKE, PHOTOS = 4, 6    # individuals in a family of look-alikes, photos of each
+PHOTOS = 6    # of each of the four members of a family
 
-def judge_scenes(n:int, seed:int=TRAIN,
-                 p_pair:float=.2,      # how often what stands beside somebody is another character
-                 rare:int|None=None,   # every so many, a scene that is empty or shows a companion alone; None: as chance will have it
-) -> list:
-    "`n` random scenes."
-    out = []
-    for i in range(n):
-        r = np.random.default_rng((seed,i)); special = rare and i%rare==0
-        if not special: out.append(random_scene(r, p_pair=p_pair))
-        elif i//rare%3: out.append(random_scene(r, p_char=0, p_pair=1))
-        else: out.append(replace(random_scene(r), char=None, accessory=None, thing=None))
-    return out
+def judge_scenes(n:int, seed:int=TRAIN) -> list:
+    "`n` random scenes; every 30th is empty."
+    out = [random_scene(np.random.default_rng((seed,i))) for i in range(n)]
+    return [replace(s, char=None, accessory=None, thing=None) if i%30==29 else s for i,s in enumerate(out)]
 
-def alike_scenes(n:int, seed:int=TRAIN) -> list:
-    "Scenes of `n` families of look-alikes, (n, ALIKE, PHOTOS) in one flat list."
-    out = []
-    for i in range(n):
-        r = np.random.default_rng((seed,i,1)); t = random_traits(r)
-        for who in [t]+[look_alike_traits(t, r) for _ in range(ALIKE-1)]: out += [random_scene(r, who) for _ in range(PHOTOS)]
-    return out
+def look_alikes(r:np.random.Generator) -> list:
+    "Four individuals of one description: a family to learn from."
+    t = random_traits(r)
+    return [t]+[look_alike_traits(t, r) for _ in range(3)]
+
+def relatives(r:np.random.Generator) -> list:
+    "Somebody, a look-alike, a twin and a cousin: a family to be tested on."
+    t = random_traits(r); same = {k:getattr(t,k) for k in "species color pattern hue sat val hue2 val2".split()}
+    cousin = replace(t, species=str(r.choice([s for s in SPECIES if s!=t.species])))
+    return [t, look_alike_traits(t, r), random_traits(r, **same), cousin]
+
+def family_scenes(n:int, seed:int=TRAIN, members=look_alikes) -> list:
+    "Scenes of `n` families, (n, 4, PHOTOS) in one flat list."
+    rs = [np.random.default_rng((seed,i,1)) for i in range(n)]
+    return [random_scene(r, t) for r in rs for t in members(r) for _ in range(PHOTOS)]
 
 def draw_all(scenes) -> Tensor:
     "uint8 pictures (N, 64, 64, 3)."
@@ -155,7 +156,7 @@ def train_attributes(pics:Tensor, scenes:list, steps:int, batch:int=64, seed:int
         return sum(losses), dict(loss=sum(losses).detach(), right=sum((o.argmax(1)==y[:,j]).float().mean() for j,o in enumerate(outs))/len(outs))
     return _fit(net, loss_of, steps, **kw)
 
-# %% ../../nbs/toyworld/04_judge.ipynb #e46f830d
+# %% ../../nbs/toyworld/04_judge.ipynb #83e2dfb2
 def contrastive_loss(z:Tensor,    # (N, D) unit vectors
                      who:Tensor,  # (N,) which individual
                      tau:float=.1) -> Tensor:
@@ -165,18 +166,18 @@ def contrastive_loss(z:Tensor,    # (N, D) unit vectors
     return -((logp*same).sum(1)/same.sum(1)).mean()
 
 def train_identity(pics:Tensor, scenes:list, steps:int, families:int=6, photos:int=3, seed:int=0, tau:float=.1, hint:float=1., **kw) -> nn.Module:
-    "The embedding. `pics` uint8 (n*ALIKE*PHOTOS, 64, 64, 3) of `alike_scenes(n)`."
+    "The embedding. `pics` uint8 (n*4*PHOTOS, 64, 64, 3) of `family_scenes(n)`."
     torch.manual_seed(seed); g = torch.Generator().manual_seed(seed); net = identity_net()
-    T = torch.tensor([trait_vector(s.char) for s in scenes]); who = torch.arange(families*ALIKE).repeat_interleave(photos)
+    T = torch.tensor([trait_vector(s.char) for s in scenes]); who = torch.arange(families*4).repeat_interleave(photos)
     def loss_of(i):
-        fam = torch.randint(len(pics)//(ALIKE*PHOTOS), (families,1,1), generator=g)*ALIKE+torch.arange(ALIKE)[:,None]
-        k = (fam*PHOTOS+torch.rand(families,ALIKE,PHOTOS, generator=g).argsort(-1)[...,:photos]).flatten()
+        who_is = torch.randint(len(pics)//(4*PHOTOS), (families,1,1), generator=g)*4+torch.arange(4)[:,None]
+        k = (who_is*PHOTOS+torch.rand(families,4,PHOTOS, generator=g).argsort(-1)[...,:photos]).flatten()
         z,t = net(disturb(_mirrored(as_floats(pics[k]), torch.rand(len(k), generator=g)<.5), g))
         con,aux = contrastive_loss(F.normalize(z,dim=1), who, tau), F.smooth_l1_loss(t, T[k])
         return con+hint*aux, dict(loss=con.detach(), traits=aux.detach())
     return _fit(net, loss_of, steps, **kw)
 
-# %% ../../nbs/toyworld/04_judge.ipynb #a4435b4f
+# %% ../../nbs/toyworld/04_judge.ipynb #2f8df336
 def understand(what:str,  # "a red kite", "a blue spotted dog", "the beach", "a hat"
 ) -> dict:                # place, or accessory, or kind with color and pattern where they are said
     "What is meant by the name of a thing. Raises OmniError with the words that are not understood."
@@ -186,11 +187,10 @@ def understand(what:str,  # "a red kite", "a blue spotted dog", "the beach", "a 
     says = dict(color=COLORS, pattern=PATTERNS if noun in SPECIES else ())
     found = {k:w for w in how for k,o in says.items() if w in o}
     if noun in KINDS and len(found)==len(how): return found|dict(kind=noun)
-    known = {*COLORS, *PATTERNS, *KINDS, *PLACES, *ACCESSORIES}
-    strange = " ".join(w for w in words if w not in known) or what
+    strange = " ".join(w for w in words if w not in {*COLORS, *PATTERNS, *KINDS, *PLACES, *ACCESSORIES}) or what
     raise OmniError(f"{what!r}: the judge does not understand {strange!r}; say it like 'a red kite', 'a blue spotted dog', 'the beach', 'a hat' or 'glasses'")
 
-# %% ../../nbs/toyworld/04_judge.ipynb #d78e72d7
+# %% ../../nbs/toyworld/04_judge.ipynb #9bd0447d
 JUDGE_FOLDER = Path(omnipersona.__file__).parent/"weights"/"judge"
 
 def _alone(images): return isinstance(images, Image.Image) or isinstance(images, Tensor) and images.ndim==3
@@ -217,8 +217,7 @@ class ToyJudge:
 
     @torch.no_grad()
     def _outs(self, name, images):
-        parts = [self.nets[name](x) for x in _judged(images).split(128)]
-        return [torch.cat(o) for o in zip(*parts)]
+        return [torch.cat(o) for o in zip(*(self.nets[name](x) for x in _judged(images).split(128)))]
 
     def _read(self, images):
         picks = [o.argmax(1).tolist() for o in self._outs("attributes", images)]
@@ -226,13 +225,11 @@ class ToyJudge:
 
     def attributes(self, images):  # a picture; or several, as a list or a (B,3,H,W) tensor in [-1,1]
         "What is there: species, color, pattern, accessory, place, side, thing, thing_color; None where nothing is. Several pictures: a list."
-        out = [{k:d[k] for k in list(ATTRIBUTES)[:8]} for d in self._read(images)]
-        return out[0] if _alone(images) else out
+        out = [{k:d[k] for k in list(ATTRIBUTES)[:8]} for d in self._read(images)]; return out[0] if _alone(images) else out
 
     def identity(self, images) -> Tensor:  # as for `attributes`
         "Who the main character is: a unit vector (128,), or (N,128) for several pictures. The cosine of two says how alike they are."
-        z = F.normalize(self._outs("identity", images)[0], dim=1)
-        return z[0] if _alone(images) else z
+        z = F.normalize(self._outs("identity", images)[0], dim=1); return z[0] if _alone(images) else z
 
     def shows(self, image, what:str) -> bool:  # one picture; what it might show, as for `understand`
         "Whether the picture shows such a thing, as main character, beside it, worn or as the place. Raises OmniError for words it does not know."
@@ -247,21 +244,25 @@ class ToyJudge:
         cols = lambda name,d,e,k: f"  {name:32}{d[k]:7.3f}"+(f"{e[k]:14.3f}" if k in e else "")
         rows = [f"ToyJudge, held-out pictures ({a['n']}; {a['individuals']} individuals)".ljust(56)+"\n"+" "*34+"  crisp  autoencoded"]
         rows += [cols(k,a["crisp"],soft,k) for k in a["crisp"]]
-        says = dict(nearest="identity: nearer than look-alike", same="cosine of the same individual", look_alike="cosine of look-alikes")
+        says = dict(nearest="identity: nearer than look-alike", nearest_twin="          nearer than twin", nearest_cousin="          nearer than cousin",
+                    same="cosine of the same individual", look_alike="cosine of look-alikes", twin="cosine of twins", cousin="cosine of cousins")
         return "\n".join(rows+[cols(v,a["identity"],sure,k) for k,v in says.items()])
 
-# %% ../../nbs/toyworld/04_judge.ipynb #0117b469
+# %% ../../nbs/toyworld/04_judge.ipynb #1f050dad
 def judge_accuracy(judge:ToyJudge, n:int=1000,  # pictures for the attributes
-                   families:int=60,             # of look-alikes, for the identity
+                   families:int=60,            # for the identity
                    through=None, seed:int=TEST) -> dict:
     "How often the judge is right on pictures that nobody trained on, crisp or `through` an autoencoder."
     pixels = lambda scenes: as_floats(seen_through(draw_all(scenes), through))
     scenes = judge_scenes(n, seed); Y = np.array([attribute_labels(s) for s in scenes])
     read = np.stack([o.argmax(1).numpy() for o in judge._outs("attributes", pixels(scenes))], 1)
-    z = judge.identity(pixels(alike_scenes(families, seed))).view(families,ALIKE,PHOTOS,-1); me = z[:,:1]
-    same = (me*me.roll(1,2)).sum(-1); other = (me*z[:,1:]).sum(-1)   # (families,1,PHOTOS), (families,ALIKE-1,PHOTOS)
-    return dict(attributes={k:float(v) for k,v in zip(ATTRIBUTES,(read==Y).mean(0))},
-                identity=dict(nearest=float((same>other).float().mean()), same=float(same.mean()), look_alike=float(other.mean())))
+    z = judge.identity(pixels(family_scenes(families, seed, relatives))).view(families,4,PHOTOS,-1).transpose(0,1); me = z[0]
+    same,alike,twin,cousin = ((me*o).sum(-1) for o in (me.roll(1,1),*z[1:]))   # cosines (families,PHOTOS)
+    near = lambda other: float((same>other).float().mean())
+    right = {k:float(v) for k,v in zip(ATTRIBUTES,(read==Y).mean(0))}; pair = np.array([s.char is not None and isinstance(s.thing, Traits) for s in scenes])
+    return dict(attributes=right|dict(companion=float((read==Y)[pair,list(ATTRIBUTES).index("thing")].mean()) if pair.any() else 0.),
+                identity=dict(nearest=near(alike), same=float(same.mean()), look_alike=float(alike.mean()),
+                              nearest_twin=near(twin), twin=float(twin.mean()), nearest_cousin=near(cousin), cousin=float(cousin.mean())))
 
 def save_judge(attributes:nn.Module, identity:nn.Module, folder=JUDGE_FOLDER, through=None, note:str="", n:int=1000, families:int=60) -> dict:
     "Write both networks in half precision and what they are worth on held-out pictures, which is also returned."
@@ -271,32 +272,29 @@ def save_judge(attributes:nn.Module, identity:nn.Module, folder=JUDGE_FOLDER, th
         atomic_write(folder/f"{name}.safetensors", save(half))
     atomic_write(folder/"judge.json", "{}"); judge = ToyJudge(folder)   # judged as it will be used: after rounding
     crisp = judge_accuracy(judge, n, families)
-    acc = dict(n=n, individuals=families*ALIKE, crisp=crisp["attributes"], identity=crisp["identity"])
+    acc = dict(n=n, individuals=families*4, crisp=crisp["attributes"], identity=crisp["identity"])
     if through:
         soft = judge_accuracy(judge, n, families, through)
         acc |= dict(through_autoencoder=soft["attributes"], identity_through_autoencoder=soft["identity"])
-    atomic_write(folder/"judge.json", json.dumps(acc|dict(note=note), indent=1)+"\n")
-    return acc
+    atomic_write(folder/"judge.json", json.dumps(acc|dict(note=note), indent=1)+"\n"); return acc
 
 def train_judge(folder, through=None,          # pixels (B,3,64,64) -> pixels, for half of the pictures; None: crisp ones only
-                n_scenes:int=30000, n_families:int=640,
-                steps:tuple=(2800,1900),       # of the classifier, of the embedding
+                n_scenes:int=12000, n_families:int=640,
+                steps:tuple=(2200,1900),       # of the classifier, of the embedding
                 log=print, **kw) -> ToyJudge:  # more for `save_judge`
     "Train both networks from seed 0, save them in `folder` and load them from there."
-    scenes = judge_scenes(n_scenes, p_pair=.4, rare=15)+alike_scenes(n_families); pics = seen_through(draw_all(scenes), through, .5)
+    scenes = judge_scenes(n_scenes)+family_scenes(n_families); pics = seen_through(draw_all(scenes), through, .5)
     what = train_attributes(pics, scenes, steps[0], log=log)
     who = train_identity(pics[n_scenes:], scenes[n_scenes:], steps[1], log=log)
-    save_judge(what, who, folder, through, **kw)
-    return ToyJudge(folder)
+    save_judge(what, who, folder, through, **kw); return ToyJudge(folder)
 
-# %% ../../nbs/toyworld/04_judge.ipynb #ba2d7489
+# %% ../../nbs/toyworld/04_judge.ipynb #f176f47f
 def make_judge(folder=JUDGE_FOLDER,                          # where to
                autoencoder=JUDGE_FOLDER.parent/"tiny"/"ae",  # folder of a diffusers AutoencoderTiny; if it is not there: crisp pictures only
 ) -> ToyJudge:
     "Train the judge as the shipped one was trained, and print what it is worth. Twenty minutes on one core."
     torch.set_flush_denormal(True)
     through = diffusers_autoencoder(autoencoder) if Path(autoencoder).exists() else None
-    judge = train_judge(folder, through); print(judge)
-    return judge
+    judge = train_judge(folder, through); print(judge); return judge
 
 if __name__=="__main__" and globals().get("__spec__"): make_judge()   # as a module, not in a notebook
