@@ -27,7 +27,9 @@ FLOORS = {"drawn species":.95,"drawn colour":.95,"drawn object and its colour":.
     "recognition, balanced":.92,"recognition, look-alikes":.85,"fact QA":.95,"VQA about the concept":.90,"identity of drawings":.80,"nearer than look-alikes":.90,"concept edits: done and kept":.80}
 
 # %% ../../nbs/bench/41_main_bench.ipynb #da609c3b
-def batched(fn, xs, n=32): return [y for i in range(0,len(xs),n) for y in fn(xs[i:i+n],i)]
+def batched(fn, xs, n=32) -> list:
+    "`fn(part, index of its first)` over parts of `n`, joined."
+    return [y for i in range(0,len(xs),n) for y in fn(xs[i:i+n],i)]
 
 def bench_drawing(bb, judge, n=64, seed=0) -> dict:
     "Held-out captions, drawn and judged: {name: list of booleans}."
@@ -50,6 +52,7 @@ def judged_edits(pics, edits, judge) -> list:
     return [edit_right(s,e.before.truth,e.after.truth,e.kind,outside_error(p,e.target,e.mask)) for p,e,s in zip(pics,edits,judge.attributes(pics))]
 
 def some_edits(world, n, seed, kinds=EDITS, char=None, name=None) -> list:
+    "`n` edits of held-out photographs, their kinds in turn; of `char`, called `name`, if given."
     out,i = [],0
     while len(out)<n:
         p = world.photo(char,seed=420_000+10_000*seed+i); i += 1
@@ -59,6 +62,7 @@ def some_edits(world, n, seed, kinds=EDITS, char=None, name=None) -> list:
     return out
 
 def bench_edits(bb, judge, n=60, seed=0) -> dict:
+    "Instruction edits of held-out photographs: done, kept, both."
     edits = some_edits(ToyWorld(bb.size),n,seed)
     pics = batched(lambda es,i: bb.paint([[*c,bb.text(e.instruction)] for c,e in zip(bb.edit_context([e.source for e in es]),es)],range(i,i+len(es)),"edit"), edits)
     right = judged_edits(pics,edits,judge); return {"edit: done and kept":[float(r["both"]) for r in right],"edit: done":[float(r["done"]) for r in right],"edit: kept":[float(r["kept"]) for r in right]}

@@ -28,6 +28,7 @@ def attention_mask(order:Tensor,    # (B, L) logical place of each token in its 
 def rope(position:Tensor,  # (B, L) positions
          dim:int,          # channels of one head
          theta:float=1e6) -> tuple:  # cos, sin: (B, 1, L, dim)
+    "The rotations of every position, computed in float32."
     inv = 1/(theta**(torch.arange(0, dim, 2, dtype=torch.float32, device=position.device)/dim))
     a = position[:,None,:,None].float()*inv; a = torch.cat([a,a], -1)
     return a.cos(), a.sin()

@@ -90,7 +90,8 @@ class Mixture:
         return head+[self.s.seen(*q),self.text(f"is {n} in the photo ?"),self.text("yes" if yes or o==i and not u<.8 else "no",True)]
 
 # %% ../../nbs/model/19_pretrain.ipynb #69964bd5
-def facts_text(n, ch, keys, r):
+def facts_text(n, ch, keys, r) -> str:
+    "Who `n` is and its facts, in random order. `ch`: (description, facts)."
     keys = [k for k in keys]; r.shuffle(keys)
     return f"{n} is {ch[0]} . "+" ".join(f"the {k} of {n} is {ch[1][k]} ." for k in keys)
 

@@ -73,6 +73,7 @@ class ViT(nn.Module):
         return v.post_layernorm(h)
 
 def vit_config(hidden=192, layers=4, heads=4, inter=512, patch=10, image=60, **kw) -> SiglipVisionConfig:
+    "Sizes of a ViT; the defaults are near those of the tiny one."
     return SiglipVisionConfig(hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads, intermediate_size=inter, patch_size=patch, image_size=image, attn_implementation="sdpa", **kw)
 
 # %% ../../nbs/model/12_vision.ipynb #b7b2d448

@@ -125,6 +125,7 @@ def edit_scene(s:Scene, kind:str, r:np.random.Generator, who:str|None=None, focu
 
 # %% ../../nbs/toyworld/03_language.ipynb #3cd1033e
 def make_edit(before:Scene, instruction:str, after:Scene, kind:str, size:int=64) -> Edit:
+    "Draw both scenes; the mask is where they differ."
     a,b = render(before,size), render(after,size)
     return Edit(a, instruction, b, (np.asarray(a)!=np.asarray(b)).any(-1), kind, before, after)
 
