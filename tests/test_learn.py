@@ -223,3 +223,11 @@ def test_accelerate_with_two_processes(bb, data, tmp_path):
         assert set(a) == set(b)
         for k in a: assert math.isclose(a[k], b[k], rel_tol=1e-4), (k, a, b)
     assert np.allclose(np.array(two['rows']), one.rows.numpy(), rtol=1e-3, atol=1e-3)
+
+def test_a_checkpoint_gives_back_every_bit(bb, data, tmp_path):
+    "Rows, both moments, the sampling generator, step and log: what the next step depends on, exactly as it was."
+    recipe = Recipe(steps=6, mix=Mix(copies=1)); a = Learner(bb, data, 'maeve', recipe=recipe)
+    for _ in range(3): a.one()
+    a.save(tmp_path); b = Learner(bb, data, 'maeve', recipe=recipe).resume(tmp_path); x, y = a.state(), b.state()
+    assert x.keys() == y.keys() >= {'rows', 'rng', 'exp_avg', 'exp_avg_sq'} and all(torch.equal(x[k], y[k]) for k in x)
+    assert (a.step, a.log) == (b.step, b.log) and float(a.opt.state[a.concept.rows]['step']) == float(b.opt.state[b.concept.rows]['step'])
