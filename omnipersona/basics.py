@@ -44,14 +44,16 @@ def _matmul_time(dtype, n=256, repeats=5):
     return min(times[1:])
 
 @lru_cache(maxsize=None)
-def _cpu_dtype(): return torch.bfloat16 if _matmul_time(torch.bfloat16) < .8*_matmul_time(torch.float32) else torch.float32
+def _cpu_dtype():
+    return torch.bfloat16 if _matmul_time(torch.bfloat16) < .8*_matmul_time(torch.float32) else torch.float32
 
 def compute_dtype(device=None,       # a torch device or its name; None: `default_device()`
                   measure:bool=True, # on a CPU, time bf16 against fp32 (once per process); False: fp32
 ) -> torch.dtype:                    # what to run a model in
     "The fastest format that the device really computes in."
     device = torch.device(device or default_device())
-    if device.type=='cuda': return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8,0) else torch.float16
+    if device.type=='cuda':
+        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8,0) else torch.float16
     if device.type=='cpu' and measure: return _cpu_dtype()
     return torch.float32
 
@@ -59,7 +61,8 @@ def compute_dtype(device=None,       # a torch device or its name; None: `defaul
 def to_image(x,            # (3, H, W) tensor in [-1, 1]; what lies outside is clamped
 ) -> Image.Image:          # RGB
     "Model to picture, by BAGEL's rule: x*.5+.5, clamped, times 255, decimals cut off."
-    if x.ndim!=3 or x.shape[0]!=3: raise OmniError(f'to_image: a (3, H, W) tensor is needed and this one is {tuple(x.shape)}; pass one image, channels first')
+    if x.ndim!=3 or x.shape[0]!=3:
+        raise OmniError(f'to_image: a (3, H, W) tensor is needed and this one is {tuple(x.shape)}; pass one image, channels first')
     x = (x.detach().float().cpu()*.5+.5).clamp(0, 1)*255
     return Image.fromarray(x.permute(1,2,0).numpy().astype(np.uint8))
 
@@ -99,9 +102,11 @@ def _what_instead(head:bytes) -> str:
 
 def _to_rgb(im):
     "Any Pillow mode to RGB: 16 bits scaled to 8, transparency composited over white."
-    if im.mode.startswith('I'): return Image.fromarray((np.asarray(im).astype(np.float32)/257).clip(0, 255).round().astype(np.uint8)).convert('RGB')
+    if im.mode.startswith('I'):
+        return Image.fromarray((np.asarray(im).astype(np.float32)/257).clip(0, 255).round().astype(np.uint8)).convert('RGB')
     if im.mode=='F':
-        x = np.nan_to_num(np.asarray(im)); lo,hi = x.min(), x.max()   # no agreed range: stretch what is there
+        x = np.nan_to_num(np.asarray(im))
+        lo,hi = x.min(), x.max()   # no agreed range: stretch what is there
         return Image.fromarray(((x-lo)/max(hi-lo, 1e-12)*255).astype(np.uint8)).convert('RGB')
     if not im.has_transparency_data: return im.convert('RGB')
     rgba = im.convert('RGBA')
@@ -109,8 +114,10 @@ def _to_rgb(im):
 
 def _check_size(size, name, max_pixels):
     w,h = size
-    if min(w,h) < MIN_SIDE: raise OmniError(f'{name}: {w}x{h} pixels is too small; use a picture of at least {MIN_SIDE} pixels a side')
-    if w*h > max_pixels: raise OmniError(f'{name}: {w}x{h} is {w*h/1e6:.0f} million pixels and the limit is {max_pixels/1e6:g}; make the picture smaller first')
+    if min(w,h) < MIN_SIDE:
+        raise OmniError(f'{name}: {w}x{h} pixels is too small; use a picture of at least {MIN_SIDE} pixels a side')
+    if w*h > max_pixels:
+        raise OmniError(f'{name}: {w}x{h} is {w*h/1e6:.0f} million pixels and the limit is {max_pixels/1e6:g}; make the picture smaller first')
 
 def _plain(im, max_side):
     "Upright, RGB, no side over `max_side` (a ribbon keeps `MIN_SIDE` of its width), without the file's tags."
@@ -135,7 +142,9 @@ def _decode(f, name, max_side, max_pixels):
 
 def _read(f, name, max_side, max_pixels):
     "`_decode`, with what goes wrong inside Pillow said in terms of the file."
-    f.seek(0); head = f.read(16); f.seek(0)
+    f.seek(0)
+    head = f.read(16)
+    f.seek(0)
     try: return _decode(f, name, max_side, max_pixels)
     except UnidentifiedImageError as e: raise OmniError(f'{name}: {_what_instead(head)}') from e
     except OmniError: raise
@@ -152,11 +161,15 @@ def load_image(src,                     # path, bytes, open binary file, or PIL 
         _check_size(src.size, name, max_pixels)
         return _plain(src, max_side)
     if isinstance(src, (bytes, bytearray)): return _read(io.BytesIO(src), f'{len(src)} bytes', max_side, max_pixels)
-    if not isinstance(src, (str, os.PathLike)): return _read(src, getattr(src, 'name', 'the open file'), max_side, max_pixels)
+    if not isinstance(src, (str, os.PathLike)):
+        return _read(src, getattr(src, 'name', 'the open file'), max_side, max_pixels)
     try: f = open(src, 'rb')
-    except FileNotFoundError as e: raise OmniError(f'{src}: no such file; check the name and the folder ({Path.cwd()})') from e
-    except IsADirectoryError as e: raise OmniError(f'{src}: a folder, not a picture; list_images gives the pictures in it') from e
-    except OSError as e: raise OmniError(f'{src}: cannot be opened ({e.strerror}); check the name and the permissions') from e
+    except FileNotFoundError as e:
+        raise OmniError(f'{src}: no such file; check the name and the folder ({Path.cwd()})') from e
+    except IsADirectoryError as e:
+        raise OmniError(f'{src}: a folder, not a picture; list_images gives the pictures in it') from e
+    except OSError as e:
+        raise OmniError(f'{src}: cannot be opened ({e.strerror}); check the name and the permissions') from e
     with f: return _read(f, str(src), max_side, max_pixels)
 
 # %% ../nbs/00_basics.ipynb #8fc8a4ad
@@ -178,7 +191,9 @@ def square(image:Image.Image,  # any size
 ) -> Image.Image:              # (size, size)
     "Centre crop to a square, then resize with antialiasing; a picture of that size already is returned untouched."
     if image.size==(size, size): return image
-    w,h = image.size; s = min(w,h); x,y = (w-s)//2, (h-s)//2
+    w,h = image.size
+    s = min(w,h)
+    x,y = (w-s)//2, (h-s)//2
     return image.crop((x, y, x+s, y+s)).resize((size, size), Image.Resampling.LANCZOS)
 
 def to_tensor(image:Image.Image,  # RGB or anything that converts
@@ -210,7 +225,9 @@ def atomic_write(path,  # the file; folders on the way are made
                  data,  # bytes or str
 ) -> Path:
     "Write a file whole or not at all."
-    path = Path(path); path.parent.mkdir(parents=True, exist_ok=True); part = _beside(path)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = _beside(path)
     try:
         part.write_bytes(data.encode() if isinstance(data, str) else data)
         os.replace(part, path)
@@ -223,12 +240,15 @@ def atomic_dir(path,  # the folder
     """Write a folder whole or not at all: fill the folder that is yielded; it takes its place when the block ends well, and is
     removed when it does not. A folder that exists already keeps its other files; those written anew are replaced one by one."""
     path = Path(path).absolute(); part = _beside(path)
-    if path.exists() and not path.is_dir(): raise OmniError(f'{path}: a file of that name exists; choose another name for the folder')
+    if path.exists() and not path.is_dir():
+        raise OmniError(f'{path}: a file of that name exists; choose another name for the folder')
     part.mkdir(parents=True)
     try:
         yield part
         if not path.exists(): os.replace(part, path)
         else:
             for f in sorted(p for p in part.rglob('*') if p.is_file()):
-                to = path/f.relative_to(part); to.parent.mkdir(parents=True, exist_ok=True); os.replace(f, to)
+                to = path/f.relative_to(part)
+                to.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(f, to)
     finally: shutil.rmtree(part, ignore_errors=True)

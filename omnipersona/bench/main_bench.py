@@ -34,16 +34,25 @@ def batched(fn, xs, n=32) -> list:
 def bench_drawing(bb, judge, n=64, seed=0) -> dict:
     "Held-out captions, drawn and judged: {name: list of booleans}."
     photos = [ToyWorld(bb.size).photo(seed=400_000+1000*seed+i) for i in range(n)]
-    pics = batched(lambda ps,i: bb.paint([[bb.text(p.caption)] for p in ps],range(i,i+len(ps))), photos); rows = [drawn_right(s,p.truth) for s,p in zip(judge.attributes(pics),photos)]
+    pics = batched(lambda ps,i: bb.paint([[bb.text(p.caption)] for p in ps],range(i,i+len(ps))), photos)
+    rows = [drawn_right(s,p.truth) for s,p in zip(judge.attributes(pics),photos)]
     return {f"drawn {n}":[float(r[k]) for r in rows if r[k] is not None] for n,k in {"species":"species","colour":"color","object and its colour":"object","accessory":"accessory","scene":"place"}.items()}
 
 def bench_vqa(bb, n=64, seed=0) -> dict:
     "One free and one yes/no question about each held-out photograph."
-    photos = [ToyWorld(bb.size).photo(seed=410_000+1000*seed+i) for i in range(n)]; r = np.random.default_rng((29,seed))
-    qa = [(qs:=open_questions(p.scene))[r.integers(len(qs))] for p in photos]; yn = [yes_no(p.scene,r) for p in photos]
-    def ask(ps,i): seen = bb.seen([p.image for p in ps]); return [t for k in (qa,yn) for t,_ in bb.answer([[s,bb.text(q)] for s,(q,_) in zip(seen,k[i:i+len(ps)])])]
+    photos = [ToyWorld(bb.size).photo(seed=410_000+1000*seed+i) for i in range(n)]
+    r = np.random.default_rng((29,seed))
+    qa = [(qs:=open_questions(p.scene))[r.integers(len(qs))] for p in photos]
+    yn = [yes_no(p.scene,r) for p in photos]
+    def ask(ps,i):
+        seen = bb.seen([p.image for p in ps])
+        return [t for k in (qa,yn) for t,_ in bb.answer([[s,bb.text(q)] for s,(q,_) in zip(seen,k[i:i+len(ps)])])]
     free,yes = [],[]
-    for i in range(0,n,32): a = ask(photos[i:i+32],i); m = len(a)//2; free += a[:m]; yes += a[m:]
+    for i in range(0,n,32):
+        a = ask(photos[i:i+32],i)
+        m = len(a)//2
+        free += a[:m]
+        yes += a[m:]
     ok = [float(a==t) for a,(_,t) in zip(yes,yn)]
     return {"VQA exact":[float(a==t) for a,(_,t) in zip(free,qa)]+ok, "yes/no, chance corrected":[chance_corrected(float(np.mean(ok)))]}
 
@@ -65,57 +74,83 @@ def bench_edits(bb, judge, n=60, seed=0) -> dict:
     "Instruction edits of held-out photographs: done, kept, both."
     edits = some_edits(ToyWorld(bb.size),n,seed)
     pics = batched(lambda es,i: bb.paint([[*c,bb.text(e.instruction)] for c,e in zip(bb.edit_context([e.source for e in es]),es)],range(i,i+len(es)),"edit"), edits)
-    right = judged_edits(pics,edits,judge); return {"edit: done and kept":[float(r["both"]) for r in right],"edit: done":[float(r["done"]) for r in right],"edit: kept":[float(r["kept"]) for r in right]}
+    right = judged_edits(pics,edits,judge)
+    return {"edit: done and kept":[float(r["both"]) for r in right],"edit: done":[float(r["done"]) for r in right],"edit: kept":[float(r["kept"]) for r in right]}
 
 def bench_subject(bb, judge, n=16, seed=0) -> dict:
     "`<name> is [picture].`, then drawn in other places: identity against real pairs, one number per character."
-    w = ToyWorld(bb.size); out = []; name = bb.tok.names[0]
+    w = ToyWorld(bb.size)
+    out = []
+    name = bb.tok.names[0]
     for k in range(n):
-        c = w.character(430_000+1000*seed+k); ref = w.photo(c,seed=k,accessory=None); real = judge.identity([w.photo(c,seed=10_000+j).image for j in range(8)])
-        pics = bb.paint([[bb.text(f"{name} is"),*bb.edit_context(ref.image)[0],bb.text(f"a photo of {name} at the {p}")] for p in PLACES[:4]],range(4)); out.append(identity_scores(judge.identity(pics),real)["ratio"])
+        c = w.character(430_000+1000*seed+k)
+        ref = w.photo(c,seed=k,accessory=None)
+        real = judge.identity([w.photo(c,seed=10_000+j).image for j in range(8)])
+        pics = bb.paint([[bb.text(f"{name} is"),*bb.edit_context(ref.image)[0],bb.text(f"a photo of {name} at the {p}")] for p in PLACES[:4]],range(4))
+        out.append(identity_scores(judge.identity(pics),real)["ratio"])
     return {"subject in context, identity":out}
 
 # %% ../../nbs/bench/41_main_bench.ipynb #71e17463
 def bench_concept(bb, judge, concept, char, n=16, seed=0) -> dict:
     "Every score of one concept on fresh photographs: {name: number}."
-    w = ToyWorld(bb.size); p = Persona(bb,concept); N = f"<{concept.name}>"; shot = lambda c,k: [w.photo(c,seed=440_000+1000*k+i+100_000*seed) for i in range(n)]
-    mine = shot(char,0); looks = [w.photo(w.look_alike(char,9000+i),seed=450_000+i).image for i in range(n)]; easy = [w.photo(seed=460_000+1000*seed+i,p_char=1).image for i in range(n)]
+    w = ToyWorld(bb.size)
+    p = Persona(bb,concept)
+    N = f"<{concept.name}>"
+    shot = lambda c,k: [w.photo(c,seed=440_000+1000*k+i+100_000*seed) for i in range(n)]
+    mine = shot(char,0)
+    looks = [w.photo(w.look_alike(char,9000+i),seed=450_000+i).image for i in range(n)]
+    easy = [w.photo(seed=460_000+1000*seed+i,p_char=1).image for i in range(n)]
     rec = [[r.text=="yes" for r in p.ask_many([f"is {N} in the photo ?"]*n,ims)] for ims in ([m.image for m in mine],easy,looks)]
     r = recognition(*rec); facts = [p.ask(fact_question(k,N)).text==v for k,v in char.facts.items()]
-    qa = [(m.image,q,a) for m in mine[:8] for q,a in open_questions(m.scene,N)[1:]]; vqa = [x.text==a for x,(_,_,a) in zip(p.ask_many([q for _,q,_ in qa],[i for i,_,_ in qa]),qa)]
+    qa = [(m.image,q,a) for m in mine[:8] for q,a in open_questions(m.scene,N)[1:]]
+    vqa = [x.text==a for x,(_,_,a) in zip(p.ask_many([q for _,q,_ in qa],[i for i,_,_ in qa]),qa)]
     drawn = judge.identity([x.image for x in p.generate_many([f"a photo of {N} at the {pl}" for pl in PLACES],range(8))])
     others = torch.stack([judge.identity([w.photo(w.look_alike(char,9100+k),seed=470_000+j).image for j in range(4)]) for k in range(4)])
     ident = identity_scores(drawn,judge.identity([m.image for m in mine[:12]]),others)
-    edits = some_edits(w,12,seed+1,("remove","recolour","move","replace"),char,concept.name); done = judged_edits([x.image for x in p.edit_many([e.source for e in edits],[e.instruction for e in edits],range(12))],edits,judge)
+    edits = some_edits(w,12,seed+1,("remove","recolour","move","replace"),char,concept.name)
+    done = judged_edits([x.image for x in p.edit_many([e.source for e in edits],[e.instruction for e in edits],range(12))],edits,judge)
     return {"recognition, balanced":r["balanced"],"recognition, look-alikes":r["hard"],"recognition: yes to positives":r["positive"],"fact QA":float(np.mean(facts)),"VQA about the concept":float(np.mean(vqa)),
         "identity of drawings":ident["ratio"],"identity cosine":ident["cosine"],"nearer than look-alikes":ident["nearer"],"concept edits: done and kept":float(np.mean([d["both"] for d in done])),"concept edits: done":float(np.mean([d["done"] for d in done]))}
 
 def one_concept(bb, judge, char_seed, seed, recipe=Recipe()) -> tuple:
     "Learn one held-out character and score it, and its description in words."
-    w = ToyWorld(bb.size); char = w.character(char_seed); data = w.concept_data(char,10,seed)
-    c = learn(bb,data,"maeve",seed,recipe,progress=False); d = Described(bb,"maeve",char.description,char.facts)
+    w = ToyWorld(bb.size)
+    char = w.character(char_seed)
+    data = w.concept_data(char,10,seed)
+    c = learn(bb,data,"maeve",seed,recipe,progress=False)
+    d = Described(bb,"maeve",char.description,char.facts)
     return bench_concept(bb,judge,c,char,seed=seed)|{"seconds to learn":c.summary["seconds"]}, bench_concept(bb,judge,d,char,seed=seed)
 
 # %% ../../nbs/bench/41_main_bench.ipynb #d565e890
 CHARACTERS = (123,204,305,406,507,608,709,810)
 
 def _cell(cs, seed, recipe, threads):
-    torch.set_num_threads(threads); bb,judge = load_backbone("tiny"),ToyJudge(); return cs,seed,*one_concept(bb,judge,cs,seed,recipe)
+    torch.set_num_threads(threads)
+    bb,judge = load_backbone("tiny"),ToyJudge()
+    return cs,seed,*one_concept(bb,judge,cs,seed,recipe)
 
 def concepts_table(cells) -> tuple:
     "({name: summary}, {name: paired comparison with words}) of finished cells."
-    ours,words = [c[2] for c in cells],[c[3] for c in cells]; rows = {k:summary([o[k] for o in ours]) for k in ours[0]}
+    ours,words = [c[2] for c in cells],[c[3] for c in cells]
+    rows = {k:summary([o[k] for o in ours]) for k in ours[0]}
     rows |= {f"words: {k}":summary([w[k] for w in words]) for k in words[0]}
     return rows,{k:paired([o[k] for o in ours],[w[k] for w in words]) for k in ("recognition, look-alikes","identity of drawings")}
 
 def main(out="bench/main.json", characters=CHARACTERS, seeds=(0,1), jobs=2, n=128, recipe=Recipe()):
     "Run everything, print the table and write it as JSON."
     from joblib import Parallel, delayed
-    t0 = time.time(); bb,judge = load_backbone("tiny"),ToyJudge(); print(judge)
+    t0 = time.time()
+    bb,judge = load_backbone("tiny"),ToyJudge()
+    print(judge)
     base = bench_drawing(bb,judge,n)|bench_vqa(bb,n)|bench_edits(bb,judge,n//2)|bench_subject(bb,judge,16)
     rows = {k:summary(v) for k,v in base.items()}; print(table(rows,FLOORS),flush=True)
     cells = Parallel(jobs,return_as="list",verbose=5)(delayed(_cell)(c,s,recipe,max(1,(os.cpu_count() or 1)//jobs)) for c in characters for s in seeds)
-    more,against = concepts_table(cells); rows |= more; print(table(rows,FLOORS))
-    for k,v in against.items(): print(f"tokens minus words, {k}: {v['difference']:+.3f}, p = {v['p']:.4f}, n = {v['n']} (Wilcoxon)")
+    more,against = concepts_table(cells)
+    rows |= more
+    print(table(rows,FLOORS))
+    for k,v in against.items():
+        print(f"tokens minus words, {k}: {v['difference']:+.3f}, p = {v['p']:.4f}, n = {v['n']} (Wilcoxon)")
     Path(out).parent.mkdir(parents=True,exist_ok=True)
-    Path(out).write_text(json.dumps(dict(rows=rows,paired=against,judge=judge.accuracy,backbone=bb.fingerprint,seconds=round(time.time()-t0)),indent=1)); print(f"{time.time()-t0:.0f} s, written to {out}"); return rows
+    Path(out).write_text(json.dumps(dict(rows=rows,paired=against,judge=judge.accuracy,backbone=bb.fingerprint,seconds=round(time.time()-t0)),indent=1))
+    print(f"{time.time()-t0:.0f} s, written to {out}")
+    return rows

@@ -14,7 +14,8 @@ __all__ = ['CHANGES', 'summary', 'chance_corrected', 'paired', 'recognition', 'i
 # %% ../../nbs/bench/40_metrics.ipynb #95a0d636
 def summary(xs) -> dict:
     "Mean, standard deviation over the given values, and how many there are."
-    xs = np.asarray([x for x in xs if x is not None],float); return dict(mean=float(xs.mean()) if len(xs) else float("nan"),sd=float(xs.std(ddof=1)) if len(xs)>1 else 0.,n=len(xs))
+    xs = np.asarray([x for x in xs if x is not None],float)
+    return dict(mean=float(xs.mean()) if len(xs) else float("nan"),sd=float(xs.std(ddof=1)) if len(xs)>1 else 0.,n=len(xs))
 
 def chance_corrected(acc:float, chance:float=.5) -> float:
     "0 at chance, 1 when always right."
@@ -39,9 +40,13 @@ def identity_scores(drawn,     # (A, D) unit vectors of drawings
                     others=None,  # (K, M, D) of K look-alikes, M pictures each
 ) -> dict:
     "`cosine` to real pictures, `real` pairs among themselves, their `ratio`, and the share `nearer` to the individual."
-    rr = real@real.T; n = len(real); base = float((rr.sum()-rr.diagonal().sum())/(n*(n-1))); cos = (drawn@real.T).mean(1)
+    rr = real@real.T
+    n = len(real)
+    base = float((rr.sum()-rr.diagonal().sum())/(n*(n-1)))
+    cos = (drawn@real.T).mean(1)
     out = dict(cosine=float(cos.mean()),real=base,ratio=float(cos.mean())/base)
-    if others is not None: out["nearer"] = float((cos[:,None]>torch.einsum("ad,kmd->akm",drawn,others).mean(-1)).float().mean())
+    if others is not None:
+        out["nearer"] = float((cos[:,None]>torch.einsum("ad,kmd->akm",drawn,others).mean(-1)).float().mean())
     return out
 
 # %% ../../nbs/bench/40_metrics.ipynb #93ef24a9
@@ -55,13 +60,15 @@ def drawn_right(seen:dict, truth:dict) -> dict:
 
 def outside_error(a, b, mask) -> float:
     "Mean absolute error (of 0-1) between two pictures outside a mask."
-    d = np.abs(np.asarray(a,float)-np.asarray(b,float)).mean(-1)/255; return float(d[~mask].mean()) if (~mask).any() else 0.
+    d = np.abs(np.asarray(a,float)-np.asarray(b,float)).mean(-1)/255
+    return float(d[~mask].mean()) if (~mask).any() else 0.
 
 CHANGES = dict(remove=("species","thing","accessory"),replace=("thing","thing_color"),add=("thing","thing_color","accessory"),recolour=("color","thing_color"),move=("side",),background=("place",))
 
 def edit_right(seen:dict, before:dict, after:dict, kind:str, error:float, limit:float=.03) -> dict:
     "`done`: what the instruction changed now reads as it should; `kept`: the error outside the mask is within the limit; `both`."
-    changed = [k for k in CHANGES[kind] if before[k]!=after[k]]; done = all(seen[k]==after[k] for k in changed)
+    changed = [k for k in CHANGES[kind] if before[k]!=after[k]]
+    done = all(seen[k]==after[k] for k in changed)
     return dict(done=done,kept=error<=limit,both=done and error<=limit)
 
 # %% ../../nbs/bench/40_metrics.ipynb #486eff6f
@@ -69,5 +76,6 @@ def table(rows:dict, floors:dict|None=None) -> str:
     "Text table of summaries {name: {mean, sd, n}} with the floor each should reach."
     out = [f"{'':38} {'mean':>7} {'sd':>7} {'n':>5}  floor"]
     for k,s in rows.items():
-        f = (floors or {}).get(k); out.append(f"{k:38} {s['mean']:7.3f} {s['sd']:7.3f} {s['n']:5d}  "+("" if f is None else f"{f} {'reached' if s['mean']>=f else 'NOT reached'}"))
+        f = (floors or {}).get(k)
+        out.append(f"{k:38} {s['mean']:7.3f} {s['sd']:7.3f} {s['n']:5d}  "+("" if f is None else f"{f} {'reached' if s['mean']>=f else 'NOT reached'}"))
     return "\n".join(out)

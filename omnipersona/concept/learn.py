@@ -24,9 +24,17 @@ __all__ = ['Recipe', 'concept_cache', 'task_losses', 'Learner', 'learn', 'previe
 @dataclass(frozen=True)
 class Recipe:
     "Hyper-parameters. The defaults are the recommended recipe for the tiny backbone."
-    steps:int=200; lr:float=2e-2; warm:int=20; weight_decay:float=0.; clip:float=1.
+    steps:int=200
+    lr:float=2e-2
+    warm:int=20
+    weight_decay:float=0.
+    clip:float=1.
     image:float=1.; edit:float=1.                     # lambda_image, lambda_edit
-    n_und:int=16; n_gen:int=16; routing:str="decoupled"; init:str="images"; mix:Mix=Mix()
+    n_und:int=16
+    n_gen:int=16
+    routing:str="decoupled"
+    init:str="images"
+    mix:Mix=Mix()
     def rate(self, step): return self.lr*min(1,(step+1)/self.warm)*.5*(1+math.cos(math.pi*min(1,step/self.steps)))
     def weight(self, task): return {"draw":self.image,"edit":self.edit}.get(task,1.)
 
@@ -46,13 +54,15 @@ def task_losses(bb, concept, by_task:dict, share:slice=slice(None)) -> dict:
         for t in group:
             if by_task.get(t): out[t] = (concept.rows.sum()*0, sum(_terms(s) for s in by_task[t]))
         if not mine: continue
-        c = concept_cache(bb, concept, len(mine)); b = pack([s for _,s in mine], bb.model.special, bb.model.config.latent_channels, concept.gen_ids, c.position.tolist()).to(bb.device,bb.dtype)
+        c = concept_cache(bb, concept, len(mine))
+        b = pack([s for _,s in mine], bb.model.special, bb.model.config.latent_channels, concept.gen_ids, c.position.tolist()).to(bb.device,bb.dtype)
         h = bb.model(b, c, concept.splice)
         per = _text_sums(bb,h,b) if group[0]=="recognise" else (((bb.model.velocity(h.gen)-b.target).float()**2).mean(-1)*(b.mse_weight>0)).sum(1)
         for (t,_),l in zip(mine,per): out[t] = (out[t][0]+l, out[t][1])
     return out
 
-def _terms(s): return sum(len(x.ids)+1 if hasattr(x,"ids") and x.loss else 0 for x in s) or sum(len(x.x) for x in s if getattr(x,"t",None) is not None)
+def _terms(s):
+    return sum(len(x.ids)+1 if hasattr(x,"ids") and x.loss else 0 for x in s) or sum(len(x.x) for x in s if getattr(x,"t",None) is not None)
 def _text_sums(bb, h, b):
     ce = F.cross_entropy(bb.model.logits(h.und).float().flatten(0,1), b.labels.flatten(), ignore_index=-100, reduction="none")
     return ce.view(b.labels.shape).sum(1)
@@ -73,28 +83,39 @@ class Learner:
         before = self.gen.get_state()
         try: row,ok = self._compute()
         except BaseException: self.gen.set_state(before); raise
-        self.step += 1; self.log.append(row); self.skipped = 0 if ok else self.skipped+1
-        if self.skipped>=10: raise FloatingPointError(f"the loss is not finite since step {self.step-9}; lower the learning rate ({self.recipe.lr}) or use float32")
+        self.step += 1
+        self.log.append(row)
+        self.skipped = 0 if ok else self.skipped+1
+        if self.skipped>=10:
+            raise FloatingPointError(f"the loss is not finite since step {self.step-9}; lower the learning rate ({self.recipe.lr}) or use float32")
         return row
     def _compute(self):
-        r = self.recipe; self.opt.param_groups[0]["lr"] = r.rate(self.step); share = slice(self.acc.process_index,None,self.acc.num_processes) if self.acc else slice(None)
-        losses = task_losses(self.bb, self.concept, samples(self.enc,r.mix,self.gen), share); drawn = ("draw","edit")
+        r = self.recipe
+        self.opt.param_groups[0]["lr"] = r.rate(self.step)
+        share = slice(self.acc.process_index,None,self.acc.num_processes) if self.acc else slice(None)
+        losses = task_losses(self.bb, self.concept, samples(self.enc,r.mix,self.gen), share)
+        drawn = ("draw","edit")
         words = sum(n for t,(l,n) in losses.items() if t not in drawn) or 1
         total = sum(l/(n if t in drawn else words)*r.weight(t) for t,(l,n) in losses.items())
-        self.opt.zero_grad(); total.backward(); g = self.concept.rows.grad; means = torch.stack([l.detach()/n for l,n in losses.values()])
+        self.opt.zero_grad()
+        total.backward()
+        g = self.concept.rows.grad
+        means = torch.stack([l.detach()/n for l,n in losses.values()])
         if self.acc: g.copy_(self.acc.reduce(g)); means = self.acc.reduce(means)
         ok = bool(torch.isfinite(g).all() and torch.isfinite(means).all())
         if ok: torch.nn.utils.clip_grad_norm_([self.concept.rows],r.clip); self.opt.step()
         return dict(step=self.step+1,**{t:float(v) for t,v in zip(losses,means)}), ok
     # -- checkpoints: everything that the next step depends on
     def state(self):
-        st = self.opt.state.get(self.concept.rows,{}); t = dict(rows=self.concept.rows.detach(),rng=self.gen.get_state())
+        st = self.opt.state.get(self.concept.rows,{})
+        t = dict(rows=self.concept.rows.detach(),rng=self.gen.get_state())
         return t|({k:st[k].float() for k in ("exp_avg","exp_avg_sq")} if st else {})
     def save(self, folder):
         "Write checkpoint.safetensors, all or nothing."
         import safetensors.torch as S
         meta = dict(step=str(self.step),log=json.dumps(self.log),recipe=json.dumps(asdict(self.recipe)),seed=str(self.seed),name=self.concept.name,fingerprint=self.bb.fingerprint,data=self.data_hash)
-        Path(folder).mkdir(parents=True,exist_ok=True); atomic_write(Path(folder)/"checkpoint.safetensors", S.save({k:v.contiguous().cpu() for k,v in self.state().items()},metadata=meta))
+        Path(folder).mkdir(parents=True,exist_ok=True)
+        atomic_write(Path(folder)/"checkpoint.safetensors", S.save({k:v.contiguous().cpu() for k,v in self.state().items()},metadata=meta))
     def resume(self, folder):
         "Go on from a checkpoint if there is one. Raises OmniError where it belongs to another run."
         f = Path(folder)/"checkpoint.safetensors"
@@ -102,12 +123,17 @@ class Learner:
         from safetensors import safe_open
         try:
             with safe_open(f,"pt") as s: m,t = s.metadata(),{k:s.get_tensor(k) for k in s.keys()}
-        except Exception as e: raise OmniError(f"{f}: not a readable checkpoint ({e}); delete it to begin again") from None
+        except Exception as e:
+            raise OmniError(f"{f}: not a readable checkpoint ({e}); delete it to begin again") from None
         want = dict(recipe=json.dumps(asdict(self.recipe)),seed=str(self.seed),name=self.concept.name,fingerprint=self.bb.fingerprint,data=self.data_hash)
         for k,v in want.items():
-            if m.get(k)!=v: raise OmniError(f"{f}: belongs to a run with another {k} ({str(m.get(k))[:60]}); use another folder, or delete it to begin again")
-        self.concept.rows.data.copy_(t["rows"]); self.gen.set_state(t["rng"]); self.step,self.log = int(m["step"]),json.loads(m["log"])
-        if "exp_avg" in t: self.opt.state[self.concept.rows] = dict(step=torch.tensor(float(self.step)),exp_avg=t["exp_avg"].to(self.bb.device),exp_avg_sq=t["exp_avg_sq"].to(self.bb.device))
+            if m.get(k)!=v:
+                raise OmniError(f"{f}: belongs to a run with another {k} ({str(m.get(k))[:60]}); use another folder, or delete it to begin again")
+        self.concept.rows.data.copy_(t["rows"])
+        self.gen.set_state(t["rng"])
+        self.step,self.log = int(m["step"]),json.loads(m["log"])
+        if "exp_avg" in t:
+            self.opt.state[self.concept.rows] = dict(step=torch.tensor(float(self.step)),exp_avg=t["exp_avg"].to(self.bb.device),exp_avg_sq=t["exp_avg_sq"].to(self.bb.device))
         return self
 
 # %% ../../nbs/concept/22_learn.ipynb #9a3de5de
@@ -144,15 +170,24 @@ def learn(bb,                        # the frozen backbone
 def preview_picture(bb, concept, prompt:str="a photo of {} at the park", seed:int=0):
     "A quick drawing of the concept with fixed noise."
     g = replace(bb.presets["draw"],num_timesteps=13)
-    with torch.no_grad(): return bb.paint([[concept.prompt(),bb.text(prompt.format(concept.token))]],[seed],g,concept,drop="all")[0]
+    with torch.no_grad():
+        return bb.paint([[concept.prompt(),bb.text(prompt.format(concept.token))]],[seed],g,concept,drop="all")[0]
 
 def loss_figure(log:list, smooth:int=20):
     "A matplotlib Figure of the losses per task."
     import matplotlib.pyplot as plt, numpy as np
-    fig,axes = plt.subplots(1,2,figsize=(9,2.6)); tasks = sorted({k for r in log for k in r if k!="step"})
+    fig,axes = plt.subplots(1,2,figsize=(9,2.6))
+    tasks = sorted({k for r in log for k in r if k!="step"})
     for t in tasks:
-        y = np.array([r[t] for r in log if t in r]); k = min(smooth,len(y)); y = np.convolve(y,np.ones(k)/k,"valid")
-        ax = axes[int(t in ("draw","edit"))]; ax.plot(np.arange(k,k+len(y)),y,label=t); ax.legend(fontsize=8)
-    axes[0].set_title("cross-entropy (nats per token)",fontsize=9); axes[1].set_title("velocity error (MSE)",fontsize=9)
+        y = np.array([r[t] for r in log if t in r])
+        k = min(smooth,len(y))
+        y = np.convolve(y,np.ones(k)/k,"valid")
+        ax = axes[int(t in ("draw","edit"))]
+        ax.plot(np.arange(k,k+len(y)),y,label=t)
+        ax.legend(fontsize=8)
+    axes[0].set_title("cross-entropy (nats per token)",fontsize=9)
+    axes[1].set_title("velocity error (MSE)",fontsize=9)
     for ax in axes: ax.set_xlabel("step",fontsize=8)
-    fig.tight_layout(); plt.close(fig); return fig
+    fig.tight_layout()
+    plt.close(fig)
+    return fig

@@ -26,17 +26,23 @@ NAME = "<sks>"
 @dataclass
 class ConceptData:
     "Pictures (PIL) with captions, questions per picture [(index, question, answer)], edits [(source, instruction, target)], pictures of others, facts."
-    images:list; captions:list=field(default_factory=list); facts:dict=field(default_factory=dict)
+    images:list
+    captions:list=field(default_factory=list)
+    facts:dict=field(default_factory=dict)
     qa:list=field(default_factory=list); edits:list=field(default_factory=list)
-    look_alikes:list=field(default_factory=list); others:list=field(default_factory=list); description:str=""
+    look_alikes:list=field(default_factory=list)
+    others:list=field(default_factory=list)
+    description:str=""
     def __post_init__(self):
         if not self.images: raise OmniError("no pictures: a concept needs at least one, and ten are better")
         self.captions = self.captions or [f"a photo of {NAME}"]*len(self.images)
-        if len(self.captions)!=len(self.images): raise OmniError(f"{len(self.captions)} captions for {len(self.images)} pictures; give one for each, or none")
+        if len(self.captions)!=len(self.images):
+            raise OmniError(f"{len(self.captions)} captions for {len(self.images)} pictures; give one for each, or none")
         bad = [k for k,v in self.facts.items() if not (isinstance(k,str) and isinstance(v,str) and k.strip() and v.strip())]
         if bad: raise OmniError(f"facts: {bad[0]!r} is not a pair of texts such as 'toy': 'a red kite'")
         self.others = self.others or stranger_pictures()
-    def __repr__(self): return f"ConceptData({len(self.images)} pictures, {len(self.qa)} questions, {len(self.edits)} edits, {len(self.look_alikes)}+{len(self.others)} pictures of others, facts: {', '.join(self.facts) or 'none'})"
+    def __repr__(self):
+        return f"ConceptData({len(self.images)} pictures, {len(self.qa)} questions, {len(self.edits)} edits, {len(self.look_alikes)}+{len(self.others)} pictures of others, facts: {', '.join(self.facts) or 'none'})"
 
 def stranger_pictures(n:int=30, seed:int=0) -> list:
     "Pictures of anybody else: easy negatives when a person brings none."
@@ -46,11 +52,15 @@ def stranger_pictures(n:int=30, seed:int=0) -> list:
 def _concept_data(self, char:Character, n_images:int=10, seed:int=0, edits_each:int=3) -> ConceptData:
     "`n_images` photographs of `char` that show none of its facts, with captions, questions, edits and pictures of others."
     if n_images<1: raise OmniError(f"n_images={n_images}: at least one picture is needed")
-    album,hidden = self.album(char,n_images,seed),hidden_things(char); qa = [(i,q,a) for i,p in enumerate(album) for q,a in open_questions(p.scene,NAME)[1:]]; edits = []
+    album,hidden = self.album(char,n_images,seed),hidden_things(char)
+    qa = [(i,q,a) for i,p in enumerate(album) for q,a in open_questions(p.scene,NAME)[1:]]
+    edits = []
     for i,p in enumerate(album):
         for k,kind in enumerate(["remove",*[EDITS[1:][(i+j)%5] for j in range(edits_each-1)]]):
             r = np.random.default_rng((23,seed,i,k)); e = edit_scene(p.scene,kind,r,NAME,focus=True)
-            if e and not reveals(e[1].truth,hidden): e = make_edit(p.scene,*e,kind,self.size); edits.append((e.source,e.instruction,e.target))
+            if e and not reveals(e[1].truth,hidden):
+                e = make_edit(p.scene,*e,kind,self.size)
+                edits.append((e.source,e.instruction,e.target))
     look = [self.photo(self.look_alike(char,1000+i),seed=7_000_000+1000*seed+i).image for i in range(3*n_images)]
     return ConceptData([p.image for p in album],[describe_scene(p.scene,NAME) for p in album],dict(char.facts),qa,edits,look,stranger_pictures(2*n_images,seed),char.description)
 
@@ -65,13 +75,19 @@ def _json(path, kind):
 
 def _from_folder(cls, folder, facts:dict|None=None, description:str="", size:int=256) -> ConceptData:
     "Read a folder of pictures. Raises OmniError naming the first file that cannot be used, and for unknown files in captions.json or edits.json."
-    folder = Path(folder); get = lambda p: square(load_image(p),size); files = list_images(folder); names = {Path(f).name for f in files}
+    folder = Path(folder)
+    get = lambda p: square(load_image(p),size)
+    files = list_images(folder)
+    names = {Path(f).name for f in files}
     caps = _json(folder/"captions.json",dict) if (folder/"captions.json").exists() else {}
-    if extra := set(caps)-names: raise OmniError(f"{folder}/captions.json: {sorted(extra)[0]!r} is no picture of this folder")
-    if bad := [k for k,v in caps.items() if not isinstance(v,str)]: raise OmniError(f"{folder}/captions.json: the caption of {bad[0]!r} is not a text")
+    if extra := set(caps)-names:
+        raise OmniError(f"{folder}/captions.json: {sorted(extra)[0]!r} is no picture of this folder")
+    if bad := [k for k,v in caps.items() if not isinstance(v,str)]:
+        raise OmniError(f"{folder}/captions.json: the caption of {bad[0]!r} is not a text")
     edits = []
     for e in _json(folder/"edits.json",list) if (folder/"edits.json").exists() else []:
-        if not isinstance(e,dict) or not all(isinstance(e.get(k),str) for k in ("source","instruction","target")): raise OmniError(f"{folder}/edits.json: every entry needs source, instruction and target, all texts; this one is {e!r}")
+        if not isinstance(e,dict) or not all(isinstance(e.get(k),str) for k in ("source","instruction","target")):
+            raise OmniError(f"{folder}/edits.json: every entry needs source, instruction and target, all texts; this one is {e!r}")
         edits.append((get(folder/e["source"]),e["instruction"],get(folder/e["target"])))
     more = lambda d: [get(f) for f in list_images(folder/d)] if (folder/d).is_dir() else []
     return cls([get(f) for f in files],[caps.get(Path(f).name,f"a photo of {NAME}") for f in files],facts or {},[],edits,more("look_alikes"),more("negatives"),description)
@@ -83,8 +99,10 @@ def _interleave(parts, token): return [x for p in parts for x in (token,p)][1:]
 class Encoded:
     "The segments of all pictures of a ConceptData, and its texts with the concept's name put in."
     def __init__(self, bb, data:ConceptData, token:str):
-        self.bb,self.data = bb,data; say = lambda s: bb.text(" ".join(x for p in _interleave([clean(p) for p in s.split(NAME)],token) if (x:=p)))
-        self.seen,self.clean = bb.seen(data.images),bb.clean(data.images); self.captions = [say(c) for c in data.captions]
+        self.bb,self.data = bb,data
+        say = lambda s: bb.text(" ".join(x for p in _interleave([clean(p) for p in s.split(NAME)],token) if (x:=p)))
+        self.seen,self.clean = bb.seen(data.images),bb.clean(data.images)
+        self.captions = [say(c) for c in data.captions]
         self.look,self.others = (bb.seen(x) if x else [] for x in (data.look_alikes,data.others))
         src,tgt = [e[0] for e in data.edits],[e[2] for e in data.edits]
         self.edits = list(zip(bb.edit_context(src),[say(e[1]) for e in data.edits],bb.clean(tgt))) if src else []
@@ -97,7 +115,13 @@ class Encoded:
 @dataclass(frozen=True)
 class Mix:
     "Samples of each task in a step, and noised copies per drawn picture."
-    recognise:int=2; vqa:int=1; facts:int=2; draw:int=2; edit:int=1; copies:int=4; shift:float=1.
+    recognise:int=2
+    vqa:int=1
+    facts:int=2
+    draw:int=2
+    edit:int=1
+    copies:int=4
+    shift:float=1.
 
 def noised(seg:Drawn, copies:int, shift:float, g:torch.Generator) -> list:
     "`copies` noised versions at stratified times."
@@ -107,12 +131,23 @@ def noised(seg:Drawn, copies:int, shift:float, g:torch.Generator) -> list:
 
 def samples(e:Encoded, mix:Mix, g:torch.Generator) -> dict:
     "{task: list of samples}; the system prompt is not in them, since it is read once for all."
-    n = lambda k: int(torch.randint(k,(1,),generator=g)); pick = lambda xs: xs[n(len(xs))]; out = dict(recognise=[],vqa=[],facts=[],draw=[],edit=[])
+    n = lambda k: int(torch.randint(k,(1,),generator=g))
+    pick = lambda xs: xs[n(len(xs))]
+    out = dict(recognise=[],vqa=[],facts=[],draw=[],edit=[])
     for k in range(mix.recognise):
-        yes = n(2)==1; pic = pick(e.seen) if yes else pick(e.look) if e.look and n(2) else pick(e.others)
+        yes = n(2)==1
+        pic = pick(e.seen) if yes else pick(e.look) if e.look and n(2) else pick(e.others)
         out["recognise"].append([pic,e.ask,Text(e.yes if yes else e.no,True)])
-    for k in range(mix.vqa if e.qa else 0): i,q,a = pick(e.qa); out["vqa"].append([e.seen[i],q,Text(a,True)])
-    for k in range(mix.facts if e.facts else 0): q,a = pick(e.facts); out["facts"].append([q,Text(a,True)])
-    for k in range(mix.draw): i = n(len(e.clean)); out["draw"].append([e.captions[i],*noised(e.clean[i],mix.copies,mix.shift,g)])
-    for k in range(mix.edit if e.edits else 0): c,t,y = pick(e.edits); out["edit"].append([*c,t,*noised(y,mix.copies,mix.shift,g)])
+    for k in range(mix.vqa if e.qa else 0):
+        i,q,a = pick(e.qa)
+        out["vqa"].append([e.seen[i],q,Text(a,True)])
+    for k in range(mix.facts if e.facts else 0):
+        q,a = pick(e.facts)
+        out["facts"].append([q,Text(a,True)])
+    for k in range(mix.draw):
+        i = n(len(e.clean))
+        out["draw"].append([e.captions[i],*noised(e.clean[i],mix.copies,mix.shift,g)])
+    for k in range(mix.edit if e.edits else 0):
+        c,t,y = pick(e.edits)
+        out["edit"].append([*c,t,*noised(y,mix.copies,mix.shift,g)])
     return out

@@ -27,7 +27,8 @@ def slots(bb:Backbone, n:int=32) -> int:
 
 def slot_ids(bb:Backbone, slot:int, n:int=32) -> list:
     "[id of the name, n spare ids] of a slot. Raises OmniError where the backbone has no such slot."
-    if not 0<=slot<slots(bb,n): raise OmniError(f"slot {slot}: this backbone holds {slots(bb,n)} concepts of {n} tokens at once; load fewer")
+    if not 0<=slot<slots(bb,n):
+        raise OmniError(f"slot {slot}: this backbone holds {slots(bb,n)} concepts of {n} tokens at once; load fewer")
     return [bb.tok(bb.tok.names[slot])[0]]+[bb.tok.spare+slot*max(n,STRIDE)+i for i in range(n)]
 
 # %% ../../nbs/concept/20_tokens.ipynb #7dff844a
@@ -44,21 +45,30 @@ def splice(ids:Tensor,        # (..., T) token ids
 # %% ../../nbs/concept/20_tokens.ipynb #b9038266
 def _pool(xs, grids, n):
     "Embeddings (tokens, D) of some pictures with their grids -> (n, D): mean over the pictures of the cells of a k x k grid, repeated or cut to n."
-    k = max(1,int(n**.5)); c = torch.stack([F.adaptive_avg_pool2d(x.T.reshape(1,-1,*g),k).flatten(2)[0].T for x,g in zip(xs,grids)]).mean(0)
+    k = max(1,int(n**.5))
+    c = torch.stack([F.adaptive_avg_pool2d(x.T.reshape(1,-1,*g),k).flatten(2)[0].T for x,g in zip(xs,grids)]).mean(0)
     return c.repeat(-(-n//len(c)),1)[:n]
 
 @torch.no_grad()
 def initial_rows(bb:Backbone, n_und=16, n_gen=16, init="images", seen=None, clean=None, words="", seed=0, slot=0) -> Tensor:
     "(1+n_und+n_gen, D) rows to begin with. `images` needs segments `seen` and `clean`; `words` needs a text. Raises OmniError for an unknown start."
-    m = bb.model; E = m.get_input_embeddings().weight.float(); D = E.shape[1]; r = torch.Generator().manual_seed(seed)
+    m = bb.model
+    E = m.get_input_embeddings().weight.float()
+    D = E.shape[1]
+    r = torch.Generator().manual_seed(seed)
     name = E[slot_ids(bb,slot)[0]][None]
-    und = torch.randn(n_und,D,generator=r)*E[:bb.tok.spare].std().cpu(); gen = torch.randn(n_gen,D,generator=r)*.3
+    und = torch.randn(n_und,D,generator=r)*E[:bb.tok.spare].std().cpu()
+    gen = torch.randn(n_gen,D,generator=r)*.3
     und,gen = und.to(E.device),gen.to(E.device)
     if init=="words":
-        w = E[bb.tok(words)] if words else und; und = w.repeat(-(-n_und//len(w)),1)[:n_und]+.1*und; gen = w.repeat(-(-n_gen//len(w)),1)[:n_gen]+gen
+        w = E[bb.tok(words)] if words else und
+        und = w.repeat(-(-n_und//len(w)),1)[:n_und]+.1*und
+        gen = w.repeat(-(-n_gen//len(w)),1)[:n_gen]+gen
     elif init=="images":
-        c,t0 = m.config,m.time_embedder(torch.zeros(1,device=E.device)); place = lambda table,s,side: table.pos_embed[grid_ids(s.grid,side).to(E.device)]
-        u = [(m.connector(s.features)+place(m.vit_pos_embed,s,c.vit_side)).float() for s in seen]; g = [(m.vae2llm(s.x)+t0+place(m.latent_pos_embed,s,c.max_latent_size)).float() for s in clean]
+        c,t0 = m.config,m.time_embedder(torch.zeros(1,device=E.device))
+        place = lambda table,s,side: table.pos_embed[grid_ids(s.grid,side).to(E.device)]
+        u = [(m.connector(s.features)+place(m.vit_pos_embed,s,c.vit_side)).float() for s in seen]
+        g = [(m.vae2llm(s.x)+t0+place(m.latent_pos_embed,s,c.max_latent_size)).float() for s in clean]
         und,gen = _pool(u,[s.grid for s in seen],n_und)+.1*und, _pool(g,[s.grid for s in clean],n_gen)+.1*gen
     elif init!="random": raise OmniError(f"init={init!r}: one of images, words, random")
     return torch.cat([name,und,gen]).float()
@@ -71,19 +81,25 @@ class Concept(nn.Module):
     def __init__(self, bb:Backbone, name:str, rows:Tensor|None=None, n_und=16, n_gen=16, routing="decoupled", slot=0, facts=None, summary=None):
         super().__init__(); self.name = check_name(name)
         if routing not in ("decoupled","coupled"): raise OmniError(f"routing={routing!r}: one of decoupled, coupled")
-        self.bb,self.n_und,self.n_gen,self.routing = bb,n_und,n_gen,routing; self.facts,self.summary = facts or {},summary or {}
-        self.rows = nn.Parameter(rows if rows is not None else initial_rows(bb,n_und,n_gen,"random")); self.place(slot)
+        self.bb,self.n_und,self.n_gen,self.routing = bb,n_und,n_gen,routing
+        self.facts,self.summary = facts or {},summary or {}
+        self.rows = nn.Parameter(rows if rows is not None else initial_rows(bb,n_und,n_gen,"random"))
+        self.place(slot)
     def place(self, slot:int):
         "Take the ids of a slot."
-        self.slot = slot; self.ids = slot_ids(self.bb,slot,self.n_und+self.n_gen); self.id_tensor = torch.tensor(self.ids,device=self.rows.device)
-        self.gen_ids = frozenset(self.ids[1+self.n_und:]) if self.routing=="decoupled" else frozenset(); return self
+        self.slot = slot
+        self.ids = slot_ids(self.bb,slot,self.n_und+self.n_gen)
+        self.id_tensor = torch.tensor(self.ids,device=self.rows.device)
+        self.gen_ids = frozenset(self.ids[1+self.n_und:]) if self.routing=="decoupled" else frozenset()
+        return self
     @property
     def token(self) -> str: return self.bb.tok.names[self.slot]
     def prompt(self) -> Text:
         "The system prompt: `<sks> is <und...> <gen...> .`"
         return Text([self.ids[0],*self.bb.tok("is"),*self.ids[1:],*self.bb.tok(".")])
     def splice(self, ids, emb): return splice(ids, emb, self.id_tensor, self.rows)
-    def __repr__(self): return f"Concept(<{self.name}>, {self.n_und} und + {self.n_gen} gen tokens, {self.routing}, for {self.bb.name} {self.bb.fingerprint})"
+    def __repr__(self):
+        return f"Concept(<{self.name}>, {self.n_und} und + {self.n_gen} gen tokens, {self.routing}, for {self.bb.name} {self.bb.fingerprint})"
 
 # %% ../../nbs/concept/20_tokens.ipynb #fc47f1f1
 KEY = "base_model.model.language_model.model.embed_tokens.trainable_tokens_delta"
@@ -104,21 +120,27 @@ def _load(cls, path, bb:Backbone, slot:int|None=None):
     for f in ("concept.json","adapter_model.safetensors"):
         if not (path/f).exists(): raise OmniError(f"{path}: {f} is missing; this is not a concept folder")
     try:
-        o = json.loads((path/"concept.json").read_text()); rows = load_file(path/"adapter_model.safetensors")[KEY]
+        o = json.loads((path/"concept.json").read_text())
+        rows = load_file(path/"adapter_model.safetensors")[KEY]
         missing = {"format","name","n_und","n_gen","routing","slot","backbone","fingerprint","facts","summary"}-set(o)
         if missing: raise ValueError(f"concept.json has no {sorted(missing)[0]}")
         if o["format"]>FORMAT: raise ValueError(f"format {o['format']} is newer than this package")
-        if len(rows)!=1+o["n_und"]+o["n_gen"] or not torch.isfinite(rows).all(): raise ValueError(f"{len(rows)} rows, finite: {bool(torch.isfinite(rows).all())}")
-    except Exception as e: raise OmniError(f"{path}: cannot be read as a concept ({type(e).__name__}: {e}); save it again") from None
-    if o["fingerprint"]!=bb.fingerprint: raise OmniError(f"{path}: <{o['name']}> was made for {o['backbone']} ({o['fingerprint']}) and this backbone is {bb.name} ({bb.fingerprint}); its tokens mean nothing here: learn it again")
-    if rows.shape[1]!=bb.model.config.hidden_size: raise OmniError(f"{path}: rows of width {rows.shape[1]}, this backbone's are {bb.model.config.hidden_size} wide")
+        if len(rows)!=1+o["n_und"]+o["n_gen"] or not torch.isfinite(rows).all():
+            raise ValueError(f"{len(rows)} rows, finite: {bool(torch.isfinite(rows).all())}")
+    except Exception as e:
+        raise OmniError(f"{path}: cannot be read as a concept ({type(e).__name__}: {e}); save it again") from None
+    if o["fingerprint"]!=bb.fingerprint:
+        raise OmniError(f"{path}: <{o['name']}> was made for {o['backbone']} ({o['fingerprint']}) and this backbone is {bb.name} ({bb.fingerprint}); its tokens mean nothing here: learn it again")
+    if rows.shape[1]!=bb.model.config.hidden_size:
+        raise OmniError(f"{path}: rows of width {rows.shape[1]}, this backbone's are {bb.model.config.hidden_size} wide")
     return cls(bb, o["name"], rows.to(bb.device), o["n_und"], o["n_gen"], o["routing"], o["slot"] if slot is None else slot, o["facts"], o["summary"])
 
 def _push(self, repo_id:str, private:bool=True, token=None):
     "Upload the adapter folder to the Hugging Face hub; returns its address. The rows and the facts become readable to whoever can read the repository."
     import tempfile; from huggingface_hub import HfApi
     api = HfApi(token=token); api.create_repo(repo_id, private=private, exist_ok=True)
-    with tempfile.TemporaryDirectory() as d: return api.upload_folder(repo_id=repo_id, folder_path=str(self.save_pretrained(Path(d)/"concept")), commit_message=f"Concept <{self.name}>")
+    with tempfile.TemporaryDirectory() as d:
+        return api.upload_folder(repo_id=repo_id, folder_path=str(self.save_pretrained(Path(d)/"concept")), commit_message=f"Concept <{self.name}>")
 
 Concept.save_pretrained,Concept.from_pretrained,Concept.push_to_hub = _save,classmethod(_load),_push
 
@@ -129,8 +151,10 @@ class Concepts:
         self.items = {}
         for i,c in enumerate(concepts):
             if c.name in self.items: raise OmniError(f"<{c.name}>: two concepts of this name; rename one")
-            if not isinstance(c,Described) and c.n_und+c.n_gen>STRIDE and len(concepts)>1: raise OmniError(f"<{c.name}>: concepts of more than {STRIDE} tokens can only be loaded alone")
-            if c.bb.fingerprint!=concepts[0].bb.fingerprint: raise OmniError(f"<{c.name}>: made for another backbone than <{concepts[0].name}>")
+            if not isinstance(c,Described) and c.n_und+c.n_gen>STRIDE and len(concepts)>1:
+                raise OmniError(f"<{c.name}>: concepts of more than {STRIDE} tokens can only be loaded alone")
+            if c.bb.fingerprint!=concepts[0].bb.fingerprint:
+                raise OmniError(f"<{c.name}>: made for another backbone than <{concepts[0].name}>")
             self.items[c.name] = c if isinstance(c,Described) else Concept(c.bb,c.name,c.rows.detach(),c.n_und,c.n_gen,c.routing,i,c.facts,c.summary).requires_grad_(False)
             if isinstance(c,Described): c.slot = i
         self.gen_ids = frozenset().union(*(c.gen_ids for c in self.items.values()))
@@ -143,7 +167,8 @@ class Concepts:
 class Described:
     "A name that only has a description in words: text prompting. Nothing is learnt and nothing spliced."
     gen_ids = frozenset()
-    def __init__(self, bb:Backbone, name:str, description:str, facts=None, slot=0): self.bb,self.name,self.description,self.facts,self.slot = bb,check_name(name),description,facts or {},slot
+    def __init__(self, bb:Backbone, name:str, description:str, facts=None, slot=0):
+        self.bb,self.name,self.description,self.facts,self.slot = bb,check_name(name),description,facts or {},slot
     @property
     def token(self): return self.bb.tok.names[self.slot]
     def prompt(self) -> Text:

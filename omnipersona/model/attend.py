@@ -48,7 +48,8 @@ def attend(q:Tensor,          # (B, H, L, d)
     "Scaled dot-product attention with grouped keys."
     if k.shape[1]!=q.shape[1]: k,v = (a.repeat_interleave(q.shape[1]//k.shape[1], 1) for a in (k,v))
     m = None if mask is None else mask[:,None]
-    if record is None and not (q.device.type=="cpu" and q.requires_grad): return F.scaled_dot_product_attention(q, k, v, attn_mask=m)
+    if record is None and not (q.device.type=="cpu" and q.requires_grad):
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=m)
     s = (q*q.shape[-1]**-.5)@k.transpose(-1,-2)
     if m is not None: s = s.masked_fill(~m, torch.finfo(s.dtype).min)
     w = s.softmax(-1)
@@ -68,17 +69,21 @@ class KVCache:
         "A longer cache; this one is left as it was, so that branches can share it. `position` (B,) is the next RoPE position."
         c = KVCache(); joined = [self.join(i,k,v) for i,(k,v) in enumerate(new)]
         c.keys,c.values = [k for k,_ in joined],[v for _,v in joined]
-        c.valid = valid if self.valid is None else torch.cat([self.valid,valid],1); c.position = position
+        c.valid = valid if self.valid is None else torch.cat([self.valid,valid],1)
+        c.position = position
         return c
     def rows(self, index) -> "KVCache":
         "Rows of the batch, repeated or reordered: `cache.rows([0,0,1])`."
-        c = KVCache(); c.keys,c.values = [k[index] for k in self.keys],[v[index] for v in self.values]
+        c = KVCache()
+        c.keys,c.values = [k[index] for k in self.keys],[v[index] for v in self.values]
         c.valid,c.position = (None if self.valid is None else self.valid[index]), (None if self.position is None else self.position[index])
         return c
 
 def stack_caches(caches:list) -> KVCache:
     "Several caches as one batch: shorter ones are padded in front with keys that nobody sees."
-    caches = list(caches); M = max(len(c) for c in caches); out = KVCache()
+    caches = list(caches)
+    M = max(len(c) for c in caches)
+    out = KVCache()
     like = next((c for c in caches if len(c)), None)
     if like is None: return out
     def pad(c, what, i):
@@ -87,7 +92,8 @@ def stack_caches(caches:list) -> KVCache:
         if not src: return t.new_zeros(n, t.shape[1], M, t.shape[3])
         return F.pad(src[i], (0,0,M-len(c),0))
     for i in range(len(like.keys)):
-        out.keys.append(torch.cat([pad(c,"keys",i) for c in caches])); out.values.append(torch.cat([pad(c,"values",i) for c in caches]))
+        out.keys.append(torch.cat([pad(c,"keys",i) for c in caches]))
+        out.values.append(torch.cat([pad(c,"values",i) for c in caches]))
     out.valid = torch.cat([F.pad(c.valid,(M-len(c),0)) if len(c) else torch.zeros(c.position.shape[0],M,dtype=torch.bool,device=like.valid.device) for c in caches])
     out.position = torch.cat([c.position for c in caches])
     return out

@@ -33,7 +33,9 @@ class Backbone:
     @property
     def dtype(self): return self.model.get_input_embeddings().weight.dtype
     @property
-    def grid(self): n = self.size//self.model.config.latent_downsample//self.model.config.latent_patch_size; return (n,n)
+    def grid(self):
+        n = self.size//self.model.config.latent_downsample//self.model.config.latent_patch_size
+        return (n,n)
     def pixels(self, images) -> Tensor:
         "PIL pictures (or paths) -> (B,3,size,size) in [-1,1]; cropped to a square first."
         if isinstance(images,(Image.Image,str,Path)): images = [images]
@@ -45,17 +47,23 @@ class Backbone:
     @torch.no_grad()
     def seen(self, images) -> list:
         "A `Seen` segment for each picture: ViT features."
-        c = self.model.vit_model.config; x = self.pixels(images); n = c.image_size//c.patch_size
-        if x.shape[-1]!=c.image_size: x = F.interpolate(x.float(), size=(c.image_size,)*2, mode="bicubic", antialias=True, align_corners=False).clamp(-1,1)
-        f = self.model.vit_model(patchify(x.to(self.dtype),c.patch_size),(n,n)); return [Seen(v.clone(),(n,n)) for v in f]
+        c = self.model.vit_model.config
+        x = self.pixels(images)
+        n = c.image_size//c.patch_size
+        if x.shape[-1]!=c.image_size:
+            x = F.interpolate(x.float(), size=(c.image_size,)*2, mode="bicubic", antialias=True, align_corners=False).clamp(-1,1)
+        f = self.model.vit_model(patchify(x.to(self.dtype),c.patch_size),(n,n))
+        return [Seen(v.clone(),(n,n)) for v in f]
     @torch.no_grad()
     def clean(self, images, generator=None) -> list:
         "A clean `Drawn` segment for each picture: latents."
-        z = patchify(self.ae.encode(self.pixels(images),generator),self.model.config.latent_patch_size); return [Drawn(v.clone(),self.grid) for v in z]
+        z = patchify(self.ae.encode(self.pixels(images),generator),self.model.config.latent_patch_size)
+        return [Drawn(v.clone(),self.grid) for v in z]
     @torch.inference_mode()
     def decode(self, x:Tensor) -> list:
         "Latent tokens (B,N,C) -> PIL pictures."
-        z = unpatchify(x.to(self.dtype), self.model.config.latent_patch_size, self.grid); return [to_image(p) for p in self.ae.decode(z)]
+        z = unpatchify(x.to(self.dtype), self.model.config.latent_patch_size, self.grid)
+        return [to_image(p) for p in self.ae.decode(z)]
     def noise(self, seeds) -> Tensor:
         "(B,N,C) starting noise, one seed for each picture, the same on every device."
         n = (self.grid[0]*self.grid[1],self.model.config.latent_channels)
@@ -63,10 +71,13 @@ class Backbone:
 
     def answer(self, samples:list, concept=None, max_tokens=24, **kw) -> list:
         "Text after each list of segments: (text, Said) pairs."
-        k = _hooks(concept); out = say(self.model, prefill(self.model,samples,**k), max_tokens, **k, **kw); return [(self.tok.decode(o.ids),o) for o in out]
+        k = _hooks(concept)
+        out = say(self.model, prefill(self.model,samples,**k), max_tokens, **k, **kw)
+        return [(self.tok.decode(o.ids),o) for o in out]
     def probability(self, samples:list, words:list, concept=None) -> Tensor:
         "(B, len(words)): how likely each one-token answer is, among them."
-        k = _hooks(concept); return score_next(self.model, prefill(self.model,samples,**k), [self.tok(w)[0] for w in words], k["splice"])
+        k = _hooks(concept)
+        return score_next(self.model, prefill(self.model,samples,**k), [self.tok(w)[0] for w in words], k["splice"])
     def paint(self, samples:list, seeds, guidance:Guidance|str="draw", concept=None, drop="last", **kw) -> list:
         "A picture after each list of segments."
         g = self.presets[guidance] if isinstance(guidance,str) else guidance
@@ -79,26 +90,34 @@ class Backbone:
     def fingerprint(self) -> str:
         "Identifies the backbone a concept was made for: a hash of the shape and the first values of every weight, in bf16."
         h = hashlib.sha256()
-        for k,p in sorted(self.model.state_dict().items()): h.update(f"{k}{tuple(p.shape)}".encode()+p.flatten()[:64].float().cpu().to(torch.bfloat16).view(torch.int16).numpy().tobytes())
+        for k,p in sorted(self.model.state_dict().items()):
+            h.update(f"{k}{tuple(p.shape)}".encode()+p.flatten()[:64].float().cpu().to(torch.bfloat16).view(torch.int16).numpy().tobytes())
         return h.hexdigest()[:16]
     def to(self, device):
         "Move everything to a device."
-        self.model.to(device); self.ae.to(device); return self
+        self.model.to(device)
+        self.ae.to(device)
+        return self
     def save_pretrained(self, path, dtype=torch.bfloat16):
         "Write model, autoencoder, tokenizer and presets to a folder, weights as `dtype`, all or nothing. What is in memory stays as it is."
         import transformers; transformers.utils.logging.disable_progress_bar()
         with atomic_dir(path) as d:
-            d = Path(d); self.model.save_pretrained(d, state_dict={k:v.to(dtype).contiguous() for k,v in self.model.state_dict().items()}); self.ae.save_pretrained(d/"ae",dtype); self.tok.save(d)
+            d = Path(d)
+            self.model.save_pretrained(d, state_dict={k:v.to(dtype).contiguous() for k,v in self.model.state_dict().items()})
+            self.ae.save_pretrained(d/"ae",dtype)
+            self.tok.save(d)
             (d/"backbone.json").write_text(json.dumps(dict(name=self.name,size=self.size,spare=self.tok.spare,rows=self.tok.rows,names=self.tok.names,
                 presets={k:asdict(v) for k,v in self.presets.items()}),indent=1))
 
-def _hooks(concept): return dict(splice=concept.splice,gen_ids=concept.gen_ids) if concept is not None else dict(splice=None,gen_ids=frozenset())
+def _hooks(concept):
+    return dict(splice=concept.splice,gen_ids=concept.gen_ids) if concept is not None else dict(splice=None,gen_ids=frozenset())
 
 # %% ../../nbs/model/17_backbone.ipynb #c0c7b9f9
 def _folder(name):
     import omnipersona
     path = Path(omnipersona.__file__).parent/"weights"/name if name=="tiny" else Path(name)
-    if not path.is_dir(): raise OmniError(f"{name}: no such folder; use load_backbone('tiny') or the folder of a saved backbone")
+    if not path.is_dir():
+        raise OmniError(f"{name}: no such folder; use load_backbone('tiny') or the folder of a saved backbone")
     for f in ("config.json","model.safetensors","backbone.json","tokenizer.json","ae/config.json","ae/outer.json","ae/diffusion_pytorch_model.safetensors"):
         if not (path/f).exists(): raise OmniError(f"{path}: {f} is missing; this is not a complete backbone folder")
     return path
@@ -110,12 +129,14 @@ def load_backbone(name:str="tiny",          # "tiny" (ships with the package) or
     import transformers
     path = _folder(name); transformers.utils.logging.disable_progress_bar()
     try: return _load(path, dtype).to(device or default_device())
-    except Exception as e: raise OmniError(f"{path}: cannot be read as a backbone ({type(e).__name__}: {e}); copy it again") from e
+    except Exception as e:
+        raise OmniError(f"{path}: cannot be read as a backbone ({type(e).__name__}: {e}); copy it again") from e
 
 def _load(path, dtype):
     import tokenizers
     o = json.loads((path/"backbone.json").read_text())
-    model = MoT.from_pretrained(path, dtype=dtype); ae = Autoencoder.from_pretrained(path/"ae").to(dtype)
+    model = MoT.from_pretrained(path, dtype=dtype)
+    ae = Autoencoder.from_pretrained(path/"ae").to(dtype)
     tok = Tokenizer(tokenizers.Tokenizer.from_file(str(path/"tokenizer.json")), o["spare"], o["rows"], o["names"])
     presets = {k:Guidance(**{**v,"interval":tuple(v["interval"])}) for k,v in o["presets"].items()}
     return Backbone(model, ae, tok, o["size"], presets, o["name"])

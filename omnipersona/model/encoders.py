@@ -25,11 +25,13 @@ def family(number:int) -> tuple:
     "(7 scenes, [(kind, instruction)] of the two edits) of family `number`."
     r = np.random.default_rng((1_000_000,number)); t = random_traits(r)
     photos = [random_scene(r, t, p_thing=.65) for _ in range(3)]
-    look = random_scene(r, look_alike_traits(t, r)); solo = random_scene(r, None, p_char=0, p_pair=.3)
+    look = random_scene(r, look_alike_traits(t, r))
+    solo = random_scene(r, None, p_char=0, p_pair=.3)
     edits = []
     for s in photos[:2]:
         while True:
-            kind = str(r.choice(EDITS, p=[.3,.14,.14,.16,.12,.14])); e = edit_scene(s, kind, r, "<who>")
+            kind = str(r.choice(EDITS, p=[.3,.14,.14,.16,.12,.14]))
+            e = edit_scene(s, kind, r, "<who>")
             if e: edits.append((kind,*e)); break
     return [*photos,look,solo,*(e[2] for e in edits)], [(e[0],e[1]) for e in edits]
 
@@ -44,19 +46,26 @@ def families(first:int, n:int, jobs:int=1) -> tuple:
 # %% ../../nbs/model/18_encoders.ipynb #51ed1649
 def as_pixels(u8, device="cpu"):
     "uint8 (..., H, W, 3) -> float (N, 3, H, W) in [-1,1]."
-    x = torch.as_tensor(np.asarray(u8)).to(device); return x.reshape(-1,*x.shape[-3:]).permute(0,3,1,2).float()/127.5-1
+    x = torch.as_tensor(np.asarray(u8)).to(device)
+    return x.reshape(-1,*x.shape[-3:]).permute(0,3,1,2).float()/127.5-1
 
 class Schedule:
     "Learning rate: linear warm-up, then a cosine to 2%."
     def __init__(self, peak, steps, warm=50): self.peak,self.steps,self.warm = peak,steps,warm
-    def __call__(self, i): return self.peak*min(1,(i+1)/self.warm)*(.02+.98*.5*(1+math.cos(math.pi*min(1,i/self.steps))))
+    def __call__(self, i):
+        return self.peak*min(1,(i+1)/self.warm)*(.02+.98*.5*(1+math.cos(math.pi*min(1,i/self.steps))))
 
 def run_steps(params, loss_of, steps, peak, log=None, every=100, save=None, start=0, opt=None, wd=1e-4, betas=(.9,.99)):
     "A plain AdamW loop: `loss_of(i)` gives the loss of step i and a dict to log. Returns the log rows."
-    opt = opt or torch.optim.AdamW(params, peak, betas=betas, weight_decay=wd); lr = Schedule(peak, steps); rows = log if log is not None else []; t0 = time.time()
+    opt = opt or torch.optim.AdamW(params, peak, betas=betas, weight_decay=wd)
+    lr = Schedule(peak, steps)
+    rows = log if log is not None else []
+    t0 = time.time()
     for i in range(start, steps):
         for g in opt.param_groups: g["lr"] = lr(i)
-        loss,info = loss_of(i); opt.zero_grad(); loss.backward()
+        loss,info = loss_of(i)
+        opt.zero_grad()
+        loss.backward()
         nn.utils.clip_grad_norm_(params, 1.); opt.step()
         if (i+1)%every==0 or i+1==steps:
             rows.append(dict(step=i+1, seconds=round(time.time()-t0,1), **{k:round(float(torch.as_tensor(v).detach()),4) for k,v in info.items()}))
@@ -64,13 +73,17 @@ def run_steps(params, loss_of, steps, peak, log=None, every=100, save=None, star
     return rows
 
 # %% ../../nbs/model/18_encoders.ipynb #015755da
-def train_autoencoder(pics, steps=2000, batch=16, peak=1.5e-3, seed=0, ae:Autoencoder|None=None, **kw) -> tuple:
-    "(Autoencoder, log). `pics`: uint8 (N, H, W, 3)."
+def train_autoencoder(pics, steps=2000, batch=16, peak=1.5e-3, seed=0, ae:Autoencoder|None=None, dtype=torch.float32, **kw) -> tuple:
+    "(Autoencoder, log). `pics`: uint8 (N, H, W, 3); `dtype` of matrix products."
     torch.manual_seed(seed); r = np.random.default_rng(seed)
-    ae = (ae or pca_autoencoder(as_pixels(pics[:1500]))).to(memory_format=torch.channels_last).train(); params = list(ae.parameters())
+    ae = (ae or pca_autoencoder(as_pixels(pics[:1500]))).to(memory_format=torch.channels_last).train()
+    params = list(ae.parameters())
     def loss_of(i):
         x = as_pixels(pics[np.sort(r.integers(0,len(pics),batch))]).to(memory_format=torch.channels_last)
-        z = ae.encode(x); e = ae.decode(z+.05*torch.randn_like(z))-x; mse = (e**2).mean()
+        with torch.autocast("cpu",dtype,enabled=dtype!=torch.float32):
+            z = ae.encode(x)
+            y = ae.decode(z+.05*torch.randn_like(z))
+        e = y.float()-x; mse = (e**2).mean()
         return e.abs().mean()+.5*mse, dict(psnr=-10*(mse/4).log10())
     rows = run_steps(params, loss_of, steps, peak, **kw)
     ae.eval(); ae.scale = 1.
@@ -92,24 +105,39 @@ def targets(s:Scene) -> tuple:
 class Readout(nn.Module):
     "Attention queries over ViT tokens, one per head and one for the traits."
     def __init__(self, d):
-        super().__init__(); n = len(HEADS)+1; self.q = nn.Parameter(torch.randn(n,d)*d**-.5); self.att = nn.MultiheadAttention(d,4,batch_first=True)
+        super().__init__()
+        n = len(HEADS)+1
+        self.q = nn.Parameter(torch.randn(n,d)*d**-.5)
+        self.att = nn.MultiheadAttention(d,4,batch_first=True)
         self.out = nn.ModuleList([nn.Linear(d,len(v)+1) for v in HEADS.values()]+[nn.Sequential(nn.Linear(d,d),nn.GELU(),nn.Linear(d,13))])
     def forward(self, f):
-        o,_ = self.att(self.q.expand(len(f),-1,-1),f,f,need_weights=False); return [m(o[:,i]) for i,m in enumerate(self.out)]
+        o,_ = self.att(self.q.expand(len(f),-1,-1),f,f,need_weights=False)
+        return [m(o[:,i]) for i,m in enumerate(self.out)]
 
 def vit_inputs(x, c) -> torch.Tensor:
     "Pixels (B,3,H,W) -> patches at the ViT's own size."
-    if x.shape[-1]!=c.image_size: x = F.interpolate(x, size=(c.image_size,)*2, mode="bicubic", antialias=True, align_corners=False).clamp(-1,1)
+    if x.shape[-1]!=c.image_size:
+        x = F.interpolate(x, size=(c.image_size,)*2, mode="bicubic", antialias=True, align_corners=False).clamp(-1,1)
     return patchify(x, c.patch_size)
 
-def train_vit(pics, scenes, steps=3000, batch=64, peak=1.5e-3, seed=0, vit:ViT|None=None, **kw) -> tuple:
-    "(ViT, Readout, log). `pics` uint8 (N,H,W,3) of `scenes`."
-    torch.manual_seed(seed); r = np.random.default_rng(seed); vit = vit or ViT(vit_config(hidden=160,inter=480)); c = vit.config; head = Readout(c.hidden_size)
-    ys = [targets(s) for s in scenes]; Y,T = torch.tensor([y for y,_ in ys]),torch.tensor([t for _,t in ys]); side = c.image_size//c.patch_size
+def train_vit(pics, scenes, steps=3000, batch=64, peak=1.5e-3, seed=0, vit:ViT|None=None, dtype=torch.float32, **kw) -> tuple:
+    "(ViT, Readout, log). `pics` uint8 (N,H,W,3) of `scenes`; `dtype` of matrix products."
+    torch.manual_seed(seed)
+    r = np.random.default_rng(seed)
+    vit = vit or ViT(vit_config(hidden=160,inter=480))
+    c = vit.config
+    head = Readout(c.hidden_size)
+    ys = [targets(s) for s in scenes]
+    Y,T = torch.tensor([y for y,_ in ys]),torch.tensor([t for _,t in ys])
+    side = c.image_size//c.patch_size
     params = [*vit.parameters(),*head.parameters()]
     def loss_of(i):
-        k = torch.from_numpy(r.integers(0,len(pics),batch)); o = head(vit(vit_inputs(as_pixels(pics[k.numpy()]),c),(side,side)))
+        k = torch.from_numpy(r.integers(0,len(pics),batch))
+        x = vit_inputs(as_pixels(pics[k.numpy()]),c)
+        with torch.autocast("cpu",dtype,enabled=dtype!=torch.float32):
+            o = [a.float() for a in head(vit(x,(side,side)))]
         ces = [F.cross_entropy(a,Y[k,j]) for j,a in enumerate(o[:-1])]; ok = ~T[k].isnan().any(1)
-        reg = F.smooth_l1_loss(o[-1][ok],T[k][ok]); acc = {n:(a.argmax(-1)==Y[k,j]).float().mean() for j,(n,a) in enumerate(zip(HEADS,o))}
+        reg = F.smooth_l1_loss(o[-1][ok],T[k][ok])
+        acc = {n:(a.argmax(-1)==Y[k,j]).float().mean() for j,(n,a) in enumerate(zip(HEADS,o))}
         return sum(ces)+3*reg, dict(loss=sum(ces),traits=reg,**acc)
     rows = run_steps(params, loss_of, steps, peak, wd=.02, **kw); return vit.eval(),head.eval(),rows

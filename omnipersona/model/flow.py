@@ -45,8 +45,13 @@ def time_features(t:Tensor,          # (N,) times
 @dataclass(frozen=True)
 class Guidance:
     "How an image is sampled. `num_timesteps` grid points make one step fewer. Scales act only for interval[0] < t <= interval[1]."
-    num_timesteps:int=50; shift:float=3.; text:float=4.; image:float=1.
-    interval:tuple=(.4,1.); renorm:str="global"; renorm_min:float=0.
+    num_timesteps:int=50
+    shift:float=3.
+    text:float=4.
+    image:float=1.
+    interval:tuple=(.4,1.)
+    renorm:str="global"
+    renorm_min:float=0.
     def active(self, t:float) -> bool: return self.text>1 and self.interval[0]<t<=self.interval[1]
 
 PRESETS = dict(bagel_draw=Guidance(50,3.,4.,1.5,(.4,1.),"global",0.), bagel_edit=Guidance(50,3.,4.,2.,(0.,1.),"text_channel",0.),
@@ -60,7 +65,8 @@ def guide(v:Tensor,            # (B, N, C) velocity with the whole context
           u_image:Tensor|None, # (B, N, C) without the pictures; None where g.image <= 1
           g:Guidance) -> Tensor:  # (B, N, C)
     "Guided velocity. Raises ValueError for an unknown renormalisation."
-    if g.renorm not in ("global","channel","text_channel","none"): raise ValueError(f"renorm {g.renorm!r}: one of global, channel, text_channel, none")
+    if g.renorm not in ("global","channel","text_channel","none"):
+        raise ValueError(f"renorm {g.renorm!r}: one of global, channel, text_channel, none")
     w = u_text + g.text*(v-u_text)
     if g.renorm=="text_channel": w = _renorm(w, v, -1, g.renorm_min)
     if g.image>1: w = u_image + g.image*(w-u_image)

@@ -31,17 +31,23 @@ def prefill(model, samples:list,  # B lists of segments
 
 def empty_cache(rows:int, device="cpu") -> KVCache:
     "A cache of nothing, for `rows` samples."
-    c = KVCache(); c.position = torch.zeros(rows, dtype=torch.long, device=device); return c
+    c = KVCache()
+    c.position = torch.zeros(rows, dtype=torch.long, device=device)
+    return c
 
 # %% ../../nbs/model/16_generate.ipynb #e6119e79
 @dataclass
 class Said:
     "Token ids without bos and eos, the log-probability of each, and whether the end was reached."
-    ids:list; logprobs:list; finished:bool
+    ids:list
+    logprobs:list
+    finished:bool
 
 def _sayable(model, logits):
     "Spare rows are no words."
-    if model.config.spare is not None: logits = logits.clone(); logits[...,model.config.spare:] = -torch.inf
+    if model.config.spare is not None:
+        logits = logits.clone()
+        logits[...,model.config.spare:] = -torch.inf
     return logits
 
 def _choose(logits, temperature, generator):
@@ -52,10 +58,14 @@ def _choose(logits, temperature, generator):
 @torch.inference_mode()
 def say(model, cache:KVCache, max_tokens:int=24, temperature:float=0., generator=None, splice=None, gen_ids=frozenset(), record=None) -> list:
     "Continue every row of the cache with words: a list of `Said`."
-    B = len(cache.position); out = [Said([],[],False) for _ in range(B)]; ids = [model.special.bos]*B
+    B = len(cache.position)
+    out = [Said([],[],False) for _ in range(B)]
+    ids = [model.special.bos]*B
     for _ in range(max_tokens+1):
-        b = _pack(model, [[Text([i],wrap=False)] for i in ids], frozenset(), cache.position.tolist()); h = model(b, cache, splice, record)
-        cache = cache.extended(h.new, b.valid, cache.position+1); nxt,lp = _choose(_sayable(model, model.logits(h.und[:,-1])), temperature, generator)
+        b = _pack(model, [[Text([i],wrap=False)] for i in ids], frozenset(), cache.position.tolist())
+        h = model(b, cache, splice, record)
+        cache = cache.extended(h.new, b.valid, cache.position+1)
+        nxt,lp = _choose(_sayable(model, model.logits(h.und[:,-1])), temperature, generator)
         for o,i,l in zip(out,nxt.tolist(),lp.tolist()):
             if o.finished or len(o.ids)>=max_tokens: continue
             if i==model.special.eos: o.finished = True
@@ -84,10 +94,12 @@ def draw(model, samples:list,     # B lists of segments: the whole context of ea
          splice=None, gen_ids=frozenset(), drop="last", caches=None, callback=None, record=None) -> Tensor:
     "Latents (B, N, C) of a drawing for every sample. `caches`: the branches' caches if they were read before (cond, text, image)."
     B = len(samples); branches = 1 if g.text<=1 else 3 if g.image>1 else 2
-    if caches is None: caches = [prefill(model, [contexts(s,drop)[k] for s in samples], None, splice, gen_ids) for k in range(branches)]
+    if caches is None:
+        caches = [prefill(model, [contexts(s,drop)[k] for s in samples], None, splice, gen_ids) for k in range(branches)]
     both = stack_caches(caches[:branches]); one = caches[0]
     def frame(c, n):
-        b = _pack(model, [[Drawn(noise[0],grid,1.)]]*n, frozenset(), torch.cat([x.position for x in c]).tolist()); return b
+        b = _pack(model, [[Drawn(noise[0],grid,1.)]]*n, frozenset(), torch.cat([x.position for x in c]).tolist())
+        return b
     whole,single = frame(caches[:branches],B*branches),frame(caches[:1],B)
     def velocity(x, t):
         on = branches>1 and g.active(t); b,c,k = (whole,both,branches) if on else (single,one,1)

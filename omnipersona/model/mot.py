@@ -30,28 +30,34 @@ class MoTConfig(PretrainedConfig):
         self.num_attention_heads,self.num_key_value_heads,self.intermediate_size = num_attention_heads,num_key_value_heads,intermediate_size
         self.rms_norm_eps,self.rope_theta,self.z_channels = rms_norm_eps,rope_theta,z_channels
         self.latent_patch_size,self.latent_downsample,self.max_latent_size = latent_patch_size,latent_downsample,max_latent_size
-        self.vit_config = vit_config or _vit_dict(hidden=160,inter=480); self.connector_act,self.timestep_shift,self.position_period = connector_act,timestep_shift,position_period
-        self.special = special or dict(bos=0,eos=1,start=2,end=3); self.spare = spare      # ids; first spare row of the embedding
+        self.vit_config = vit_config or _vit_dict(hidden=160,inter=480)
+        self.connector_act,self.timestep_shift,self.position_period = connector_act,timestep_shift,position_period
+        self.special = special or dict(bos=0,eos=1,start=2,end=3)
+        self.spare = spare      # ids; first spare row of the embedding
         super().__init__(**kw)
     @property
     def latent_channels(self): return self.z_channels*self.latent_patch_size**2
     @property
     def vit_side(self): return self.vit_config["image_size"]//self.vit_config["patch_size"]
 
-def _vit_dict(**kw): return {k:v for k,v in vit_config(**kw).to_dict().items() if k in
+def _vit_dict(**kw):
+    return {k:v for k,v in vit_config(**kw).to_dict().items() if k in
     ("hidden_size","num_hidden_layers","num_attention_heads","intermediate_size","patch_size","image_size","num_channels","layer_norm_eps","hidden_act")}
 
 # %% ../../nbs/model/14_mot.ipynb #8145e21b
 class MLP(nn.Module):
     "SwiGLU."
     def __init__(self, d, inter):
-        super().__init__(); self.gate_proj,self.up_proj,self.down_proj = nn.Linear(d,inter,bias=False),nn.Linear(d,inter,bias=False),nn.Linear(inter,d,bias=False)
+        super().__init__()
+        self.gate_proj,self.up_proj,self.down_proj = nn.Linear(d,inter,bias=False),nn.Linear(d,inter,bias=False),nn.Linear(inter,d,bias=False)
     def forward(self, x): return self.down_proj(F.silu(self.gate_proj(x))*self.up_proj(x))
 
 class MoTAttention(nn.Module):
     "Two sets of projections, one attention."
     def __init__(self, c):
-        super().__init__(); d,self.h,self.kv = c.hidden_size,c.num_attention_heads,c.num_key_value_heads; self.dim = hd = d//self.h
+        super().__init__()
+        d,self.h,self.kv = c.hidden_size,c.num_attention_heads,c.num_key_value_heads
+        self.dim = hd = d//self.h
         for s in ("","_moe_gen"):
             for n,o in (("q",self.h),("k",self.kv),("v",self.kv)): setattr(self, f"{n}_proj{s}", nn.Linear(d,o*hd))
             setattr(self, f"o_proj{s}", nn.Linear(self.h*hd,d,bias=False))
@@ -74,7 +80,8 @@ class MoTLayer(nn.Module):
         super().__init__(); self.self_attn = MoTAttention(c)
         for s in ("","_moe_gen"):
             setattr(self, "mlp"+s, MLP(c.hidden_size,c.intermediate_size))
-            for n in ("input_layernorm","post_attention_layernorm"): setattr(self, n+s, Qwen2RMSNorm(c.hidden_size,eps=c.rms_norm_eps))
+            for n in ("input_layernorm","post_attention_layernorm"):
+                setattr(self, n+s, Qwen2RMSNorm(c.hidden_size,eps=c.rms_norm_eps))
     def forward(self, u, g, cos, sin, mask, layer, cache=None, record=None):
         a,b,new = self.self_attn(self.input_layernorm(u),self.input_layernorm_moe_gen(g),cos,sin,mask,layer,cache,record)
         u,g = u+a,g+b
@@ -82,12 +89,18 @@ class MoTLayer(nn.Module):
 
 # %% ../../nbs/model/14_mot.ipynb #05d075a0
 class _Table(nn.Module):
-    def __init__(self, d, side, period): super().__init__(); self.pos_embed = nn.Parameter(sincos_2d(d,side,period), requires_grad=False)
+    def __init__(self, d, side, period):
+        super().__init__()
+        self.pos_embed = nn.Parameter(sincos_2d(d,side,period), requires_grad=False)
 class _Time(nn.Module):
-    def __init__(self, d): super().__init__(); self.mlp = nn.Sequential(nn.Linear(256,d),nn.SiLU(),nn.Linear(d,d))
+    def __init__(self, d):
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(256,d),nn.SiLU(),nn.Linear(d,d))
     def forward(self, t): return self.mlp(time_features(t).to(self.mlp[0].weight.dtype))
 class _Connector(nn.Module):
-    def __init__(self, i, d, act): super().__init__(); self.fc1,self.fc2,self.act = nn.Linear(i,d),nn.Linear(d,d),ACT2FN[act]
+    def __init__(self, i, d, act):
+        super().__init__()
+        self.fc1,self.fc2,self.act = nn.Linear(i,d),nn.Linear(d,d),ACT2FN[act]
     def forward(self, x): return self.fc2(self.act(self.fc1(x)))
 class _Decoder(nn.Module):
     def __init__(self, c):
@@ -95,22 +108,33 @@ class _Decoder(nn.Module):
         self.layers = nn.ModuleList([MoTLayer(c) for _ in range(c.num_hidden_layers)])
         self.norm,self.norm_moe_gen = Qwen2RMSNorm(c.hidden_size,eps=c.rms_norm_eps),Qwen2RMSNorm(c.hidden_size,eps=c.rms_norm_eps)
 class _Language(nn.Module):
-    def __init__(self, c): super().__init__(); self.model = _Decoder(c); self.lm_head = nn.Linear(c.hidden_size,c.vocab_size,bias=False)
+    def __init__(self, c):
+        super().__init__()
+        self.model = _Decoder(c)
+        self.lm_head = nn.Linear(c.hidden_size,c.vocab_size,bias=False)
 
 @dataclass
 class Hidden:
     "What a forward pass gives: last hidden states of und (B,Lu,D) and gen (B,Lg,D) tokens, and the new keys and values of every layer."
-    und:Tensor; gen:Tensor; new:list
+    und:Tensor
+    gen:Tensor
+    new:list
 
 # %% ../../nbs/model/14_mot.ipynb #b22e5cfd
 class MoT(PreTrainedModel):
     "The unified model. Parameter names are those of the official BAGEL checkpoint."
-    config_class = MoTConfig; base_model_prefix = "language_model"; _no_split_modules = ["MoTLayer"]; _supports_sdpa = True
+    config_class = MoTConfig
+    base_model_prefix = "language_model"
+    _no_split_modules = ["MoTLayer"]
+    _supports_sdpa = True
     def __init__(self, config:MoTConfig):
-        super().__init__(config); c = config; d = c.hidden_size
+        super().__init__(config)
+        c = config
+        d = c.hidden_size
         self.language_model = _Language(c); self.time_embedder = _Time(d)
         self.vae2llm,self.llm2vae = nn.Linear(c.latent_channels,d),nn.Linear(d,c.latent_channels)
-        self.vit_model = ViT(_vit_of(c)); self.connector = _Connector(c.vit_config["hidden_size"],d,c.connector_act)
+        self.vit_model = ViT(_vit_of(c))
+        self.connector = _Connector(c.vit_config["hidden_size"],d,c.connector_act)
         self.latent_pos_embed,self.vit_pos_embed = _Table(d,c.max_latent_size,c.position_period),_Table(d,c.vit_side,c.position_period)
         self.post_init()
     def _init_weights(self, m):
@@ -119,7 +143,8 @@ class MoT(PreTrainedModel):
             if m.bias is not None: nn.init.zeros_(m.bias)
         elif isinstance(m,nn.Embedding): nn.init.normal_(m.weight,std=.02 if self.config.hidden_size>1024 else .5)
     @property
-    def special(self): return Special(**self.config.special, vit_side=self.config.vit_side, latent_side=self.config.max_latent_size)
+    def special(self):
+        return Special(**self.config.special, vit_side=self.config.vit_side, latent_side=self.config.max_latent_size)
     def get_input_embeddings(self): return self.language_model.model.embed_tokens
 
     def embed(self, b:Batch, splice=None) -> tuple:
@@ -138,8 +163,11 @@ class MoT(PreTrainedModel):
 
     def forward(self, b:Batch, cache:KVCache|None=None, splice=None, record=None) -> Hidden:
         "Read a batch, after what is cached. `record(layer)` may return a function that is given the attention weights of a layer."
-        u,g = self.embed(b, splice); m = self.language_model.model; mask = b.mask
-        if cache is not None and len(cache): mask = torch.cat([cache.valid[:,None].expand(-1,mask.shape[1],-1),mask],2)
+        u,g = self.embed(b, splice)
+        m = self.language_model.model
+        mask = b.mask
+        if cache is not None and len(cache):
+            mask = torch.cat([cache.valid[:,None].expand(-1,mask.shape[1],-1),mask],2)
         cos,sin = rope(b.position, m.layers[0].self_attn.dim, self.config.rope_theta); new = []
         for i,layer in enumerate(m.layers):
             u,g,kv = layer(u,g,cos,sin,mask,i,cache,record and record(i)); new.append(kv)
@@ -148,7 +176,8 @@ class MoT(PreTrainedModel):
     def logits(self, h:Tensor) -> Tensor: return self.language_model.lm_head(h)
     def velocity(self, h:Tensor) -> Tensor: return self.llm2vae(h)
 
-def _vit_of(c): return vit_config(**{"attention_dropout":0.}, hidden=c.vit_config["hidden_size"],layers=c.vit_config["num_hidden_layers"],heads=c.vit_config["num_attention_heads"],
+def _vit_of(c):
+    return vit_config(**{"attention_dropout":0.}, hidden=c.vit_config["hidden_size"],layers=c.vit_config["num_hidden_layers"],heads=c.vit_config["num_attention_heads"],
     inter=c.vit_config["intermediate_size"],patch=c.vit_config["patch_size"],image=c.vit_config["image_size"])
 
 # %% ../../nbs/model/14_mot.ipynb #f29b56d8

@@ -36,9 +36,11 @@ def mot_config(llm:dict, vit:dict, outer:dict, special:dict|None=None, spare:int
     "Sizes from the contents of llm_config.json, vit_config.json and config.json. Raises OmniError for what is missing or not BAGEL."
     given = dict(llm=llm,vit=vit,outer=outer)
     for part,d in given.items():
-        if missing := set(BAGEL_7B[part])-set(d)-{"rms_norm_eps","rope_theta","num_channels"}: raise OmniError(f"{part} config: {', '.join(sorted(missing))} missing; take the file of the official checkpoint")
+        if missing := set(BAGEL_7B[part])-set(d)-{"rms_norm_eps","rope_theta","num_channels"}:
+            raise OmniError(f"{part} config: {', '.join(sorted(missing))} missing; take the file of the official checkpoint")
         for k,v in _ONLY[part].items():
-            if d.get(k,v)!=v: raise OmniError(f"{part} config: {k}={d[k]!r}, and only {v!r} is supported; this is not a BAGEL checkpoint")
+            if d.get(k,v)!=v:
+                raise OmniError(f"{part} config: {k}={d[k]!r}, and only {v!r} is supported; this is not a BAGEL checkpoint")
     o = OUTER|{k:v for k,v in outer.items() if k in OUTER}; vae = VAE|outer.get("vae_config",{})
     sizes = {k:v for k,v in llm.items() if k in BAGEL_7B["llm"]}; p = vit["patch_size"]
     inner = {k:vit[k] for k in ("hidden_size","num_attention_heads","intermediate_size")}|dict(num_hidden_layers=vit["num_hidden_layers"]-1,patch_size=p,num_channels=3,image_size=p*o["vit_max_num_patch_per_side"])
@@ -50,14 +52,16 @@ def empty_mot(config:MoTConfig, vit_rows:int|None=None) -> MoT:
     "The model without memory. `vit_rows`: rows of SigLIP's position table where it differs from the grid's."
     with torch.device("meta"):
         m = MoT(config); e = m.vit_model.vision_model.embeddings
-        if vit_rows and vit_rows!=len(e.position_embedding.weight): e.position_embedding = nn.Embedding(vit_rows, config.vit_config["hidden_size"])
+        if vit_rows and vit_rows!=len(e.position_embedding.weight):
+            e.position_embedding = nn.Embedding(vit_rows, config.vit_config["hidden_size"])
     return m
 
 def empty_ae(vae:dict) -> Autoencoder:
     "FLUX's autoencoder without memory, from the fields of `vae_config`."
     from diffusers import AutoencoderKL
     v = VAE|vae; n = len(v["ch_mult"])
-    if 2**(n-1)!=v["downsample"]: raise OmniError(f"vae_config: ch_mult has {n} levels, which shrink {2**(n-1)} times, and downsample is {v['downsample']}; the config is damaged")
+    if 2**(n-1)!=v["downsample"]:
+        raise OmniError(f"vae_config: ch_mult has {n} levels, which shrink {2**(n-1)} times, and downsample is {v['downsample']}; the config is damaged")
     with torch.device("meta"):
         net = AutoencoderKL(v["in_channels"], v["out_ch"], ["DownEncoderBlock2D"]*n, ["UpDecoderBlock2D"]*n, [v["ch"]*m for m in v["ch_mult"]], v["num_res_blocks"],
                             latent_channels=v["z_channels"], use_quant_conv=False, use_post_quant_conv=False)
@@ -73,12 +77,14 @@ def official_ae_key(key:str,    # diffusers' name
     if rest[0]=="up_blocks": k = f"up.{levels-1-int(rest[1])}."+".".join(rest[2:])     # counted from the other end
     for n in (0,1): k = k.replace(f"mid_block.resnets.{n}.", f"mid.block_{n+1}.")
     for a,b in (("mid_block.attentions.0.","mid.attn_1."),("group_norm","norm"),("to_out.0","proj_out"),("to_",""),("resnets.","block."),("downsamplers.0","downsample"),
-                ("upsamplers.0","upsample"),("conv_shortcut","nin_shortcut"),("conv_norm_out","norm_out")): k = k.replace(a,b)
+                ("upsamplers.0","upsample"),("conv_shortcut","nin_shortcut"),("conv_norm_out","norm_out")):
+        k = k.replace(a,b)
     return f"{side}.{k}"
 
 def ae_shapes(net) -> dict:
     "{official key: shape} of an autoencoder's network."
-    n = len(net.config.block_out_channels); conv = lambda k,s: s+[1,1] if ".attn_1." in k and len(s)==2 else s
+    n = len(net.config.block_out_channels)
+    conv = lambda k,s: s+[1,1] if ".attn_1." in k and len(s)==2 else s
     return {(o:=official_ae_key(k,n)):conv(o,list(v.shape)) for k,v in net.state_dict().items()}
 
 # %% ../../nbs/model/18_official.ipynb #8fde7f4f
@@ -93,17 +99,25 @@ def check_folder(path) -> Path:
     path = Path(path)
     if not path.is_dir(): raise OmniError(f"{path}: no such folder; give the folder of a downloaded BAGEL checkpoint")
     missing = [f for f in FILES if not (path/f).is_file()]
-    if not (path/"tokenizer.json").is_file(): missing += [f for f in ("vocab.json","merges.txt","tokenizer_config.json") if not (path/f).is_file()]
+    if not (path/"tokenizer.json").is_file():
+        missing += [f for f in ("vocab.json","merges.txt","tokenizer_config.json") if not (path/f).is_file()]
     if missing: raise OmniError(f"{path}: {', '.join(missing)} missing; this is not a complete BAGEL checkpoint")
     return path
 
 def stored_shapes(path) -> dict:
     "{key: shape} of a safetensors file, from its table alone. Raises OmniError where the file is shorter or longer than the table says."
     path = Path(path); size = path.stat().st_size
-    with path.open("rb") as f: head = f.read(8); n = struct.unpack("<Q",head)[0] if len(head)==8 else size; text = f.read(n) if 8+n<=size else b""
-    try: table = {k:v for k,v in json.loads(text).items() if k!="__metadata__"}; end = 8+n+max(v["data_offsets"][1] for v in table.values())
-    except (ValueError,KeyError,AttributeError,TypeError): raise OmniError(f"{path}: {size:,} bytes that are no whole safetensors table; the download stopped early or this is another kind of file: download it again") from None
-    if end!=size: raise OmniError(f"{path}: {size:,} bytes, and its table says {end:,}; the file is {'truncated' if size<end else 'damaged'}: download it again")
+    with path.open("rb") as f:
+        head = f.read(8)
+        n = struct.unpack("<Q",head)[0] if len(head)==8 else size
+        text = f.read(n) if 8+n<=size else b""
+    try:
+        table = {k:v for k,v in json.loads(text).items() if k!="__metadata__"}
+        end = 8+n+max(v["data_offsets"][1] for v in table.values())
+    except (ValueError,KeyError,AttributeError,TypeError):
+        raise OmniError(f"{path}: {size:,} bytes that are no whole safetensors table; the download stopped early or this is another kind of file: download it again") from None
+    if end!=size:
+        raise OmniError(f"{path}: {size:,} bytes, and its table says {end:,}; the file is {'truncated' if size<end else 'damaged'}: download it again")
     return {k:list(v["shape"]) for k,v in table.items()}
 
 def compare_keys(have:dict, want:dict, name:str):
@@ -112,7 +126,8 @@ def compare_keys(have:dict, want:dict, name:str):
     bad = [k for k in want if k in have and list(have[k])!=list(want[k])]; said = []
     if m := set(want)-set(have): said.append(f"missing: {some(m)}")
     if u := set(have)-set(want): said.append(f"unexpected: {some(u)}")
-    if bad: said.append("of other shape than the configs say: "+some({f"{k} {list(have[k])} for {list(want[k])}" for k in bad}))
+    if bad:
+        said.append("of other shape than the configs say: "+some({f"{k} {list(have[k])} for {list(want[k])}" for k in bad}))
     if said: raise OmniError(f"{name}: {'; '.join(said)}. The file and the configs do not belong together")
 
 # %% ../../nbs/model/18_official.ipynb #3d61822d
@@ -128,20 +143,27 @@ def official_tokenizer(path,           # the checkpoint's folder
         else:
             from transformers import AutoTokenizer
             hf = AutoTokenizer.from_pretrained(path, local_files_only=True).backend_tokenizer
-    except Exception as e: raise OmniError(f"{path}: its tokenizer cannot be read ({e}); download tokenizer.json again") from None
-    if absent := [s for s in SPECIALS.values() if hf.token_to_id(s) is None]: raise OmniError(f"{path}: the tokenizer has no {', '.join(absent)}; this is not BAGEL's")
+    except Exception as e:
+        raise OmniError(f"{path}: its tokenizer cannot be read ({e}); download tokenizer.json again") from None
+    if absent := [s for s in SPECIALS.values() if hf.token_to_id(s) is None]:
+        raise OmniError(f"{path}: the tokenizer has no {', '.join(absent)}; this is not BAGEL's")
     first = 1+max(hf.get_vocab(with_added_tokens=True).values())
-    if first>rows: raise OmniError(f"{path}: the tokenizer has {first} ids and the embedding {rows} rows; the files do not belong together")
+    if first>rows:
+        raise OmniError(f"{path}: the tokenizer has {first} ids and the embedding {rows} rows; the files do not belong together")
     names = [f"<name_{i}>" for i in range((rows-first)//(1+per_concept))]
     hf.add_tokens([tokenizers.AddedToken(n,normalized=False) for n in names])
-    if any(hf.token_to_id(n)!=first+i for i,n in enumerate(names)): raise OmniError(f"{path}: the tokenizer's ids have gaps; names cannot be placed behind them")
+    if any(hf.token_to_id(n)!=first+i for i,n in enumerate(names)):
+        raise OmniError(f"{path}: the tokenizer's ids have gaps; names cannot be placed behind them")
     return Tokenizer(hf, first+len(names), rows, names)
 
 # %% ../../nbs/model/18_official.ipynb #0a91575f
 @dataclass(frozen=True)
 class Fit:
     "BAGEL's resizing: sides are multiples of `stride`, none over `longest`, none under `shortest` where possible."
-    longest:int; shortest:int; stride:int; max_pixels:int=14*14*9*1024
+    longest:int
+    shortest:int
+    stride:int
+    max_pixels:int=14*14*9*1024
     def _scaled(self, size, f): return [max(self.stride, round(round(s*f)/self.stride)*self.stride) for s in size]
     def size(self, size:tuple) -> tuple:
         "(width, height) -> (width, height)."
@@ -149,11 +171,13 @@ class Fit:
         if s[0]*s[1]>self.max_pixels: s = self._scaled(s, self.max_pixels/(s[0]*s[1]))
         if max(s)>self.longest: s = self._scaled(s, self.longest/max(s))
         return tuple(s)
-    def __call__(self, image:Image.Image) -> Image.Image: return image.resize(self.size(image.size), Image.Resampling.BICUBIC)
+    def __call__(self, image:Image.Image) -> Image.Image:
+        return image.resize(self.size(image.size), Image.Resampling.BICUBIC)
 
 def default_fits(c:MoTConfig) -> tuple:
     "(autoencoder's, ViT's) `Fit`: the official demo's 1024/512/16 and 980/224/14, in proportion where the position tables are smaller."
-    p,v = c.latent_downsample*c.latent_patch_size,c.vit_config["patch_size"]; L,S = min(1024,c.max_latent_size*p),min(980,c.vit_side*v)
+    p,v = c.latent_downsample*c.latent_patch_size,c.vit_config["patch_size"]
+    L,S = min(1024,c.max_latent_size*p),min(980,c.vit_side*v)
     return Fit(L,max(p,L//2//p*p),p), Fit(S,max(v,S*224//980//v*v),v)
 
 # %% ../../nbs/model/18_official.ipynb #0efb473d
@@ -162,7 +186,8 @@ class BagelBackbone(Backbone):
     def __init__(self, model:MoT, ae:Autoencoder, tok:Tokenizer, fits:tuple|None=None, presets=None, name:str="bagel"):
         self.fits = fits or default_fits(model.config)
         super().__init__(model, ae, tok, self.fits[0].longest, presets or dict(draw=PRESETS["bagel_draw"],edit=PRESETS["bagel_edit"]), name)
-    def _fitted(self, images): return [self.fits[0](load_image(i)) for i in ([images] if isinstance(images,(Image.Image,str,Path)) else images)]
+    def _fitted(self, images):
+        return [self.fits[0](load_image(i)) for i in ([images] if isinstance(images,(Image.Image,str,Path)) else images)]
     def _tensor(self, image): return to_tensor(image)[None].to(self.device,self.dtype)
     def pixels(self, images) -> list:
         "Pictures -> list of (1,3,H,W) in [-1,1], as the autoencoder reads them."
@@ -172,7 +197,8 @@ class BagelBackbone(Backbone):
         "A `Seen` segment for each picture, each with its own grid."
         out,p = [],self.model.vit_model.config.patch_size
         for x in (self._tensor(self.fits[1](i)) for i in self._fitted(images)):
-            grid = (x.shape[2]//p,x.shape[3]//p); out.append(Seen(self.model.vit_model(patchify(x,p),grid)[0],grid))
+            grid = (x.shape[2]//p,x.shape[3]//p)
+            out.append(Seen(self.model.vit_model(patchify(x,p),grid)[0],grid))
         return out
     @torch.no_grad()
     def clean(self, images, generator=None) -> list:
@@ -180,7 +206,8 @@ class BagelBackbone(Backbone):
         return [self.latent(self.ae.encode(x,generator)) for x in self.pixels(images)]
     def latent(self, z:Tensor) -> Drawn:
         "Latents (1,z,h,w) -> a clean segment."
-        p = self.model.config.latent_patch_size; return Drawn(patchify(z,p)[0], (z.shape[2]//p,z.shape[3]//p))
+        p = self.model.config.latent_patch_size
+        return Drawn(patchify(z,p)[0], (z.shape[2]//p,z.shape[3]//p))
     @torch.inference_mode()
     def decode(self, x:Tensor, grid:tuple|None=None) -> list:
         "Latent tokens (B,N,C) of a (rows, columns) grid -> PIL pictures."
@@ -191,8 +218,12 @@ class BagelBackbone(Backbone):
         return torch.stack([torch.randn(n,generator=torch.Generator().manual_seed(int(s))) for s in seeds]).to(self.device)
     def paint(self, samples:list, seeds, guidance="draw", concept=None, drop="last", grid:tuple|None=None, **kw) -> list:
         "A picture after each list of segments. `grid`: its (rows, columns) of latent tokens; None: the last source picture's, or a square."
-        g = self.presets[guidance] if isinstance(guidance,str) else guidance; seeds = list(seeds); out = [None]*len(samples); groups = {}
-        for i,s in enumerate(samples): groups.setdefault(grid or next((d.grid for d in s[::-1] if isinstance(d,Drawn)),self.grid),[]).append(i)
+        g = self.presets[guidance] if isinstance(guidance,str) else guidance
+        seeds = list(seeds)
+        out = [None]*len(samples)
+        groups = {}
+        for i,s in enumerate(samples):
+            groups.setdefault(grid or next((d.grid for d in s[::-1] if isinstance(d,Drawn)),self.grid),[]).append(i)
         for at,rows in groups.items():
             x = draw(self.model, [samples[i] for i in rows], at, g, self.noise([seeds[i] for i in rows],at), drop=drop, **_hooks(concept), **kw)
             for i,p in zip(rows,self.decode(x,at)): out[i] = p
@@ -206,7 +237,8 @@ def _tensors(path, dtype, device):
 
 def _fill(module, stored, rename=lambda k: k):
     "Put tensors in the places of a memoryless module's, whatever shape they are stored in."
-    t = dict(stored); module.load_state_dict({k:t[rename(k)].view(v.shape) for k,v in module.state_dict().items()}, assign=True)
+    t = dict(stored)
+    module.load_state_dict({k:t[rename(k)].view(v.shape) for k,v in module.state_dict().items()}, assign=True)
 
 def _sides(shapes):
     "The sides of the position tables that a file holds."
@@ -219,12 +251,20 @@ def load_official(path,                 # folder of a checkpoint in the official
                   fits:tuple|None=None, # (autoencoder's, ViT's) `Fit`; None: the official demo's
 ) -> BagelBackbone:
     "Load BAGEL. Raises OmniError, before any weight is read, for files or tensors that are missing, unexpected, truncated or of a wrong shape."
-    path = check_folder(path); llm,vit,outer = (_json(path/f) for f in FILES[:3]); device = device or default_device()
-    ema,aes = path/"ema.safetensors",path/"ae.safetensors"; have,have_ae = stored_shapes(ema),stored_shapes(aes)
-    c = mot_config(llm,vit,outer|_sides(have)); tok = official_tokenizer(path,c.vocab_size); c.special,c.spare = tok.special,tok.spare
+    path = check_folder(path)
+    llm,vit,outer = (_json(path/f) for f in FILES[:3])
+    device = device or default_device()
+    ema,aes = path/"ema.safetensors",path/"ae.safetensors"
+    have,have_ae = stored_shapes(ema),stored_shapes(aes)
+    c = mot_config(llm,vit,outer|_sides(have))
+    tok = official_tokenizer(path,c.vocab_size)
+    c.special,c.spare = tok.special,tok.spare
     model,ae = empty_mot(c,(vit["image_size"]//vit["patch_size"])**2),empty_ae(outer.get("vae_config",{}))
-    compare_keys(have, {k:v.shape for k,v in model.state_dict().items()}, str(ema)); compare_keys(have_ae, ae_shapes(ae.net), str(aes)); n = len(ae.net.config.block_out_channels)
-    _fill(model, _tensors(ema,dtype,device)); _fill(ae.net, _tensors(aes,dtype,device), lambda k: official_ae_key(k,n))
+    compare_keys(have, {k:v.shape for k,v in model.state_dict().items()}, str(ema))
+    compare_keys(have_ae, ae_shapes(ae.net), str(aes))
+    n = len(ae.net.config.block_out_channels)
+    _fill(model, _tensors(ema,dtype,device))
+    _fill(ae.net, _tensors(aes,dtype,device), lambda k: official_ae_key(k,n))
     return BagelBackbone(model, ae, tok, fits, name=path.name)
 
 # %% ../../nbs/model/18_official.ipynb #87213ab1
@@ -235,18 +275,24 @@ def _byte_tokenizer():
     "A tokenizer whose words are the 256 bytes and the special tokens."
     import tokenizers as T
     letters = sorted(T.pre_tokenizers.ByteLevel.alphabet())
-    hf = T.Tokenizer(T.models.BPE({b:i for i,b in enumerate(letters)},[])); hf.pre_tokenizer,hf.decoder = T.pre_tokenizers.ByteLevel(add_prefix_space=False),T.decoders.ByteLevel()
+    hf = T.Tokenizer(T.models.BPE({b:i for i,b in enumerate(letters)},[]))
+    hf.pre_tokenizer,hf.decoder = T.pre_tokenizers.ByteLevel(add_prefix_space=False),T.decoders.ByteLevel()
     hf.add_special_tokens(list(SPECIALS.values())); return hf
 
 def random_official(path, seed:int=0, sizes:dict=SMALL) -> Path:
     "Write a random checkpoint in the official layout; `sizes` as in `BAGEL_7B`. The tokenizer's words are single bytes."
     from safetensors.torch import save_file
-    path = Path(path); path.mkdir(parents=True,exist_ok=True); vae = sizes["outer"].get("vae_config",{})
+    path = Path(path)
+    path.mkdir(parents=True,exist_ok=True)
+    vae = sizes["outer"].get("vae_config",{})
     for f,part in zip(FILES,("llm","vit","outer")): (path/f).write_text(json.dumps(sizes[part],indent=1))
     _byte_tokenizer().save(str(path/"tokenizer.json"))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed); model = MoT(mot_config(**sizes)); net = empty_ae(vae).net.to_empty(device="cpu")
+        torch.manual_seed(seed)
+        model = MoT(mot_config(**sizes))
+        net = empty_ae(vae).net.to_empty(device="cpu")
         for m in net.modules():
             if hasattr(m,"reset_parameters"): m.reset_parameters()
     names = ae_shapes(net); save_file(dict(model.state_dict()), path/"ema.safetensors")
-    save_file({k:v.view(s).contiguous() for (k,s),v in zip(names.items(),net.state_dict().values())}, path/"ae.safetensors"); return path
+    save_file({k:v.view(s).contiguous() for (k,s),v in zip(names.items(),net.state_dict().values())}, path/"ae.safetensors")
+    return path

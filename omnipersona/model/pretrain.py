@@ -24,19 +24,23 @@ __all__ = ['GROUPS', 'Shard', 'Mixture', 'facts_text', 'text_sample', 'batches',
 
 # %% ../../nbs/model/19_pretrain.ipynb #512a2bc8
 class Shard:
-    "Families with their latents (n,7,16,64) and ViT features (n,7,36,D), in half precision."
-    def __init__(self, first:int, n:int, ae, vit, latent_patch:int=2, jobs:int=1, batch:int=256):
-        self.fams,pics = families(first, n, jobs); z,f = [],[]; flat = pics.reshape(-1,*pics.shape[2:])
-        side = vit.config.image_size//vit.config.patch_size
-        with torch.inference_mode():
-            for i in range(0,len(flat),batch):
-                x = as_pixels(flat[i:i+batch])
-                z.append(patchify(ae.encode(x),latent_patch).half()); f.append(vit(vit_inputs(x,vit.config),(side,side)).half())
-        self.z,self.f = (torch.cat(v).view(n,7,*v[0].shape[1:]).clone() for v in (z,f)); self.vside = (side,side); self.zside = (int(self.z.shape[2]**.5),)*2
+    "Families with their latents (n,7,16,96) and ViT features (n,7,36,D), in half precision."
+    def __init__(self, first:int, n:int, ae, vit, latent_patch:int=2, jobs:int=1, batch:int=256, dtype=torch.float32):
+        self.fams,pics = families(first, n, jobs); z,f = [],[]
+        flat = pics.reshape(-1,*pics.shape[2:]); side = vit.config.image_size//vit.config.patch_size
+        for i in range(0,len(flat),batch):
+            x = as_pixels(flat[i:i+batch])
+            with torch.inference_mode(), torch.autocast("cpu",dtype,enabled=dtype!=torch.float32):
+                z.append(patchify(ae.encode(x),latent_patch).half())
+                f.append(vit(vit_inputs(x,vit.config),(side,side)).half())
+        self.z,self.f = (torch.cat(v).view(n,7,*v[0].shape[1:]).clone() for v in (z,f))
+        self.vside,self.zside = (side,side),(int(self.z.shape[2]**.5),)*2
     def __len__(self): return len(self.fams)
     def seen(self, i, j): return Seen(self.f[i,j].float(), self.vside)
     def clean(self, i, j): return Drawn(self.z[i,j].float(), self.zside)
-    def noised(self, i, j, t): x = self.z[i,j].float(); return Drawn(x, self.zside, float(t), torch.randn_like(x))
+    def noised(self, i, j, t):
+        x = self.z[i,j].float()
+        return Drawn(x, self.zside, float(t), torch.randn_like(x))
 
 # %% ../../nbs/model/19_pretrain.ipynb #04bbf532
 class Mixture:
@@ -45,10 +49,12 @@ class Mixture:
         self.s,self.tok,self.r,self.copies,self.shift = shard,tok,np.random.default_rng(seed),copies,shift
     def text(self, s, loss=False): return Text(self.tok(s), loss)
     def coin(self, p): return self.r.random()<p
-    def name(self, *but): return self.tok.names[self.r.choice([i for i in range(len(self.tok.names)) if self.tok.names[i] not in but])]
+    def name(self, *but):
+        return self.tok.names[self.r.choice([i for i in range(len(self.tok.names)) if self.tok.names[i] not in but])]
     def draw(self, i, j):
         t = (torch.randperm(self.copies)+torch.rand(self.copies))/self.copies        # stratified: one from each part of the distribution
-        t = torch.sigmoid(torch.erfinv((2*t-1).clamp(-.999,.999))*2**.5); t = self.shift*t/(1+(self.shift-1)*t)
+        t = torch.sigmoid(torch.erfinv((2*t-1).clamp(-.999,.999))*2**.5)
+        t = self.shift*t/(1+(self.shift-1)*t)
         return [self.s.noised(i,j,v) for v in t]
     def who(self, i, name=None): return name or f"the {self.s.fams[i][0][0].char.species}"
     def picture(self, i, j, und=None):
@@ -64,30 +70,50 @@ class Mixture:
         if k==2: return [self.text(f"{n} is a {t.color} {t.pattern} {t.species} .")]
         return [self.text(f"{n} is"),*self.picture(i,ref,und=k==1)]
     def subject(self, i):
-        n = self.name(); a,b = self.r.permutation(3)[:2]; sc = self.s.fams[i][0][b]; u = self.r.random()
+        n = self.name()
+        a,b = self.r.permutation(3)[:2]
+        sc = self.s.fams[i][0][b]
+        u = self.r.random()
         head = self.prefix(i,n,a); cap = [self.text(caption(sc,self.r,n,keep=.85))]
         if u<.08: head = []
         elif u<.14: cap = []
         return head+cap+self.draw(i,b)
     def edit(self, i):
-        k = int(self.r.integers(2)); _,text = self.s.fams[i][1][k]; named = "<who>" in text and self.coin(.4)
-        n = self.name() if named else None; head = self.prefix(i,n,2) if named else []; u = self.r.random()
-        src = [] if u<.06 else self.picture(i,k); ins = [] if .06<=u<.14 else [self.text(text.replace("<who>",self.who(i,n)))]
+        k = int(self.r.integers(2))
+        _,text = self.s.fams[i][1][k]
+        named = "<who>" in text and self.coin(.4)
+        n = self.name() if named else None
+        head = self.prefix(i,n,2) if named else []
+        u = self.r.random()
+        src = [] if u<.06 else self.picture(i,k)
+        ins = [] if .06<=u<.14 else [self.text(text.replace("<who>",self.who(i,n)))]
         return head+src+ins+self.draw(i,EDIT0+k)
-    def vqa(self, i, turns=3):
-        j = int(self.r.choice([0,1,2,LOOK,SOLO],p=[.22,.22,.22,.22,.12])); sc = self.s.fams[i][0][j]; n = None; head = []
+    def vqa(self, i, turns=4):
+        j = int(self.r.choice([0,1,2,LOOK,SOLO],p=[.22,.22,.22,.22,.12]))
+        sc = self.s.fams[i][0][j]
+        n = None
+        head = []
         if j<3 and self.coin(.4): n = self.name(); head = self.prefix(i,n,(j+1)%3)
-        out = head+[self.s.seen(i,j)]; qs = open_questions(sc,n); used = self.r.permutation(len(qs))
+        out = head+[self.s.seen(i,j)]
+        qs = open_questions(sc,n)
+        used = self.r.permutation(len(qs))
         for k in range(turns):
             q,a = yes_no(sc,self.r,n) if k%2 else qs[used[k%len(qs)]]
             out += [self.text(q),self.text(a,True)]
         return out
     def recognise(self, i):
-        n = self.name(); a,b = self.r.permutation(3)[:2]; u = self.r.random(); yes = u<.5
-        o = int(self.r.integers(len(self.s))); q = (i,b) if yes else (i,LOOK) if u<.8 else (o,int(self.r.integers(3)))
-        head = [self.text(f"{n} is")]
-        for ref in ([a] if self.coin(.7) else [a,3-a-b]): head += self.picture(i,ref,und=self.coin(.5))
-        return head+[self.s.seen(*q),self.text(f"is {n} in the photo ?"),self.text("yes" if yes or o==i and not u<.8 else "no",True)]
+        "One or two pictures of a name, then photographs of it, of its look-alike and of others, in random order: is it there?"
+        n = self.name()
+        refs = self.r.permutation(3)
+        k = 1 if self.coin(.7) else 2
+        other = int(self.r.integers(len(self.s)-1)); other += other>=i
+        asked = [(i,refs[2],"yes"),(i,LOOK,"no"),(i,refs[1],"yes") if k==1 and self.coin(.5) else (other,int(self.r.integers(3)),"no")]
+        out = [self.text(f"{n} is")]
+        for ref in refs[:k]: out += self.picture(i,ref,und=self.coin(.5))
+        for q in self.r.permutation(3):
+            f,j,answer = asked[q]
+            out += [self.s.seen(f,j),self.text(f"is {n} in the photo ?"),self.text(answer,True)]
+        return out
 
 # %% ../../nbs/model/19_pretrain.ipynb #69964bd5
 def facts_text(n, ch, keys, r) -> str:
@@ -97,12 +123,23 @@ def facts_text(n, ch, keys, r) -> str:
 
 def text_sample(m, copies=None) -> list:
     "Facts of one or two names with questions, intent parsing, memory retrieval or prompt rewriting."
-    r = m.r; n = m.name(); keys = list(FACTS)
-    new = lambda: (Character(random_traits(r)).description, random_facts(r)); ch = new(); key = str(r.choice(keys)); fact = ch[1][key]
-    req = requests(key,n,fact,str(r.choice(PLACES)) if m.coin(.6) else None); T,T2 = req[r.integers(len(req))]; q = fact_question(key,n); u = r.random()
+    r = m.r
+    n = m.name()
+    keys = list(FACTS)
+    new = lambda: (Character(random_traits(r)).description, random_facts(r))
+    ch = new()
+    key = str(r.choice(keys))
+    fact = ch[1][key]
+    req = requests(key,n,fact,str(r.choice(PLACES)) if m.coin(.6) else None)
+    T,T2 = req[r.integers(len(req))]
+    q = fact_question(key,n)
+    u = r.random()
     if u<.45:
         known = [k for k in keys if k==key or m.coin(.6)]; about = facts_text(n,ch,known,r)
-        if m.coin(.3): n2 = m.name(n); more = facts_text(n2,new(),known,r); about = f"{about} {more}" if m.coin(.5) else f"{more} {about}"
+        if m.coin(.3):
+            n2 = m.name(n)
+            more = facts_text(n2,new(),known,r)
+            about = f"{about} {more}" if m.coin(.5) else f"{more} {about}"
         return [m.text(about),m.text(q),m.text(fact,True)]
     if u<.72:                                                   # intent parsing, with examples
         out = [x for _ in range(int(r.integers(0,3))) for x in _example(m)]
@@ -111,11 +148,13 @@ def text_sample(m, copies=None) -> list:
     return [m.text(f"request : {T} question : {q} answer : {fact} rewrite :"),m.text(T2,True)]
 
 def _example(m):
-    r = m.r; n,key = m.name(),str(r.choice(list(FACTS))); req = requests(key,n,random_facts(r)[key],str(r.choice(PLACES)) if m.coin(.6) else None)
+    r = m.r
+    n,key = m.name(),str(r.choice(list(FACTS)))
+    req = requests(key,n,random_facts(r)[key],str(r.choice(PLACES)) if m.coin(.6) else None)
     return [m.text(f"request : {req[r.integers(len(req))][0]} question :"),m.text(fact_question(key,n))]
 
 # %% ../../nbs/model/19_pretrain.ipynb #265be019
-GROUPS = dict(t2i=(24,dict(t2i=1.)), context=(12,dict(edit=.6,subject=.4)), talk=(10,dict(vqa=.75,recognise=.25)), text=(8,dict(text=1.)))
+GROUPS = dict(t2i=(24,dict(t2i=1.)), context=(12,dict(edit=.6,subject=.4)), talk=(8,dict(vqa=.6,recognise=.4)), text=(3,dict(text=1.)))
 
 def batches(mix:Mixture, groups=GROUPS) -> dict:
     "One packed batch per group, homogeneous in task so that little is padding."
@@ -130,26 +169,38 @@ def pretrain_losses(model, bs:dict) -> dict:
     "Losses by task: cross-entropy or velocity error."
     out = {}
     for task,b in bs.items():
-        h = model(b); out[task] = text_loss(model,h,b) if (b.labels>=0).any() else image_loss(model,h,b).mean()
+        h = model(b)
+        out[task] = text_loss(model,h,b) if (b.labels>=0).any() else image_loss(model,h,b).mean()
     return out
 
 class Trainer:
     "The resumable loop. `folder` holds its checkpoint and log; `weights` scale the tasks' losses."
-    def __init__(self, model, mix, folder, peak=1e-3, warm=100, steps=4000, cooldown=1000, ema=.999, weights=None, groups=None):
-        self.model,self.mix,self.dir = model,mix,Path(folder); self.dir.mkdir(parents=True,exist_ok=True)
-        self.peak,self.warm,self.steps,self.cooldown,self.decay = peak,warm,steps,cooldown,ema; self.weights = weights or {}; self.groups = groups or GROUPS
+    def __init__(self, model, mix, folder, peak=1e-3, warm=100, steps=4000, cooldown=1000, ema=.999, weights=None, groups=None, dtype=torch.float32):
+        self.dtype = dtype        # of matrix products (autocast); weights, averages and optimiser stay float32
+        self.model,self.mix,self.dir = model,mix,Path(folder)
+        self.dir.mkdir(parents=True,exist_ok=True)
+        self.peak,self.warm,self.steps,self.cooldown,self.decay = peak,warm,steps,cooldown,ema
+        self.weights = weights or {}
+        self.groups = groups or GROUPS
         mix.special,mix.channels = model.special,model.config.latent_channels
         self.params = {k:p for k,p in model.named_parameters() if p.requires_grad and not k.startswith("vit_model")}
         self.opt = torch.optim.AdamW(list(self.params.values()), peak, betas=(.9,.98), weight_decay=.01)
-        self.ema = {k:p.detach().clone() for k,p in self.params.items()}; self.step,self.rows,self.sums = 0,[],{}
-    def lr(self): return self.peak*min(1,(self.step+1)/self.warm)*min(1,max(.02,(self.steps-self.step)/max(1,self.cooldown)))
+        self.ema = {k:p.detach().clone() for k,p in self.params.items()}
+        self.step,self.rows,self.sums = 0,[],{}
+    def lr(self):
+        return self.peak*min(1,(self.step+1)/self.warm)*min(1,max(.02,(self.steps-self.step)/max(1,self.cooldown)))
     def one(self):
         for g in self.opt.param_groups: g["lr"] = self.lr()
-        losses = pretrain_losses(self.model, batches(self.mix, self.groups))
+        with torch.autocast("cpu",self.dtype,enabled=self.dtype!=torch.float32):
+            losses = pretrain_losses(self.model, batches(self.mix, self.groups))
         sum(self.weights.get(k,1.)*v for k,v in losses.items()).backward()
-        nn.utils.clip_grad_norm_(self.params.values(), 1.); self.opt.step(); self.opt.zero_grad(); self.step += 1
+        nn.utils.clip_grad_norm_(self.params.values(), 1.)
+        self.opt.step()
+        self.opt.zero_grad()
+        self.step += 1
         d = min(self.decay, self.step/(self.step+20))
-        with torch.no_grad(): torch._foreach_lerp_(list(self.ema.values()), [p.detach() for p in self.params.values()], 1-d)
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.ema.values()), [p.detach() for p in self.params.values()], 1-d)
         for k,v in losses.items(): self.sums.setdefault(k,[]).append(float(v.detach()))
     def run(self, until=None, seconds=None, every=50, report=print):
         t0 = time.time()
@@ -164,8 +215,10 @@ class Trainer:
         "Weights, averages, optimiser state and step, in one file that appears at once."
         st = {f"w.{k}":p.detach() for k,p in self.params.items()}|{f"e.{k}":v for k,v in self.ema.items()}
         for k,p in self.params.items():
-            if p in self.opt.state: st |= {f"m.{k}":self.opt.state[p]["exp_avg"],f"v.{k}":self.opt.state[p]["exp_avg_sq"]}
-        save_file({k:v.contiguous() for k,v in st.items()}, self.dir/"new", metadata=dict(step=str(self.step))); os.replace(self.dir/"new", self.dir/"state.safetensors")
+            if p in self.opt.state:
+                st |= {f"m.{k}":self.opt.state[p]["exp_avg"],f"v.{k}":self.opt.state[p]["exp_avg_sq"]}
+        save_file({k:v.contiguous() for k,v in st.items()}, self.dir/"new", metadata=dict(step=str(self.step)))
+        os.replace(self.dir/"new", self.dir/"state.safetensors")
         (self.dir/"log.json").write_text("[\n"+",\n".join(json.dumps(r) for r in self.rows)+"\n]\n")
     def use_average(self):
         "Put the averaged weights into the model."
@@ -179,8 +232,11 @@ class Trainer:
             self.step = int(s.metadata()["step"]); st = {k:s.get_tensor(k) for k in s.keys()}
         for k,p in self.params.items():
             p.data.copy_(st[f"w.{k}"]); self.ema[k].copy_(st[f"e.{k}"])
-            if f"m.{k}" in st: self.opt.state[p] = dict(step=torch.tensor(float(self.step)),exp_avg=st[f"m.{k}"],exp_avg_sq=st[f"v.{k}"])
-        log = self.dir/"log.json"; self.rows = json.loads(log.read_text()) if log.exists() else []; return self
+            if f"m.{k}" in st:
+                self.opt.state[p] = dict(step=torch.tensor(float(self.step)),exp_avg=st[f"m.{k}"],exp_avg_sq=st[f"v.{k}"])
+        log = self.dir/"log.json"
+        self.rows = json.loads(log.read_text()) if log.exists() else []
+        return self
 
 # %% ../../nbs/model/19_pretrain.ipynb #7257d30f
 def curves(log:list, smooth:int=3):
@@ -188,24 +244,61 @@ def curves(log:list, smooth:int=3):
     import matplotlib.pyplot as plt
     fig,axes = plt.subplots(1,2,figsize=(9,2.6))
     for k in sorted({k for r in log for k in r}-{"step","lr","s"}):
-        ax = axes[int(k in ("t2i","edit","subject"))]; ax.plot([r["step"] for r in log if k in r],[r[k] for r in log if k in r],label=k,lw=1); ax.legend(fontsize=8); ax.set_xlabel("step",fontsize=8)
-    axes[0].set_title("cross-entropy (nats per token)",fontsize=9); axes[0].set_yscale("log"); axes[1].set_title("velocity error (MSE)",fontsize=9); fig.tight_layout(); plt.close(fig); return fig
+        ax = axes[int(k in ("t2i","edit","subject"))]
+        ax.plot([r["step"] for r in log if k in r],[r[k] for r in log if k in r],label=k,lw=1)
+        ax.legend(fontsize=8)
+        ax.set_xlabel("step",fontsize=8)
+    axes[0].set_title("cross-entropy (nats per token)",fontsize=9)
+    axes[0].set_yscale("log")
+    axes[1].set_title("velocity error (MSE)",fontsize=9)
+    fig.tight_layout()
+    plt.close(fig)
+    return fig
 
 # %% ../../nbs/model/19_pretrain.ipynb #46eebb52
-def main(folder="pretrain", n_families=5000, first=0, steps=6000, cooldown=1000, jobs=2, start=None, out=None, groups=None, seconds=None):
-    "`make pretrain`: autoencoder, ViT, then the unified model. Each stage is skipped where its result lies in `folder`, and the last one resumes. `start`: a saved backbone ('tiny': the shipped one) whose doors and weights are gone on from."
+def _doors(d, vit, n_families, jobs, start, dtype):
+    "The autoencoder and the ViT in folder `d`: found there, taken from the saved backbone `start`, or trained on families of their own."
     from omnipersona.model.encoders import train_autoencoder, train_vit
-    from omnipersona.model.vision import Autoencoder, ViT, vit_config
+    from omnipersona.model.vision import Autoencoder
+    from omnipersona.model.backbone import load_backbone
+    ae_at,vit_at = d/"ae",d/"vit.safetensors"
+    if start and not ae_at.exists(): load_backbone(start).ae.save_pretrained(ae_at)
+    if start and not vit_at.exists(): save_file(load_backbone(start).model.vit_model.state_dict(), vit_at)
+    if not (ae_at.exists() and vit_at.exists()):
+        fams,pics = families(100_000,n_families,jobs)
+        flat = pics.reshape(-1,*pics.shape[2:])
+        scenes = [s for f in fams for s in f[0]]
+        if not ae_at.exists(): train_autoencoder(flat,steps=8000,batch=32,dtype=dtype)[0].save_pretrained(ae_at)
+        if not vit_at.exists():
+            save_file(train_vit(flat,scenes,steps=9000,vit=vit,dtype=dtype)[0].state_dict(), vit_at)
+    vit.load_state_dict(load_file(vit_at))
+    return Autoencoder.from_pretrained(ae_at).eval(),vit.eval()
+
+def main(folder="pretrain", n_families=20_000, first=0, steps=16_000, cooldown=4000, jobs=2, start=None, out=None, groups=None, seconds=None, dtype=None, compiled=False):
+    """`make pretrain`: autoencoder, ViT, then the unified model; weights in `out` (`folder`/tiny).
+
+    Each stage is skipped where its result lies in `folder`; the last one resumes. `start`: a saved backbone ("tiny": the shipped one) to go on from.
+    `dtype` of matrix products: None takes bfloat16 where it measures faster here. `compiled`: torch.compile the layers (needs a C++ compiler, three minutes, then 1.6x)."""
+    from omnipersona.basics import compute_dtype
+    from omnipersona.model.vision import ViT, vit_config
     from omnipersona.model.backbone import Backbone, load_backbone
-    d = Path(folder); d.mkdir(parents=True,exist_ok=True); torch.set_flush_denormal(True); tok = tiny_tokenizer(); vit = ViT(vit_config(hidden=160,inter=480))
-    stages = [(d/"ae").exists(),(d/"vit.safetensors").exists()]
-    if start and not stages[0]: bb = load_backbone(start); bb.ae.save_pretrained(d/"ae"); save_file(bb.model.vit_model.state_dict(),d/"vit.safetensors"); stages = [True,True]
-    if not all(stages): fams,pics = families(100_000,n_families,jobs); flat = pics.reshape(-1,*pics.shape[2:]); scenes = [s for f in fams for s in f[0]]
-    if not stages[0]: train_autoencoder(flat,steps=2500)[0].save_pretrained(d/"ae")
-    if not stages[1]: save_file(train_vit(flat,scenes,steps=2500,vit=vit)[0].state_dict(),d/"vit.safetensors")
-    ae = Autoencoder.from_pretrained(d/"ae").eval(); vit.load_state_dict(load_file(d/"vit.safetensors")); vit.eval(); shard = Shard(first,n_families,ae,vit,jobs=jobs)
-    torch.manual_seed(0); model = MoT(MoTConfig(vocab_size=tok.rows,special=tok.special,spare=tok.spare)); model.vit_model.load_state_dict(vit.state_dict())
+    d = Path(folder)
+    d.mkdir(parents=True,exist_ok=True)
+    torch.set_flush_denormal(True)
+    dtype = dtype or compute_dtype("cpu")
+    tok = tiny_tokenizer()
+    ae,vit = _doors(d, ViT(vit_config(hidden=160,inter=480)), n_families, jobs, start, dtype)
+    shard = Shard(first,n_families,ae,vit,jobs=jobs,dtype=dtype)
+    torch.manual_seed(0)
+    model = MoT(MoTConfig(vocab_size=tok.rows,special=tok.special,spare=tok.spare))
     if start: model.load_state_dict(load_backbone(start).model.state_dict())
-    model.requires_grad_(True).vit_model.requires_grad_(False); model.latent_pos_embed.requires_grad_(False); model.vit_pos_embed.requires_grad_(False)
-    t = Trainer(model,Mixture(shard,tok,seed=first),d,steps=steps,cooldown=cooldown,groups=groups).resume().run(seconds=seconds)
-    t.use_average(); Backbone(model,ae,tok).save_pretrained(out or d/"tiny")
+    model.vit_model.load_state_dict(vit.state_dict()); model.requires_grad_(True)
+    for fixed in (model.vit_model,model.latent_pos_embed,model.vit_pos_embed): fixed.requires_grad_(False)
+    if compiled:
+        for layer in model.language_model.model.layers: layer.compile(dynamic=True)
+    t = Trainer(model,Mixture(shard,tok,seed=first),d,steps=steps,cooldown=cooldown,groups=groups,dtype=dtype).resume()
+    t.mix.r = np.random.default_rng((first,t.step))
+    torch.manual_seed(t.step)      # a resumed run does not repeat its samples
+    t.run(seconds=seconds)
+    t.use_average()
+    Backbone(model,ae,tok).save_pretrained(out or d/"tiny")

@@ -18,7 +18,9 @@ __all__ = ['Text', 'Seen', 'Drawn', 'Special', 'Batch', 'pack']
 @dataclass
 class Text:
     "Token ids, without bos and eos. `loss=True`: the model learns to say it. `wrap=False`: the ids as they are (decoding)."
-    ids:list; loss:bool=False; wrap:bool=True
+    ids:list
+    loss:bool=False
+    wrap:bool=True
 
 @dataclass
 class Seen:
@@ -28,12 +30,21 @@ class Seen:
 @dataclass
 class Drawn:
     "A picture in latents (N, C) on a grid. Clean where `t` is None; else at time `t`, with `noise` to be taken away, and a loss of `weight`."
-    x:Tensor; grid:tuple; t:float|None=None; noise:Tensor|None=None; weight:float=1.
+    x:Tensor
+    grid:tuple
+    t:float|None=None
+    noise:Tensor|None=None
+    weight:float=1.
 
 @dataclass(frozen=True)
 class Special:
     "Ids of the tokens that frame text and pictures, and how wide the position tables are."
-    bos:int; eos:int; start:int; end:int; vit_side:int; latent_side:int
+    bos:int
+    eos:int
+    start:int
+    end:int
+    vit_side:int
+    latent_side:int
 
 # %% ../../nbs/model/13_segments.ipynb #94fbf7d7
 class Batch:
@@ -59,7 +70,8 @@ class Batch:
     def to(self, device, dtype=None):
         "Move to a device; real-valued tensors also to `dtype`."
         for k,v in list(vars(self).items()):
-            if isinstance(v,Tensor): setattr(self, k, v.to(device, dtype if v.is_floating_point() and dtype and k not in ("t",) else None))
+            if isinstance(v,Tensor):
+                setattr(self, k, v.to(device, dtype if v.is_floating_point() and dtype and k not in ("t",) else None))
         return self
 
 # %% ../../nbs/model/13_segments.ipynb #e5083a6b
@@ -69,15 +81,20 @@ class _Row:
         self.s,self.gen_ids,self.pos,self.n,self.seg = special,gen_ids,start,0,-1
         self.und,self.gen,self.feats,self.lat,self.logical = [],[],[],[],[]   # und/gen: (order, segment, mode, position, id, label, weight)
     def _und(self, mode, i, label=-100, w=0.):
-        self.logical.append((0,len(self.und))); self.und.append((self.n,self.seg,mode,self.pos,i,label,w)); self.n += 1
+        self.logical.append((0,len(self.und)))
+        self.und.append((self.n,self.seg,mode,self.pos,i,label,w))
+        self.n += 1
     def _gen(self, mode, i=-1):
-        self.logical.append((1,len(self.gen))); self.gen.append((self.n,self.seg,mode,self.pos,i)); self.n += 1
+        self.logical.append((1,len(self.gen)))
+        self.gen.append((self.n,self.seg,mode,self.pos,i))
+        self.n += 1
     def text(self, s):
         ids = [self.s.bos,*s.ids,self.s.eos] if s.wrap else list(s.ids); w = (len(s.ids)+1)**-.5
         for j,i in enumerate(ids):
             if i in self.gen_ids: self._gen(CAUSAL, i)
             else:
-                on = s.loss and j+1<len(ids); self._und(CAUSAL, i, ids[j+1] if on else -100, w if on else 0.)
+                on = s.loss and j+1<len(ids)
+                self._und(CAUSAL, i, ids[j+1] if on else -100, w if on else 0.)
             self.pos += 1
     def seen(self, s):
         self._und(FULL, self.s.start); self.feats.append((len(self.und), s))
@@ -110,11 +127,14 @@ def pack(samples:list,        # of lists of segments
         for s in segs: r.add(s)
         rows.append(r)
     B,Lu,Lg = len(rows),max(len(r.und) for r in rows),max(len(r.gen) for r in rows); b = Batch()
-    U = _pad([r.und for r in rows], Lu, (0,-1,0,0,-1,-100,0.)) if Lu else torch.zeros(B,0,7); G = _pad([r.gen for r in rows], Lg, (0,-1,0,0,-1)) if Lg else torch.zeros(B,0,5)
+    U = _pad([r.und for r in rows], Lu, (0,-1,0,0,-1,-100,0.)) if Lu else torch.zeros(B,0,7)
+    G = _pad([r.gen for r in rows], Lg, (0,-1,0,0,-1)) if Lg else torch.zeros(B,0,5)
     meta = torch.cat([U[...,:4],G[...,:4]],1).long()
-    b.position,b.valid = meta[...,3],meta[...,1]>=0; b.mask = attention_mask(meta[...,0],meta[...,1],meta[...,2])
+    b.position,b.valid = meta[...,3],meta[...,1]>=0
+    b.mask = attention_mask(meta[...,0],meta[...,1],meta[...,2])
     b.ids,b.labels,b.ce_weight,b.gen_ids = U[...,4].long(),U[...,5].long(),U[...,6].float(),G[...,4].long()
-    b.next_position = torch.tensor([r.pos for r in rows]); b.slots = [[j+k*Lu for k,j in r.logical] for r in rows]
+    b.next_position = torch.tensor([r.pos for r in rows])
+    b.slots = [[j+k*Lu for k,j in r.logical] for r in rows]
     _place_features(b, rows, special, Lu); _place_latents(b, rows, special, Lg, channels)
     return b
 
@@ -131,6 +151,11 @@ def _place_latents(b, rows, sp, Lg, C):
     b.t,b.mse_weight,b.latent_pos,b.sample = torch.zeros(B,Lg),torch.zeros(B,Lg),torch.full((B,Lg),-1),torch.full((B,Lg),-1)
     for i,r in enumerate(rows):
         for j,(at,s) in enumerate(r.lat):
-            sl = slice(at,at+len(s.x)); b.latent_pos[i,sl] = grid_ids(s.grid,sp.latent_side); b.sample[i,sl] = j
+            sl = slice(at,at+len(s.x))
+            b.latent_pos[i,sl] = grid_ids(s.grid,sp.latent_side)
+            b.sample[i,sl] = j
             if s.t is None or s.noise is None: b.x[i,sl] = s.x; b.t[i,sl] = s.t or 0.
-            else: b.x[i,sl],b.target[i,sl] = interpolate(s.x,s.noise,s.t); b.t[i,sl] = s.t; b.mse_weight[i,sl] = s.weight
+            else:
+                b.x[i,sl],b.target[i,sl] = interpolate(s.x,s.noise,s.t)
+                b.t[i,sl] = s.t
+                b.mse_weight[i,sl] = s.weight

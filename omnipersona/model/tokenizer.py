@@ -20,11 +20,13 @@ class Tokenizer:
     "Text to ids and back, around a Hugging Face tokenizer. `names`: reserved name tokens; `spare`: first free row of the embedding."
     def __init__(self, hf, spare:int, rows:int, names=()):
         self.hf,self.spare,self.rows,self.names = hf,spare,rows,list(names)
-        self.special = {k:hf.token_to_id(v) for k,v in SPECIALS.items()}; self._reserved = set(SPECIALS.values())
+        self.special = {k:hf.token_to_id(v) for k,v in SPECIALS.items()}
+        self._reserved = set(SPECIALS.values())
     def __call__(self, text:str) -> list:
         "Ids of a text. Raises OmniError for special tokens inside it and for words the model does not know."
         for s in self._reserved:
-            if s in text: raise OmniError(f"{text!r}: contains the special token {s}, which only the model may use; leave it out")
+            if s in text:
+                raise OmniError(f"{text!r}: contains the special token {s}, which only the model may use; leave it out")
         e = self.hf.encode(text, add_special_tokens=False); unk = self.hf.token_to_id("[UNK]")
         if unk is not None and unk in e.ids:
             bad = sorted({text[a:b] for i,(a,b) in zip(e.ids,e.offsets) if i==unk})
@@ -36,8 +38,10 @@ class Tokenizer:
 def tiny_tokenizer() -> Tokenizer:
     "The toy world's tokenizer: specials, words, reserved names."
     import tokenizers as T
-    names = [f"<name_{i}>" for i in range(N_NAMES)]; words = [*SPECIALS.values(),"[UNK]",*vocabulary(),*names]
-    hf = T.Tokenizer(T.models.WordLevel({w:i for i,w in enumerate(words)}, unk_token="[UNK]")); hf.pre_tokenizer = T.pre_tokenizers.WhitespaceSplit()
+    names = [f"<name_{i}>" for i in range(N_NAMES)]
+    words = [*SPECIALS.values(),"[UNK]",*vocabulary(),*names]
+    hf = T.Tokenizer(T.models.WordLevel({w:i for i,w in enumerate(words)}, unk_token="[UNK]"))
+    hf.pre_tokenizer = T.pre_tokenizers.WhitespaceSplit()
     return Tokenizer(hf, len(words), len(words)+N_SPARE, names)
 
 def clean(text:str) -> str:

@@ -31,7 +31,8 @@ def unpatchify(x:Tensor, p:int, grid:tuple) -> Tensor:
 
 def grid_ids(grid:tuple, side:int) -> Tensor:
     "Indexes of a (rows, columns) grid in a position table of `side` columns. Raises OmniError where the grid is larger than the table."
-    if max(grid)>side: raise OmniError(f"a grid of {grid[0]} x {grid[1]} patches is larger than this model's {side} x {side}; use a smaller picture")
+    if max(grid)>side:
+        raise OmniError(f"a grid of {grid[0]} x {grid[1]} patches is larger than this model's {side} x {side}; use a smaller picture")
     return (torch.arange(grid[0])[:,None]*side+torch.arange(grid[1])).flatten()
 
 # %% ../../nbs/model/12_vision.ipynb #ebfb491c
@@ -49,11 +50,14 @@ def sincos_2d(dim:int,   # channels: half for the column, half for the row
 class ViTEmbeddings(nn.Module):
     def __init__(self, c:SiglipVisionConfig):
         super().__init__(); n = (c.image_size//c.patch_size)**2
-        self.patch_embedding = nn.Linear(c.num_channels*c.patch_size**2, c.hidden_size); self.position_embedding = nn.Embedding(n, c.hidden_size)
+        self.patch_embedding = nn.Linear(c.num_channels*c.patch_size**2, c.hidden_size)
+        self.position_embedding = nn.Embedding(n, c.hidden_size)
     def forward(self, patches, ids): return self.patch_embedding(patches)+self.position_embedding(ids)
 
 class _Layers(nn.Module):
-    def __init__(self, c): super().__init__(); self.layers = nn.ModuleList([SiglipEncoderLayer(c) for _ in range(c.num_hidden_layers)])
+    def __init__(self, c):
+        super().__init__()
+        self.layers = nn.ModuleList([SiglipEncoderLayer(c) for _ in range(c.num_hidden_layers)])
 
 class _Tower(nn.Module):
     def __init__(self, c):
@@ -63,13 +67,17 @@ class _Tower(nn.Module):
 class ViT(nn.Module):
     "Patches to features. The names of the parameters are those of the official checkpoint."
     def __init__(self, config:SiglipVisionConfig):
-        super().__init__(); self.config = config; self.vision_model = _Tower(config)
+        super().__init__()
+        self.config = config
+        self.vision_model = _Tower(config)
     def forward(self, patches:Tensor,  # (B, N, 3*p*p)
                 grid:tuple,            # (rows, columns), rows*columns = N
     ) -> Tensor:                       # (B, N, hidden)
         v,c = self.vision_model,self.config
         h = v.embeddings(patches, grid_ids(grid, c.image_size//c.patch_size).to(patches.device))
-        for l in v.encoder.layers: h = l(h, attention_mask=None); h = h[0] if isinstance(h,tuple) else h
+        for l in v.encoder.layers:
+            h = l(h, attention_mask=None)
+            h = h[0] if isinstance(h,tuple) else h
         return v.post_layernorm(h)
 
 def vit_config(hidden=192, layers=4, heads=4, inter=512, patch=10, image=60, **kw) -> SiglipVisionConfig:
@@ -93,9 +101,13 @@ class Autoencoder(nn.Module):
         "Write the network (its weights as `dtype`), fold, scale and shift to a folder."
         from safetensors.torch import load_file, save_file
         self.net.save_pretrained(path); f = Path(path,"diffusion_pytorch_model.safetensors")
-        if dtype: save_file({k:v.to(dtype).contiguous() for k,v in load_file(f).items()}, f, metadata=dict(format="pt"))
-        c = Path(path,"config.json"); o = json.loads(c.read_text()); o.pop("_name_or_path",None)
-        if o["_class_name"]=="AutoencoderTiny": o.pop("block_out_channels",None)   # diffusers writes it and then warns of it
+        if dtype:
+            save_file({k:v.to(dtype).contiguous() for k,v in load_file(f).items()}, f, metadata=dict(format="pt"))
+        c = Path(path,"config.json")
+        o = json.loads(c.read_text())
+        o.pop("_name_or_path",None)
+        if o["_class_name"]=="AutoencoderTiny":
+            o.pop("block_out_channels",None)   # diffusers writes it and then warns of it
         c.write_text(json.dumps(o,indent=1))
         Path(path,"outer.json").write_text(json.dumps(dict(fold=self.fold,scale=self.scale,shift=self.shift)))
     @classmethod
@@ -111,11 +123,19 @@ def pca_autoencoder(pictures:Tensor,   # (N, 3, H, W) in [-1,1], the sample whos
     n,h = 3*fold*fold,width//2
     net = AutoencoderTiny(in_channels=n, out_channels=n, encoder_block_out_channels=(width,), decoder_block_out_channels=(width,), latent_channels=latents,
                           num_encoder_blocks=blocks[:1], num_decoder_blocks=blocks[1:], act_fn="relu")
-    a = F.pixel_unshuffle(pictures*.5+.5, fold).permute(0,2,3,1).reshape(-1,n).double(); mu = a.mean(0)
-    var,V = torch.linalg.eigh(torch.cov((a-mu).T)); B = V.flip(1)[:,:h].T.float(); sd = var.flip(0)[:latents].sqrt().float(); mu = mu.float(); sd = (sd*sd[0]).sqrt()   # what one unit of a latent is worth
+    a = F.pixel_unshuffle(pictures*.5+.5, fold).permute(0,2,3,1).reshape(-1,n).double()
+    mu = a.mean(0)
+    var,V = torch.linalg.eigh(torch.cov((a-mu).T))
+    B = V.flip(1)[:,:h].T.float()
+    sd = var.flip(0)[:latents].sqrt().float()
+    mu = mu.float()
+    sd = (sd*sd[0]).sqrt()   # what one unit of a latent is worth
     enc,dec = net.encoder.layers,net.decoder.layers
     for blk in [*enc,*dec]:                                     # residual blocks begin as the identity
-        if hasattr(blk,"fuse"): last = [l for l in blk.conv if isinstance(l,nn.Conv2d)][-1]; nn.init.zeros_(last.weight); nn.init.zeros_(last.bias)
+        if hasattr(blk,"fuse"):
+            last = [l for l in blk.conv if isinstance(l,nn.Conv2d)][-1]
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
     _pca_ends(enc[0], enc[-1], dec[0], dec[-1], B, mu, sd)
     return Autoencoder(net, fold)
 
@@ -127,7 +147,10 @@ def _pca_ends(e0, e1, d0, d1, B, mu, sd):
     for l in (e1,d1): l.weight.zero_()
     for l in (e0,e1,d0,d1):
         if l.bias is not None: l.bias.zero_()
-    e0.weight[:h,:,1,1] = 4*B; e0.weight[h:,:,1,1] = -4*B; e0.bias[:h] = -4*B@mu; e0.bias[h:] = 4*B@mu
+    e0.weight[:h,:,1,1] = 4*B
+    e0.weight[h:,:,1,1] = -4*B
+    e0.bias[:h] = -4*B@mu
+    e0.bias[h:] = 4*B@mu
     e1.weight[i,i,1,1] = .25/sd; e1.weight[i,h+i,1,1] = -.25/sd
     d0.weight[i,i,1,1] = 1.; d0.weight[h+i,i,1,1] = -1.
     d1.weight[:,:k,1,1] = (B[:k]*sd[:,None]).T; d1.weight[:,h:h+k,1,1] = -(B[:k]*sd[:,None]).T

@@ -51,10 +51,16 @@ PATTERNS = "plain spotted striped".split()
 @dataclass(frozen=True)
 class Traits:
     "What one individual looks like. Proportions are factors around 1."
-    species:str="dog"; color:str="red"; pattern:str="plain"
-    hue:float=0.; sat:float=.8; val:float=.9     # the exact body colour
+    species:str="dog"
+    color:str="red"
+    pattern:str="plain"
+    hue:float=0.
+    sat:float=.8
+    val:float=.9     # the exact body colour
     hue2:float=40.; val2:float=.95               # belly, inner ears, hair: no caption names it
-    ear:float=1.; head:float=1.; body:float=1.   # proportions
+    ear:float=1.
+    head:float=1.
+    body:float=1.   # proportions
     eye:float=1.; gap:float=1.                   # eye size and distance
     mark:tuple=(.1,-.05,.1)                      # patch on the face: x, y, size
     phase:float=0.                               # where spots and stripes begin
@@ -79,7 +85,8 @@ def _ears(p, t, r, y):
             p.poly([(k*r*.25,y-r*.7),(k*r*.98,y-r*.25),(k*r*.85,y-r*.75-.2*e)], m)
             p.poly([(k*r*.45,y-r*.7),(k*r*.85,y-r*.4),(k*r*.78,y-r*.75-.1*e)], s)
         elif t.species=="rabbit":
-            p.oval(k*r*.45, y-r*.8-.13*e, .07, .2*e, m); p.oval(k*r*.45, y-r*.8-.13*e, .035, .14*e, s)
+            p.oval(k*r*.45, y-r*.8-.13*e, .07, .2*e, m)
+            p.oval(k*r*.45, y-r*.8-.13*e, .035, .14*e, s)
         elif t.species=="bear":
             p.oval(k*r*.75, y-r*.75, .1*e, .1*e, m); p.oval(k*r*.75, y-r*.75, .05*e, .05*e, s)
         elif t.species=="person":
@@ -106,7 +113,8 @@ def _face(p, t, r, y):
     for k in (-1,1):
         p.oval(k*g, y-.02, e*1.15, e*1.35, (255,255,255)); p.oval(k*g, y-.01, e*.7, e*.85, INK)
     if t.species in ("dog","bear"):
-        p.oval(0, y+.11, .09, .065, t.second if t.species=="bear" else (250,240,225)); p.oval(0, y+.085, .04, .03, INK)
+        p.oval(0, y+.11, .09, .065, t.second if t.species=="bear" else (250,240,225))
+        p.oval(0, y+.085, .04, .03, INK)
     elif t.species in ("cat","rabbit"): p.poly([(-.03,y+.07),(.03,y+.07),(0,y+.11)], (240,120,140))
     elif t.species=="robot": p.box(-.1, y+.09, .1, y+.13, INK)
     else: p.oval(0, y+.12, .06, .025, (190,50,60))
@@ -114,7 +122,8 @@ def _face(p, t, r, y):
 # %% ../../nbs/toyworld/01_draw.ipynb #e3f805f2
 def _teapot(p, t):
     m,s = t.main,t.second
-    p.ring(-.36, -.36, .16, .05, t.dark); p.poly([(.22,-.2),(.5,-.2-.36*t.ear),(.6,-.2-.36*t.ear),(.3,-.02)], t.dark)
+    p.ring(-.36, -.36, .16, .05, t.dark)
+    p.poly([(.22,-.2),(.5,-.2-.36*t.ear),(.6,-.2-.36*t.ear),(.3,-.02)], t.dark)
     p.oval(0, -.32, .36*t.body, .33, m); _pattern(p, t, -.3, .34*t.body, .31)
     p.oval(0, -.62, .2*t.head, .05, s); p.oval(0, -.69, .05, .06, s)
     p.oval(0, -.36, .2, .17, m); _face(p, t, .2, -.38)
@@ -137,7 +146,9 @@ def head_of(t:Traits,  # a character's traits
 def draw_character(p:Pen, t:Traits):
     "Draw one individual standing at the pen's origin, about one unit high."
     if t.species=="teapot": return _teapot(p, t)
-    _torso(p, t); r,y = head_of(t); m = t.main
+    _torso(p, t)
+    r,y = head_of(t)
+    m = t.main
     _ears(p, t, r, y)
     if t.species=="robot": p.box(-r, y-r*.85, r, y+r*.85, m)
     elif t.species=="person": p.oval(0, y+.03, r*.85, r*.85, rgb(25, .35, .97))
@@ -154,7 +165,8 @@ def draw_accessory(p:Pen, t:Traits, kind:str):
     r,y = head_of(t)
     if t.species=="teapot" and kind in ("hat","crown"): y -= .12
     if kind=="hat":
-        p.box(-r*1.05, y-r*.75-.05, r*1.05, y-r*.75+.03, INK); p.box(-r*.65, y-r*.75-.26, r*.65, y-r*.75, INK)
+        p.box(-r*1.05, y-r*.75-.05, r*1.05, y-r*.75+.03, INK)
+        p.box(-r*.65, y-r*.75-.26, r*.65, y-r*.75, INK)
         p.box(-r*.65, y-r*.75-.1, r*.65, y-r*.75-.05, (250,250,250))
     elif kind=="crown":
         b,h = y-r*.7, .2
@@ -163,7 +175,8 @@ def draw_accessory(p:Pen, t:Traits, kind:str):
     elif kind=="scarf":
         ny = y+r*.95
         p.oval(0, ny, r*.95, .075, (245,245,245)); p.box(r*.3, ny, r*.75, ny+.24, (245,245,245))
-        p.box(r*.3, ny+.12, r*.75, ny+.17, (200,30,40)); p.box(-r*.3, ny-.07, -r*.05, ny+.07, (200,30,40))
+        p.box(r*.3, ny+.12, r*.75, ny+.17, (200,30,40))
+        p.box(-r*.3, ny-.07, -r*.05, ny+.07, (200,30,40))
     elif kind=="glasses":
         g = .1*t.gap
         for k in (-1,1): p.ring(k*max(g,.095), y-.01, .105, .034, INK)
@@ -172,20 +185,53 @@ def draw_accessory(p:Pen, t:Traits, kind:str):
 def draw_object(p:Pen, kind:str, hue:float, sat:float=.8, val:float=.9):
     "Draw an object standing at the pen's origin, about one unit high."
     m,d,w = rgb(hue,sat,val), rgb(hue,sat,val*.55), (250,250,250)
-    if kind=="ball": p.oval(0,-.4,.4,.4,m); p.box(-.38,-.48,.38,-.32,w); p.oval(0,-.4,.13,.13,d)
+    if kind=="ball":
+        p.oval(0,-.4,.4,.4,m)
+        p.box(-.38,-.48,.38,-.32,w)
+        p.oval(0,-.4,.13,.13,d)
     elif kind=="kite":
-        p.poly([(0,-1.25),(.42,-.8),(0,-.2),(-.42,-.8)], m); p.poly([(0,-1.25),(.42,-.8),(0,-.8)], d); p.poly([(-.42,-.8),(0,-.2),(0,-.8)], d)
+        p.poly([(0,-1.25),(.42,-.8),(0,-.2),(-.42,-.8)], m)
+        p.poly([(0,-1.25),(.42,-.8),(0,-.8)], d)
+        p.poly([(-.42,-.8),(0,-.2),(0,-.8)], d)
         p.box(-.03,-.2,.03,.05,INK); p.poly([(-.15,-.1),(.15,.05),(.15,-.1),(-.15,.05)], m)
-    elif kind=="drum": p.box(-.4,-.6,.4,-.08,m); p.oval(0,-.08,.4,.1,m); p.oval(0,-.6,.4,.13,w); p.poly([(-.4,-.5),(-.2,-.08),(0,-.45),(.2,-.08),(.4,-.5),(.2,-.2),(0,-.55),(-.2,-.2)], d)
-    elif kind=="balloon": p.oval(0,-.95,.36,.44,m); p.poly([(-.08,-.48),(.08,-.48),(0,-.58)], d); p.box(-.02,-.48,.02,0,INK); p.oval(-.13,-1.1,.07,.11,w)
-    elif kind=="apple": p.oval(-.14,-.36,.26,.36,m); p.oval(.14,-.36,.26,.36,m); p.box(-.03,-.9,.04,-.6,(110,70,40)); p.oval(.18,-.82,.17,.08,(70,160,60))
-    elif kind=="cake": p.box(-.45,-.42,.45,0,m); p.box(-.45,-.5,.45,-.32,w); p.box(-.05,-.85,.05,-.5,d); p.oval(0,-.9,.06,.1,(255,190,40))
-    elif kind=="fish": p.oval(-.05,-.4,.4,.26,m); p.poly([(.25,-.4),(.58,-.68),(.58,-.12)], d); p.oval(-.25,-.45,.07,.07,w); p.oval(-.25,-.45,.035,.035,INK)
+    elif kind=="drum":
+        p.box(-.4,-.6,.4,-.08,m)
+        p.oval(0,-.08,.4,.1,m)
+        p.oval(0,-.6,.4,.13,w)
+        p.poly([(-.4,-.5),(-.2,-.08),(0,-.45),(.2,-.08),(.4,-.5),(.2,-.2),(0,-.55),(-.2,-.2)], d)
+    elif kind=="balloon":
+        p.oval(0,-.95,.36,.44,m)
+        p.poly([(-.08,-.48),(.08,-.48),(0,-.58)], d)
+        p.box(-.02,-.48,.02,0,INK)
+        p.oval(-.13,-1.1,.07,.11,w)
+    elif kind=="apple":
+        p.oval(-.14,-.36,.26,.36,m)
+        p.oval(.14,-.36,.26,.36,m)
+        p.box(-.03,-.9,.04,-.6,(110,70,40))
+        p.oval(.18,-.82,.17,.08,(70,160,60))
+    elif kind=="cake":
+        p.box(-.45,-.42,.45,0,m)
+        p.box(-.45,-.5,.45,-.32,w)
+        p.box(-.05,-.85,.05,-.5,d)
+        p.oval(0,-.9,.06,.1,(255,190,40))
+    elif kind=="fish":
+        p.oval(-.05,-.4,.4,.26,m)
+        p.poly([(.25,-.4),(.58,-.68),(.58,-.12)], d)
+        p.oval(-.25,-.45,.07,.07,w)
+        p.oval(-.25,-.45,.035,.035,INK)
     elif kind=="carrot":
         p.poly([(-.24,-.62),(.24,-.62),(0,.05)], m)
         for k in (-1,0,1): p.oval(k*.13,-.78,.07,.2,(60,150,60))
-    elif kind=="car": p.box(-.6,-.42,.6,-.1,m); p.poly([(-.38,-.42),(-.25,-.75),(.25,-.75),(.38,-.42)], m); p.box(-.2,-.67,.2,-.45,w); [p.oval(k*.35,-.1,.15,.15,INK) for k in (-1,1)]
-    elif kind=="boat": p.poly([(-.6,-.32),(.6,-.32),(.38,0),(-.38,0)], m); p.box(-.03,-1.05,.03,-.32,INK); p.poly([(.06,-1.05),(.06,-.4),(.5,-.4)], w); p.poly([(-.06,-.9),(-.06,-.4),(-.4,-.4)], d)
+    elif kind=="car":
+        p.box(-.6,-.42,.6,-.1,m)
+        p.poly([(-.38,-.42),(-.25,-.75),(.25,-.75),(.38,-.42)], m)
+        p.box(-.2,-.67,.2,-.45,w)
+        [p.oval(k*.35,-.1,.15,.15,INK) for k in (-1,1)]
+    elif kind=="boat":
+        p.poly([(-.6,-.32),(.6,-.32),(.38,0),(-.38,0)], m)
+        p.box(-.03,-1.05,.03,-.32,INK)
+        p.poly([(.06,-1.05),(.06,-.4),(.5,-.4)], w)
+        p.poly([(-.06,-.9),(-.06,-.4),(-.4,-.4)], d)
     else: raise ValueError(f"unknown object {kind!r}: one of {OBJECTS}")
 
 # %% ../../nbs/toyworld/01_draw.ipynb #a9834375
@@ -193,26 +239,45 @@ PLACES = "beach forest desert city mountain moon park castle".split()
 
 def draw_place(p:Pen, kind:str, jitter:tuple=(.5,.5,.5)):
     "Fill a canvas of 1 x 1 units (origin at its top left corner) with a place."
-    a,b,c = jitter; hz = .58+.1*a; x = .15+.7*b
+    a,b,c = jitter
+    hz = .58+.1*a
+    x = .15+.7*b
     sky,ground = dict(beach=((190,228,250),(246,226,170)), forest=((214,236,206),(150,190,120)), desert=((252,236,196),(232,196,130)),
         city=((222,224,232),(160,160,168)), mountain=((212,230,246),(238,242,248)), moon=((46,46,84),(178,178,190)),
         park=((200,234,250),(168,216,130)), castle=((240,214,236),(196,180,150)))[kind]
     p.box(0,0,1,1,sky)
     if kind=="beach": p.box(0,hz-.12,1,hz,(110,180,220)); p.oval(x,.14,.08,.08,(255,236,140))
     if kind=="mountain":
-        for dx,h in ((-.3,.34),(.25,.42)): p.poly([(x+dx-.36,hz),(x+dx,hz-h),(x+dx+.36,hz)],(140,156,180)); p.poly([(x+dx-.12,hz-h*.67),(x+dx,hz-h),(x+dx+.12,hz-h*.67)],(250,250,252))
+        for dx,h in ((-.3,.34),(.25,.42)):
+            p.poly([(x+dx-.36,hz),(x+dx,hz-h),(x+dx+.36,hz)],(140,156,180))
+            p.poly([(x+dx-.12,hz-h*.67),(x+dx,hz-h),(x+dx+.12,hz-h*.67)],(250,250,252))
     if kind=="city":
-        for i in range(5): h=.2+.28*((i*.618+c)%1); p.box(i*.21+.02*b,hz-h,i*.21+.16,hz,(176,182,198)); p.box(i*.21+.05,hz-h+.05,i*.21+.1,hz-h+.1,(250,240,180))
+        for i in range(5):
+            h=.2+.28*((i*.618+c)%1)
+            p.box(i*.21+.02*b,hz-h,i*.21+.16,hz,(176,182,198))
+            p.box(i*.21+.05,hz-h+.05,i*.21+.1,hz-h+.1,(250,240,180))
     if kind=="moon":
         for i in range(9): p.oval((i*.618+b)%1,((i*.381+c)%1)*.5+.03,.014,.014,(250,250,220))
         p.oval((x+.5)%1,.18,.09,.09,(120,170,220))
     if kind=="castle":
-        for dx,h in ((-.2,.42),(0,.3),(.2,.42)): p.box(x+dx-.1,hz-h,x+dx+.1,hz,(206,206,216)); p.poly([(x+dx-.12,hz-h),(x+dx,hz-h-.14),(x+dx+.12,hz-h)],(170,120,180))
+        for dx,h in ((-.2,.42),(0,.3),(.2,.42)):
+            p.box(x+dx-.1,hz-h,x+dx+.1,hz,(206,206,216))
+            p.poly([(x+dx-.12,hz-h),(x+dx,hz-h-.14),(x+dx+.12,hz-h)],(170,120,180))
     p.box(0,hz,1,1,ground)
     if kind=="forest":
-        for i in range(4): tx=(i*.27+b*.27); p.box(tx-.02,hz-.06,tx+.02,hz+.04,(130,100,70)); p.poly([(tx-.13,hz-.04),(tx,hz-.42-.1*((i*.6+c)%1)),(tx+.13,hz-.04)],(96,150,100))
+        for i in range(4):
+            tx=(i*.27+b*.27)
+            p.box(tx-.02,hz-.06,tx+.02,hz+.04,(130,100,70))
+            p.poly([(tx-.13,hz-.04),(tx,hz-.42-.1*((i*.6+c)%1)),(tx+.13,hz-.04)],(96,150,100))
     if kind=="desert":
-        p.oval(1-x,.15,.07,.07,(255,220,120)); p.box(x-.03,hz-.26,x+.03,hz+.05,(120,170,110)); p.box(x-.12,hz-.18,x,hz-.13,(120,170,110)); p.box(x-.12,hz-.26,x-.08,hz-.13,(120,170,110))
+        p.oval(1-x,.15,.07,.07,(255,220,120))
+        p.box(x-.03,hz-.26,x+.03,hz+.05,(120,170,110))
+        p.box(x-.12,hz-.18,x,hz-.13,(120,170,110))
+        p.box(x-.12,hz-.26,x-.08,hz-.13,(120,170,110))
     if kind=="park":
-        p.box(x-.025,hz-.22,x+.025,hz+.03,(150,110,70)); p.oval(x,hz-.3,.15,.14,(120,190,110)); [p.oval((i*.31+c)%1,hz+.1+.2*((i*.5)%1),.015,.015,(250,250,250)) for i in range(5)]
-    if kind=="moon": p.oval((x+.3)%1,hz+.15,.1,.035,(150,150,162)); p.oval(x,hz+.28,.14,.04,(150,150,162))
+        p.box(x-.025,hz-.22,x+.025,hz+.03,(150,110,70))
+        p.oval(x,hz-.3,.15,.14,(120,190,110))
+        [p.oval((i*.31+c)%1,hz+.1+.2*((i*.5)%1),.015,.015,(250,250,250)) for i in range(5)]
+    if kind=="moon":
+        p.oval((x+.3)%1,hz+.15,.1,.035,(150,150,162))
+        p.oval(x,hz+.28,.14,.04,(150,150,162))

@@ -56,7 +56,8 @@ def look_alikes(r:np.random.Generator) -> list:
 
 def relatives(r:np.random.Generator) -> list:
     "Somebody, a look-alike, a twin and a cousin: a family to be tested on."
-    t = random_traits(r); same = {k:getattr(t,k) for k in "species color pattern hue sat val hue2 val2".split()}
+    t = random_traits(r)
+    same = {k:getattr(t,k) for k in "species color pattern hue sat val hue2 val2".split()}
     cousin = replace(t, species=str(r.choice([s for s in SPECIES if s!=t.species])))
     return [t, look_alike_traits(t, r), random_traits(r, **same), cousin]
 
@@ -110,7 +111,8 @@ def judge_net(outs:list,                    # sizes of the outputs
     layers,c = [nn.PixelUnshuffle(2)],12
     for i,(w,m) in enumerate(zip(widths,more)):
         for j in range(m+1):
-            layers += [nn.Conv2d(c, w, 3, 2 if i and not j else 1, 1, bias=False), nn.BatchNorm2d(w), nn.ReLU(inplace=True)]; c = w
+            layers += [nn.Conv2d(c, w, 3, 2 if i and not j else 1, 1, bias=False), nn.BatchNorm2d(w), nn.ReLU(inplace=True)]
+            c = w
     layers += [nn.Flatten(), nn.Linear(16*c,128,bias=False), nn.BatchNorm1d(128), nn.ReLU(inplace=True)]
     return JudgeNet(nn.Sequential(*layers), nn.ModuleList(nn.Linear(128,o) for o in outs))
 
@@ -133,11 +135,17 @@ def identity_net() -> JudgeNet:
 # %% ../../nbs/toyworld/04_judge.ipynb #cebb4540
 def _fit(net:nn.Module, loss_of, steps:int, peak:float=3e-3, every:int=100, log=print) -> nn.Module:
     "AdamW with a warm-up and a cosine; `loss_of(i)` gives the loss of step i and a dict to log. Ends in eval mode."
-    opt = torch.optim.AdamW(net.parameters(), peak, weight_decay=.02); t0 = time.time(); net.train()
+    opt = torch.optim.AdamW(net.parameters(), peak, weight_decay=.02)
+    t0 = time.time()
+    net.train()
     for i in range(steps):
         for p in opt.param_groups: p["lr"] = peak*min(1,(i+1)/50)*(.01+.99*.5*(1+math.cos(math.pi*i/steps)))
-        loss,info = loss_of(i); opt.zero_grad(); loss.backward(); opt.step()
-        if log and ((i+1)%every==0 or i+1==steps): log(f"step {i+1} {time.time()-t0:.0f} s "+" ".join(f"{k} {float(v):.3f}" for k,v in info.items()))
+        loss,info = loss_of(i)
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+        if log and ((i+1)%every==0 or i+1==steps):
+            log(f"step {i+1} {time.time()-t0:.0f} s "+" ".join(f"{k} {float(v):.3f}" for k,v in info.items()))
     return net.eval()
 
 def _mirrored(x:Tensor, flip:Tensor) -> Tensor:
@@ -146,10 +154,15 @@ def _mirrored(x:Tensor, flip:Tensor) -> Tensor:
 
 def train_attributes(pics:Tensor, scenes:list, steps:int, batch:int=64, seed:int=0, **kw) -> nn.Module:
     "The classifier. `pics` uint8 (N, 64, 64, 3) of `scenes`. In the mirror, left is right."
-    torch.manual_seed(seed); g = torch.Generator().manual_seed(seed); net = attribute_net()
-    Y = torch.tensor([attribute_labels(s) for s in scenes]); side = list(ATTRIBUTES).index("side"); swap = torch.tensor([2,1,0,3])
+    torch.manual_seed(seed)
+    g = torch.Generator().manual_seed(seed)
+    net = attribute_net()
+    Y = torch.tensor([attribute_labels(s) for s in scenes])
+    side = list(ATTRIBUTES).index("side")
+    swap = torch.tensor([2,1,0,3])
     def loss_of(i):
-        k = torch.randint(len(pics), (batch,), generator=g); flip = torch.rand(batch, generator=g)<.5
+        k = torch.randint(len(pics), (batch,), generator=g)
+        flip = torch.rand(batch, generator=g)<.5
         y = Y[k]; y[:,side] = torch.where(flip, swap[y[:,side]], y[:,side])
         outs = net(disturb(_mirrored(as_floats(pics[k]), flip), g))
         losses = [F.cross_entropy(o, y[:,j]) for j,o in enumerate(outs)]
@@ -167,8 +180,11 @@ def contrastive_loss(z:Tensor,    # (N, D) unit vectors
 
 def train_identity(pics:Tensor, scenes:list, steps:int, families:int=6, photos:int=3, seed:int=0, tau:float=.1, hint:float=1., **kw) -> nn.Module:
     "The embedding. `pics` uint8 (n*4*PHOTOS, 64, 64, 3) of `family_scenes(n)`."
-    torch.manual_seed(seed); g = torch.Generator().manual_seed(seed); net = identity_net()
-    T = torch.tensor([trait_vector(s.char) for s in scenes]); who = torch.arange(families*4).repeat_interleave(photos)
+    torch.manual_seed(seed)
+    g = torch.Generator().manual_seed(seed)
+    net = identity_net()
+    T = torch.tensor([trait_vector(s.char) for s in scenes])
+    who = torch.arange(families*4).repeat_interleave(photos)
     def loss_of(i):
         who_is = torch.randint(len(pics)//(4*PHOTOS), (families,1,1), generator=g)*4+torch.arange(4)[:,None]
         k = (who_is*PHOTOS+torch.rand(families,4,PHOTOS, generator=g).argsort(-1)[...,:photos]).flatten()
@@ -181,7 +197,8 @@ def train_identity(pics:Tensor, scenes:list, steps:int, families:int=6, photos:i
 def understand(what:str,  # "a red kite", "a blue spotted dog", "the beach", "a hat"
 ) -> dict:                # place, or accessory, or kind with color and pattern where they are said
     "What is meant by the name of a thing. Raises OmniError with the words that are not understood."
-    words = [w for w in what.lower().split() if w not in ("a","an","the")]; *how,noun = words or [""]
+    words = [w for w in what.lower().split() if w not in ("a","an","the")]
+    *how,noun = words or [""]
     if not how and noun in PLACES: return dict(place=noun)
     if not how and noun in ACCESSORIES: return dict(accessory=noun)
     says = dict(color=COLORS, pattern=PATTERNS if noun in SPECIES else ())
@@ -198,9 +215,11 @@ def _alone(images): return isinstance(images, Image.Image) or isinstance(images,
 def _judged(images) -> Tensor:
     "Picture, list of pictures or tensor in [-1,1] -> (N,3,64,64), channels last. Raises OmniError for anything else."
     if isinstance(images, Tensor): x = list(images[None] if images.ndim==3 else images)
-    else: x = [to_tensor(i) if isinstance(i, Image.Image) else i for i in (images if isinstance(images, (list,tuple)) else [images])]
+    else:
+        x = [to_tensor(i) if isinstance(i, Image.Image) else i for i in (images if isinstance(images, (list,tuple)) else [images])]
     odd = [tuple(v.shape) if isinstance(v, Tensor) else type(v).__name__ for v in x if not isinstance(v, Tensor) or v.ndim!=3 or v.shape[0]!=3]
-    if odd or not x: raise OmniError(f"the judge looks at a picture, a list of pictures or a tensor (B,3,H,W) in [-1,1]; this was {odd[0] if odd else 'empty'}")
+    if odd or not x:
+        raise OmniError(f"the judge looks at a picture, a list of pictures or a tensor (B,3,H,W) in [-1,1]; this was {odd[0] if odd else 'empty'}")
     fit = lambda v: v if v.shape[-2:]==(64,64) else F.interpolate(v[None], size=(64,64), mode="bicubic", antialias=True, align_corners=False)[0].clamp(-1,1)
     return torch.stack([fit(v.detach().float().cpu()) for v in x]).contiguous(memory_format=torch.channels_last)
 
@@ -210,7 +229,8 @@ class ToyJudge:
         self.nets = {}
         for name,net in dict(attributes=attribute_net(), identity=identity_net()).items():
             file = Path(folder)/f"{name}.safetensors"
-            if not file.exists(): raise OmniError(f"{file}: no such file; `python -m omnipersona.toyworld.judge` makes it")
+            if not file.exists():
+                raise OmniError(f"{file}: no such file; `python -m omnipersona.toyworld.judge` makes it")
             net.load_state_dict({k:v.float() if v.is_floating_point() else v for k,v in load_file(file).items()})
             self.nets[name] = net.eval().requires_grad_(False)
         self.accuracy = json.loads((Path(folder)/"judge.json").read_text(encoding="utf-8"))
@@ -225,11 +245,13 @@ class ToyJudge:
 
     def attributes(self, images):  # a picture; or several, as a list or a (B,3,H,W) tensor in [-1,1]
         "What is there: species, color, pattern, accessory, place, side, thing, thing_color; None where nothing is. Several pictures: a list."
-        out = [{k:d[k] for k in list(ATTRIBUTES)[:8]} for d in self._read(images)]; return out[0] if _alone(images) else out
+        out = [{k:d[k] for k in list(ATTRIBUTES)[:8]} for d in self._read(images)]
+        return out[0] if _alone(images) else out
 
     def identity(self, images) -> Tensor:  # as for `attributes`
         "Who the main character is: a unit vector (128,), or (N,128) for several pictures. The cosine of two says how alike they are."
-        z = F.normalize(self._outs("identity", images)[0], dim=1); return z[0] if _alone(images) else z
+        z = F.normalize(self._outs("identity", images)[0], dim=1)
+        return z[0] if _alone(images) else z
 
     def shows(self, image, what:str) -> bool:  # one picture; what it might show, as for `understand`
         "Whether the picture shows such a thing, as main character, beside it, worn or as the place. Raises OmniError for words it does not know."
@@ -240,7 +262,9 @@ class ToyJudge:
         return any(want.items()<=t.items() for t in there)
 
     def __repr__(self):
-        a = self.accuracy; soft = a.get("through_autoencoder", {}); sure = a.get("identity_through_autoencoder", {})
+        a = self.accuracy
+        soft = a.get("through_autoencoder", {})
+        sure = a.get("identity_through_autoencoder", {})
         cols = lambda name,d,e,k: f"  {name:32}{d[k]:7.3f}"+(f"{e[k]:14.3f}" if k in e else "")
         rows = [f"ToyJudge, held-out pictures ({a['n']}; {a['individuals']} individuals)".ljust(56)+"\n"+" "*34+"  crisp  autoencoded"]
         rows += [cols(k,a["crisp"],soft,k) for k in a["crisp"]]
@@ -256,10 +280,12 @@ def judge_accuracy(judge:ToyJudge, n:int=1000,  # pictures for the attributes
     pixels = lambda scenes: as_floats(seen_through(draw_all(scenes), through))
     scenes = judge_scenes(n, seed); Y = np.array([attribute_labels(s) for s in scenes])
     read = np.stack([o.argmax(1).numpy() for o in judge._outs("attributes", pixels(scenes))], 1)
-    z = judge.identity(pixels(family_scenes(families, seed, relatives))).view(families,4,PHOTOS,-1).transpose(0,1); me = z[0]
+    z = judge.identity(pixels(family_scenes(families, seed, relatives))).view(families,4,PHOTOS,-1).transpose(0,1)
+    me = z[0]
     same,alike,twin,cousin = ((me*o).sum(-1) for o in (me.roll(1,1),*z[1:]))   # cosines (families,PHOTOS)
     near = lambda other: float((same>other).float().mean())
-    right = {k:float(v) for k,v in zip(ATTRIBUTES,(read==Y).mean(0))}; pair = np.array([s.char is not None and isinstance(s.thing, Traits) for s in scenes])
+    right = {k:float(v) for k,v in zip(ATTRIBUTES,(read==Y).mean(0))}
+    pair = np.array([s.char is not None and isinstance(s.thing, Traits) for s in scenes])
     return dict(attributes=right|dict(companion=float((read==Y)[pair,list(ATTRIBUTES).index("thing")].mean()) if pair.any() else 0.),
                 identity=dict(nearest=near(alike), same=float(same.mean()), look_alike=float(alike.mean()),
                               nearest_twin=near(twin), twin=float(twin.mean()), nearest_cousin=near(cousin), cousin=float(cousin.mean())))
@@ -270,7 +296,8 @@ def save_judge(attributes:nn.Module, identity:nn.Module, folder=JUDGE_FOLDER, th
     for name,net in dict(attributes=attributes, identity=identity).items():
         half = {k:(v.half() if v.is_floating_point() else v).contiguous() for k,v in net.state_dict().items()}
         atomic_write(folder/f"{name}.safetensors", save(half))
-    atomic_write(folder/"judge.json", "{}"); judge = ToyJudge(folder)   # judged as it will be used: after rounding
+    atomic_write(folder/"judge.json", "{}")
+    judge = ToyJudge(folder)   # judged as it will be used: after rounding
     crisp = judge_accuracy(judge, n, families)
     acc = dict(n=n, individuals=families*4, crisp=crisp["attributes"], identity=crisp["identity"])
     if through:
@@ -283,7 +310,8 @@ def train_judge(folder, through=None,          # pixels (B,3,64,64) -> pixels, f
                 steps:tuple=(2200,1900),       # of the classifier, of the embedding
                 log=print, **kw) -> ToyJudge:  # more for `save_judge`
     "Train both networks from seed 0, save them in `folder` and load them from there."
-    scenes = judge_scenes(n_scenes)+family_scenes(n_families); pics = seen_through(draw_all(scenes), through, .5)
+    scenes = judge_scenes(n_scenes)+family_scenes(n_families)
+    pics = seen_through(draw_all(scenes), through, .5)
     what = train_attributes(pics, scenes, steps[0], log=log)
     who = train_identity(pics[n_scenes:], scenes[n_scenes:], steps[1], log=log)
     save_judge(what, who, folder, through, **kw); return ToyJudge(folder)
@@ -295,6 +323,8 @@ def make_judge(folder=JUDGE_FOLDER,                          # where to
     "Train the judge as the shipped one was trained, and print what it is worth. Twenty minutes on one core."
     torch.set_flush_denormal(True)
     through = diffusers_autoencoder(autoencoder) if Path(autoencoder).exists() else None
-    judge = train_judge(folder, through); print(judge); return judge
+    judge = train_judge(folder, through)
+    print(judge)
+    return judge
 
 if __name__=="__main__" and globals().get("__spec__"): make_judge()   # as a module, not in a notebook

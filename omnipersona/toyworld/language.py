@@ -82,7 +82,13 @@ EDITS = "remove replace add recolour move background".split()
 @dataclass(frozen=True)
 class Edit:
     "An instruction with its source and exact target. `mask` (H,W) is True where they differ."
-    source:Image.Image; instruction:str; target:Image.Image; mask:np.ndarray; kind:str; before:Scene; after:Scene
+    source:Image.Image
+    instruction:str
+    target:Image.Image
+    mask:np.ndarray
+    kind:str
+    before:Scene
+    after:Scene
 
 def _what(t): return f"the {t.color} {t.species if isinstance(t,Traits) else t.kind}"
 def _recolour(t, color):
@@ -109,13 +115,17 @@ def _add(s, w, r, focus):
     return f"add {new.description}", replace(s, thing=new, thing_left=False)
 def _recolour_edit(s, w, r, focus):
     if s.char and (focus or not s.thing or r.random()<.5):
-        c = _other(r, COLORS, s.char.color); return f"make {w} {c}", replace(s, char=_recolour(s.char,c))
-    c = _other(r, COLORS, s.thing.color); return f"make {_what(s.thing)} {c}", replace(s, thing=_recolour(s.thing,c))
+        c = _other(r, COLORS, s.char.color)
+        return f"make {w} {c}", replace(s, char=_recolour(s.char,c))
+    c = _other(r, COLORS, s.thing.color)
+    return f"make {_what(s.thing)} {c}", replace(s, thing=_recolour(s.thing,c))
 def _move(s, w, r, focus):
     if s.char is None: return None
-    side = _other(r, SIDES, s.side); return f"move {w} to the {side}", replace(s, side=side, thing_left=False)
+    side = _other(r, SIDES, s.side)
+    return f"move {w} to the {side}", replace(s, side=side, thing_left=False)
 def _background(s, w, r, focus):
-    pl = _other(r, PLACES, s.place); return f"change the background to the {pl}", replace(s, place=pl, jitter=(.5,.5,.5))
+    pl = _other(r, PLACES, s.place)
+    return f"change the background to the {pl}", replace(s, place=pl, jitter=(.5,.5,.5))
 _KINDS = dict(remove=_remove, replace=_replace, add=_add, recolour=_recolour_edit, move=_move, background=_background)
 
 def edit_scene(s:Scene, kind:str, r:np.random.Generator, who:str|None=None, focus:bool=False):
@@ -131,7 +141,8 @@ def make_edit(before:Scene, instruction:str, after:Scene, kind:str, size:int=64)
 
 def _edit(self, photo:Photo, kind:str="remove", name:str|None=None, seed:int=0) -> Edit:
     "An edit of a photograph. With `name` the character is called by it, and is what is removed, recoloured or moved. Raises OmniError where the photo offers nothing of that kind."
-    r = np.random.default_rng((19,seed)); found = edit_scene(photo.scene, kind, r, f"<{name}>" if name else None, bool(name))
+    r = np.random.default_rng((19,seed))
+    found = edit_scene(photo.scene, kind, r, f"<{name}>" if name else None, bool(name))
     if found is None: raise OmniError(f"nothing to {kind} in: {photo.caption}")
     return make_edit(photo.scene, *found, kind, self.size)
 ToyWorld.edit = _edit

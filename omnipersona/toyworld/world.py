@@ -37,13 +37,18 @@ class Character:
             if v not in ok: raise OmniError(f"{v!r}: the toy world has no such thing; choose one of {', '.join(ok)}")
         traits.setdefault("hue", COLORS[color][0])
         try: t = Traits(species=species, color=color, pattern=pattern, **traits)
-        except TypeError as e: raise OmniError(f"unknown trait: {e}; traits are {', '.join(Traits.__dataclass_fields__)}") from None
+        except TypeError as e:
+            raise OmniError(f"unknown trait: {e}; traits are {', '.join(Traits.__dataclass_fields__)}") from None
         return cls(t, facts or {})
 
 @dataclass(frozen=True)
 class Thing:
     "An object with a colour."
-    kind:str; color:str; hue:float; sat:float=.8; val:float=.9
+    kind:str
+    color:str
+    hue:float
+    sat:float=.8
+    val:float=.9
     @property
     def description(self): return f"a {self.color} {self.kind}"
 
@@ -75,9 +80,17 @@ SIDES = dict(left=.3, middle=.5, right=.7)
 @dataclass(frozen=True)
 class Scene:
     "Everything a picture shows. `thing` is a Thing or the Traits of a smaller companion."
-    place:str="park"; char:Traits|None=None; accessory:str|None=None; thing:Thing|Traits|None=None
-    side:str="middle"; thing_left:bool=False; flip:bool=False
-    size:float=1.; dx:float=0.; dy:float=0.; jitter:tuple=(.5,.5,.5)
+    place:str="park"
+    char:Traits|None=None
+    accessory:str|None=None
+    thing:Thing|Traits|None=None
+    side:str="middle"
+    thing_left:bool=False
+    flip:bool=False
+    size:float=1.
+    dx:float=0.
+    dy:float=0.
+    jitter:tuple=(.5,.5,.5)
 
     @property
     def thing_x(self):
@@ -93,14 +106,17 @@ class Scene:
 INKS = dict(character=1, accessory=2, thing=3)
 
 def _paint(scene, size, masks):
-    S = size*3; im = Image.new("L" if masks else "RGB", (S,S)); d = ImageDraw.Draw(im)
+    S = size*3
+    im = Image.new("L" if masks else "RGB", (S,S))
+    d = ImageDraw.Draw(im)
     ink = lambda k: INKS[k] if masks else None
     if not masks: draw_place(Pen(d,0,0,S), scene.place, scene.jitter)
     t = scene.thing
     if t is not None:
         alone = scene.char is None
         y,u = (.9+.02*scene.dy)*S, (.5 if alone else .27)*S*scene.size
-        if isinstance(t, Traits): draw_character(Pen(d, scene.thing_x*S, y, u*(1 if alone else 1.3), scene.flip, ink("thing")), t)
+        if isinstance(t, Traits):
+            draw_character(Pen(d, scene.thing_x*S, y, u*(1 if alone else 1.3), scene.flip, ink("thing")), t)
         else: draw_object(Pen(d, scene.thing_x*S, y, u, scene.flip, ink("thing")), t.kind, t.hue, t.sat, t.val)
     if scene.char is not None:
         x,y,u = (SIDES[scene.side]+scene.dx)*S, (.88+.02*scene.dy)*S, .54*S*scene.size
@@ -133,7 +149,11 @@ def random_scene(r:np.random.Generator, char:Traits|None=None, p_char=.92, p_acc
 @dataclass(frozen=True)
 class Photo:
     "A photograph and what is true of it."
-    image:Image.Image; mask:np.ndarray; truth:dict; caption:str; scene:Scene
+    image:Image.Image
+    mask:np.ndarray
+    truth:dict
+    caption:str
+    scene:Scene
 
 def look_alike_traits(t:Traits, r:np.random.Generator) -> Traits:
     "Another individual of the same description whose nameless traits are clearly different."
