@@ -13,12 +13,13 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from ..basics import OmniError, check_name, atomic_write
 from ..model.attend import KVCache
-from ..model.segments import pack
+from ..model.segments import Text, Drawn, pack
 from .tokens import Concept, initial_rows
 from .tasks import ConceptData, Encoded, Mix, samples
 
 # %% auto #0
-__all__ = ['Recipe', 'concept_cache', 'task_losses', 'Learner', 'learn', 'preview_picture', 'loss_figure']
+__all__ = ['SPOKEN', 'DRAWN', 'Recipe', 'concept_cache', 'repeated', 'task_losses', 'Learner', 'learn', 'preview_picture',
+           'loss_figure']
 
 # %% ../../nbs/concept/22_learn.ipynb #c8ac37de
 @dataclass(frozen=True)
@@ -39,37 +40,46 @@ class Recipe:
     def weight(self, task): return {"draw":self.image,"edit":self.edit}.get(task,1.)
 
 # %% ../../nbs/concept/22_learn.ipynb #f0d4343e
-def concept_cache(bb, concept, rows:int) -> KVCache:
-    "The system prompt as a cache of `rows` equal rows, differentiable."
-    b = pack([[concept.prompt()]], bb.model.special, bb.model.config.latent_channels, concept.gen_ids).to(bb.device,bb.dtype)
-    h = bb.model(b, splice=concept.splice)
-    return KVCache().extended([(k.expand(rows,-1,-1,-1),v.expand(rows,-1,-1,-1)) for k,v in h.new], b.valid.expand(rows,-1), b.next_position.expand(rows).to(bb.device))
+def concept_cache(bb, concept) -> KVCache:
+    "The system prompt read once: a cache of one row, differentiable in the concept's rows."
+    m = bb.model; b = pack([[concept.prompt()]], m.special, m.config.latent_channels, concept.gen_ids).to(bb.device,bb.dtype)
+    return KVCache().extended(m(b,splice=concept.splice).new, b.valid, b.next_position.to(bb.device))
+
+def repeated(cache:KVCache, n:int) -> KVCache:
+    "`n` equal rows of a cache of one row, without copying it."
+    wide = lambda t: t.expand(n,*t.shape[1:])
+    return KVCache().extended([(wide(k),wide(v)) for k,v in zip(cache.keys,cache.values)], wide(cache.valid), wide(cache.position))
+
+SPOKEN,DRAWN = ("recognise","vqa","facts"),("draw","edit")
 
 def task_losses(bb, concept, by_task:dict, share:slice=slice(None)) -> dict:
     "{task: (summed loss, number of terms)}. `share`: this process's part of every task's samples; the numbers count all."
-    out = {}
-    for group in (("recognise","vqa","facts"),("draw",),("edit",)):
-        all_ = [(t,s) for t in group for s in by_task.get(t,[])]; mine = all_[share]
-        if not all_: continue
-        for t in group:
-            if by_task.get(t): out[t] = (concept.rows.sum()*0, sum(_terms(s) for s in by_task[t]))
+    m,cache = bb.model,concept_cache(bb,concept)
+    out = {t:(concept.rows.sum()*0, sum(_terms(s) for s in ss)) for t,ss in by_task.items() if ss}
+    for group in (SPOKEN,*((t,) for t in DRAWN)):          # tasks of one batch are alike in length
+        mine = [(t,s) for t in group for s in by_task.get(t,[])][share]
         if not mine: continue
-        c = concept_cache(bb, concept, len(mine))
-        b = pack([s for _,s in mine], bb.model.special, bb.model.config.latent_channels, concept.gen_ids, c.position.tolist()).to(bb.device,bb.dtype)
-        h = bb.model(b, c, concept.splice)
-        per = _text_sums(bb,h,b) if group[0]=="recognise" else (((bb.model.velocity(h.gen)-b.target).float()**2).mean(-1)*(b.mse_weight>0)).sum(1)
-        for (t,_),l in zip(mine,per): out[t] = (out[t][0]+l, out[t][1])
+        c = repeated(cache,len(mine))
+        b = pack([s for _,s in mine], m.special, m.config.latent_channels, concept.gen_ids, c.position.tolist()).to(bb.device,bb.dtype)
+        h = m(b, c, concept.splice)
+        sums = _text_sums(m,h,b) if group==SPOKEN else _image_sums(m,h,b)
+        for (t,_),l in zip(mine,sums): out[t] = (out[t][0]+l, out[t][1])
     return out
 
-def _terms(s):
-    return sum(len(x.ids)+1 if hasattr(x,"ids") and x.loss else 0 for x in s) or sum(len(x.x) for x in s if getattr(x,"t",None) is not None)
-def _text_sums(bb, h, b):
-    ce = F.cross_entropy(bb.model.logits(h.und).float().flatten(0,1), b.labels.flatten(), ignore_index=-100, reduction="none")
+def _terms(sample):
+    "Over how many words, or else latent tokens, a sample's loss is a sum."
+    words = sum(len(x.ids)+1 for x in sample if isinstance(x,Text) and x.loss)
+    return words or sum(len(x.x) for x in sample if isinstance(x,Drawn) and x.t is not None)
+def _text_sums(m, h, b):
+    ce = F.cross_entropy(m.logits(h.und).float().flatten(0,1), b.labels.flatten(), ignore_index=-100, reduction="none")
     return ce.view(b.labels.shape).sum(1)
+def _image_sums(m, h, b):
+    e = ((m.velocity(h.gen)-b.target).float()**2).mean(-1)
+    return (e*(b.mse_weight>0)).sum(1)
 
 # %% ../../nbs/concept/22_learn.ipynb #93434531
 class Learner:
-    "Learns one concept step by step. `rows_log`: a dict of losses per step. `accelerator`: an accelerate.Accelerator for several processes."
+    "Learns one concept step by step; `log` holds the losses of every step. `accelerator`: an accelerate.Accelerator for several processes."
     def __init__(self, bb, data:ConceptData, name:str, seed:int=0, recipe:Recipe=Recipe(), accelerator=None, encoded:Encoded|None=None):
         self.bb,self.recipe,self.seed,self.acc = bb,recipe,seed,accelerator; check_name(name)
         self.enc = encoded or Encoded(bb,data,bb.tok.names[0])
@@ -94,9 +104,8 @@ class Learner:
         self.opt.param_groups[0]["lr"] = r.rate(self.step)
         share = slice(self.acc.process_index,None,self.acc.num_processes) if self.acc else slice(None)
         losses = task_losses(self.bb, self.concept, samples(self.enc,r.mix,self.gen), share)
-        drawn = ("draw","edit")
-        words = sum(n for t,(l,n) in losses.items() if t not in drawn) or 1
-        total = sum(l/(n if t in drawn else words)*r.weight(t) for t,(l,n) in losses.items())
+        words = sum(n for t,(_,n) in losses.items() if t in SPOKEN)            # one mean over all words, one per kind of picture
+        total = sum(l/(words if t in SPOKEN else n)*r.weight(t) for t,(l,n) in losses.items())
         self.opt.zero_grad()
         total.backward()
         g = self.concept.rows.grad

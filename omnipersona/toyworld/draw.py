@@ -9,11 +9,11 @@ __all__ = ['COLORS', 'SPECIES', 'PATTERNS', 'INK', 'ACCESSORIES', 'OBJECTS', 'PL
 # %% ../../nbs/toyworld/01_draw.ipynb #78418eab
 import colorsys, math
 from dataclasses import dataclass
-import numpy as np
 from PIL import Image, ImageDraw
 
 # %% ../../nbs/toyworld/01_draw.ipynb #c33ba892
-COLORS = dict(red=(0,8), orange=(28,7), yellow=(52,6), green=(115,16), teal=(176,10), blue=(220,12), purple=(272,11), pink=(326,11))
+COLORS = dict(red=(0,8), orange=(28,7), yellow=(52,6), green=(115,16),      # name = (centre, half width), degrees
+              teal=(176,10), blue=(220,12), purple=(272,11), pink=(326,11))
 
 def rgb(h:float,     # hue in degrees
         s:float=.8,  # saturation 0-1
@@ -23,24 +23,33 @@ def rgb(h:float,     # hue in degrees
     return tuple(int(255*c+.5) for c in colorsys.hsv_to_rgb((h%360)/360, s, v))
 
 def color_name(h:float,  # hue in degrees
-) -> str:
+) -> str:                # a key of COLORS
     "The colour name whose centre is nearest on the hue circle."
     return min(COLORS, key=lambda n: abs((h-COLORS[n][0]+180)%360-180))
 
 # %% ../../nbs/toyworld/01_draw.ipynb #2cbc2156
 class Pen:
-    "Draws shapes given in local units; in mask mode every colour becomes the identity number `ink`."
-    def __init__(self, draw:ImageDraw.ImageDraw, x:float, y:float, unit:float, flip:bool=False, ink:int|None=None):
+    "Draws shapes given in local units, y downwards; in mask mode every colour becomes the identity number `ink`."
+    def __init__(self,
+                 draw:ImageDraw.ImageDraw,  # Pillow's drawing interface of a canvas
+                 x:float, y:float,          # where the local origin is, canvas pixels
+                 unit:float,                # canvas pixels in one local unit
+                 flip:bool=False,           # mirror left and right
+                 ink:int|None=None,         # None: draw in colours
+    ):
         self.draw,self.x,self.y,self.unit,self.ink = draw,x,y,unit,ink
         self.sx = -unit if flip else unit
     def _c(self, color): return color if self.ink is None else self.ink
     def oval(self, x, y, rx, ry, color):
+        "A filled ellipse: centre and half axes."
         cx,cy,rx,ry = self.x+x*self.sx, self.y+y*self.unit, rx*self.unit, ry*self.unit
         self.draw.ellipse((cx-rx,cy-ry,cx+rx,cy+ry), fill=self._c(color))
     def poly(self, pts, color):
+        "A filled polygon: [(x, y), ...]."
         self.draw.polygon([(self.x+x*self.sx, self.y+y*self.unit) for x,y in pts], fill=self._c(color))
     def box(self, x0, y0, x1, y1, color): self.poly([(x0,y0),(x1,y0),(x1,y1),(x0,y1)], color)
     def ring(self, x, y, r, width, color):
+        "An open circle: centre, outer radius, width of the line."
         cx,cy,r = self.x+x*self.sx, self.y+y*self.unit, r*self.unit
         self.draw.ellipse((cx-r,cy-r,cx+r,cy+r), outline=self._c(color), width=max(1,int(width*self.unit)))
 
@@ -54,33 +63,42 @@ class Traits:
     species:str="dog"
     color:str="red"
     pattern:str="plain"
-    hue:float=0.
-    sat:float=.8
-    val:float=.9     # the exact body colour
-    hue2:float=40.; val2:float=.95               # belly, inner ears, hair: no caption names it
-    ear:float=1.
+    hue:float=0.     # the exact body colour: degrees,
+    sat:float=.8     # 0-1,
+    val:float=.9     # 0-1
+    hue2:float=40.   # belly, inner ears, hair: no caption names it
+    val2:float=.95
+    ear:float=1.     # length of the ears
     head:float=1.
-    body:float=1.   # proportions
-    eye:float=1.; gap:float=1.                   # eye size and distance
-    mark:tuple=(.1,-.05,.1)                      # patch on the face: x, y, size
-    phase:float=0.                               # where spots and stripes begin
+    body:float=1.
+    eye:float=1.     # size of the eyes
+    gap:float=1.     # distance of the eyes
+    mark:tuple=(.1,-.05,.1)  # patch on the face: x, y, size
+    phase:float=0.   # 0-1, where spots and stripes begin
 
-    @property
-    def main(self): return rgb(self.hue, self.sat, self.val)
-    @property
-    def second(self): return rgb(self.hue2, .6, self.val2)
-    @property
-    def dark(self): return rgb(self.hue, min(1,self.sat*1.1), self.val*.5)
+    main   = property(lambda t: rgb(t.hue, t.sat, t.val))                   # three colours, ready for the pen
+    second = property(lambda t: rgb(t.hue2, .6, t.val2))
+    dark   = property(lambda t: rgb(t.hue, min(1,t.sat*1.1), t.val*.5))
 
-# %% ../../nbs/toyworld/01_draw.ipynb #f9a8bc0c
+# %% ../../nbs/toyworld/01_draw.ipynb #c31069e3
 INK = (35,32,45)
 
+def _pattern(p, t, cy, rx, ry):   # on an oval body of centre (0,cy) and half axes rx, ry
+    if t.pattern=="spotted":
+        for i in range(7):
+            a,d = t.phase*6.28+i*2.4, .35+.4*((i*.37+t.phase)%1)
+            p.oval(rx*d*1.05*math.cos(a), cy+ry*d*math.sin(a), .05, .05, t.dark)
+    if t.pattern=="striped":
+        for i in range(4):
+            y = -.75+.5*i+.3*(t.phase-.5)
+            w = math.sqrt(max(0,1-y*y))*.97
+            p.box(-rx*w, cy+ry*y-.028, rx*w, cy+ry*y+.028, t.dark)
+
+# %% ../../nbs/toyworld/01_draw.ipynb #f9a8bc0c
 def _ears(p, t, r, y):
-    "Ears, antenna, hair or lid: what tells the species from far away."
     m,s,e = t.main,t.second,t.ear
     for k in (-1,1):
-        if   t.species=="dog":
-            p.oval(k*r*.95, y+.02+.06*e, .075, .15*e, t.dark)
+        if t.species=="dog": p.oval(k*r*.95, y+.02+.06*e, .075, .15*e, t.dark)
         elif t.species=="cat":
             p.poly([(k*r*.25,y-r*.7),(k*r*.98,y-r*.25),(k*r*.85,y-r*.75-.2*e)], m)
             p.poly([(k*r*.45,y-r*.7),(k*r*.85,y-r*.4),(k*r*.78,y-r*.75-.1*e)], s)
@@ -88,30 +106,21 @@ def _ears(p, t, r, y):
             p.oval(k*r*.45, y-r*.8-.13*e, .07, .2*e, m)
             p.oval(k*r*.45, y-r*.8-.13*e, .035, .14*e, s)
         elif t.species=="bear":
-            p.oval(k*r*.75, y-r*.75, .1*e, .1*e, m); p.oval(k*r*.75, y-r*.75, .05*e, .05*e, s)
-        elif t.species=="person":
-            p.oval(k*r*.85, y+.08*e, .08, .16*e, s)
+            p.oval(k*r*.75, y-r*.75, .1*e, .1*e, m)
+            p.oval(k*r*.75, y-r*.75, .05*e, .05*e, s)
+        elif t.species=="person": p.oval(k*r*.85, y+.08*e, .08, .16*e, s)
     if t.species=="person": p.oval(0, y-.05, r*1.08, r*1.05, s)
     if t.species=="robot":
-        p.box(-.015, y-r-.13*e, .015, y-r*.5, INK); p.oval(0, y-r-.13*e, .05, .05, s)
+        p.box(-.015, y-r-.13*e, .015, y-r*.5, INK)
+        p.oval(0, y-r-.13*e, .05, .05, s)
 
-def _pattern(p, t, cy, rx, ry):
-    "Spots or stripes on an oval body of centre (0,cy) and half axes rx, ry."
-    if t.pattern=="spotted":
-        for i in range(7):
-            a,d = t.phase*6.28+i*2.4, .35+.4*((i*.37+t.phase)%1)
-            p.oval(rx*d*1.05*math.cos(a), cy+ry*d*math.sin(a), .05, .05, t.dark)
-    if t.pattern=="striped":
-        for i in range(4):
-            y = -.75+.5*i+.3*(t.phase-.5); w = math.sqrt(max(0,1-y*y))*.97
-            p.box(-rx*w, cy+ry*y-.028, rx*w, cy+ry*y+.028, t.dark)
-
+# %% ../../nbs/toyworld/01_draw.ipynb #dffef74a
 def _face(p, t, r, y):
-    g,e = .1*t.gap, .05*t.eye
-    mx,my,ms = t.mark
+    (mx,my,ms),g,e = t.mark, .1*t.gap, .05*t.eye
     if t.species!="person": p.oval(mx, y+my, ms, ms*.9, t.second)
     for k in (-1,1):
-        p.oval(k*g, y-.02, e*1.15, e*1.35, (255,255,255)); p.oval(k*g, y-.01, e*.7, e*.85, INK)
+        p.oval(k*g, y-.02, e*1.15, e*1.35, (255,255,255))
+        p.oval(k*g, y-.01, e*.7, e*.85, INK)
     if t.species in ("dog","bear"):
         p.oval(0, y+.11, .09, .065, t.second if t.species=="bear" else (250,240,225))
         p.oval(0, y+.085, .04, .03, INK)
@@ -120,26 +129,29 @@ def _face(p, t, r, y):
     else: p.oval(0, y+.12, .06, .025, (190,50,60))
 
 # %% ../../nbs/toyworld/01_draw.ipynb #e3f805f2
-def _teapot(p, t):
-    m,s = t.main,t.second
+def _teapot(p, t):   # handle, spout, pot, lid, and a face
     p.ring(-.36, -.36, .16, .05, t.dark)
     p.poly([(.22,-.2),(.5,-.2-.36*t.ear),(.6,-.2-.36*t.ear),(.3,-.02)], t.dark)
-    p.oval(0, -.32, .36*t.body, .33, m); _pattern(p, t, -.3, .34*t.body, .31)
-    p.oval(0, -.62, .2*t.head, .05, s); p.oval(0, -.69, .05, .06, s)
-    p.oval(0, -.36, .2, .17, m); _face(p, t, .2, -.38)
+    p.oval(0, -.32, .36*t.body, .33, t.main)
+    _pattern(p, t, -.3, .34*t.body, .31)
+    p.oval(0, -.62, .2*t.head, .05, t.second)
+    p.oval(0, -.69, .05, .06, t.second)
+    p.oval(0, -.36, .2, .17, t.main)
+    _face(p, t, .2, -.38)
 
-def _torso(p, t):
-    m,s = t.main,t.second; bw = .24*t.body
+def _torso(p, t):    # everything below the head
+    bw = .24*t.body
     for k in (-1,1): p.oval(k*.13, -.03, .1, .055, t.dark)
     if t.species in ("dog","cat"): p.oval(bw+.05, -.3, .045, .16, t.dark)
-    if t.species=="robot": p.box(-bw, -.48, bw, -.04, m)
-    else: p.oval(0, -.26, bw, .25, m)
+    if t.species=="robot": p.box(-bw, -.48, bw, -.04, t.main)
+    else: p.oval(0, -.26, bw, .25, t.main)
     _pattern(p, t, -.26, bw, .25)
-    if t.species!="person": p.oval(0, -.22, .12*t.body, .13, s)
-    for k in (-1,1): p.oval(k*(bw+.01), -.3, .05, .12, m if t.pattern=="plain" else t.dark)
+    if t.species!="person": p.oval(0, -.22, .12*t.body, .13, t.second)
+    for k in (-1,1): p.oval(k*(bw+.01), -.3, .05, .12, t.main if t.pattern=="plain" else t.dark)
 
+# %% ../../nbs/toyworld/01_draw.ipynb #905e1007
 def head_of(t:Traits,  # a character's traits
-) -> tuple:            # (radius, y) of the head, where accessories go
+) -> tuple:            # (radius, y) of the head in local units, where accessories go
     "Where a character's head is."
     return (.2*t.head,-.4) if t.species=="teapot" else (.25*t.head, -.46-.24*t.head)
 
@@ -148,19 +160,18 @@ def draw_character(p:Pen, t:Traits):
     if t.species=="teapot": return _teapot(p, t)
     _torso(p, t)
     r,y = head_of(t)
-    m = t.main
     _ears(p, t, r, y)
-    if t.species=="robot": p.box(-r, y-r*.85, r, y+r*.85, m)
+    if t.species=="robot": p.box(-r, y-r*.85, r, y+r*.85, t.main)
     elif t.species=="person": p.oval(0, y+.03, r*.85, r*.85, rgb(25, .35, .97))
-    else: p.oval(0, y, r, r*.92, m)
+    else: p.oval(0, y, r, r*.92, t.main)
     if t.species=="dog": _ears(p, t, r, y)
     _face(p, t, r, y)
 
 # %% ../../nbs/toyworld/01_draw.ipynb #d85097cb
 ACCESSORIES = "hat scarf glasses crown".split()
-OBJECTS = "ball kite drum balloon apple cake fish carrot car boat".split()
 
-def draw_accessory(p:Pen, t:Traits, kind:str):
+def draw_accessory(p:Pen, t:Traits,  # the pen that drew the character, and the character
+                   kind:str):        # one of ACCESSORIES; nothing is drawn for another word
     "Put an accessory on a character drawn by the same pen."
     r,y = head_of(t)
     if t.species=="teapot" and kind in ("hat","crown"): y -= .12
@@ -174,7 +185,8 @@ def draw_accessory(p:Pen, t:Traits, kind:str):
         p.oval(0, b-.05, .04, .04, (220,30,60))
     elif kind=="scarf":
         ny = y+r*.95
-        p.oval(0, ny, r*.95, .075, (245,245,245)); p.box(r*.3, ny, r*.75, ny+.24, (245,245,245))
+        p.oval(0, ny, r*.95, .075, (245,245,245))
+        p.box(r*.3, ny, r*.75, ny+.24, (245,245,245))
         p.box(r*.3, ny+.12, r*.75, ny+.17, (200,30,40))
         p.box(-r*.3, ny-.07, -r*.05, ny+.07, (200,30,40))
     elif kind=="glasses":
@@ -182,78 +194,62 @@ def draw_accessory(p:Pen, t:Traits, kind:str):
         for k in (-1,1): p.ring(k*max(g,.095), y-.01, .105, .034, INK)
         p.box(-.02, y-.03, .02, y, INK)
 
-def draw_object(p:Pen, kind:str, hue:float, sat:float=.8, val:float=.9):
-    "Draw an object standing at the pen's origin, about one unit high."
-    m,d,w = rgb(hue,sat,val), rgb(hue,sat,val*.55), (250,250,250)
-    if kind=="ball":
-        p.oval(0,-.4,.4,.4,m)
-        p.box(-.38,-.48,.38,-.32,w)
-        p.oval(0,-.4,.13,.13,d)
-    elif kind=="kite":
-        p.poly([(0,-1.25),(.42,-.8),(0,-.2),(-.42,-.8)], m)
-        p.poly([(0,-1.25),(.42,-.8),(0,-.8)], d)
-        p.poly([(-.42,-.8),(0,-.2),(0,-.8)], d)
-        p.box(-.03,-.2,.03,.05,INK); p.poly([(-.15,-.1),(.15,.05),(.15,-.1),(-.15,.05)], m)
-    elif kind=="drum":
-        p.box(-.4,-.6,.4,-.08,m)
-        p.oval(0,-.08,.4,.1,m)
-        p.oval(0,-.6,.4,.13,w)
-        p.poly([(-.4,-.5),(-.2,-.08),(0,-.45),(.2,-.08),(.4,-.5),(.2,-.2),(0,-.55),(-.2,-.2)], d)
-    elif kind=="balloon":
-        p.oval(0,-.95,.36,.44,m)
-        p.poly([(-.08,-.48),(.08,-.48),(0,-.58)], d)
-        p.box(-.02,-.48,.02,0,INK)
-        p.oval(-.13,-1.1,.07,.11,w)
-    elif kind=="apple":
-        p.oval(-.14,-.36,.26,.36,m)
-        p.oval(.14,-.36,.26,.36,m)
-        p.box(-.03,-.9,.04,-.6,(110,70,40))
-        p.oval(.18,-.82,.17,.08,(70,160,60))
-    elif kind=="cake":
-        p.box(-.45,-.42,.45,0,m)
-        p.box(-.45,-.5,.45,-.32,w)
-        p.box(-.05,-.85,.05,-.5,d)
-        p.oval(0,-.9,.06,.1,(255,190,40))
-    elif kind=="fish":
-        p.oval(-.05,-.4,.4,.26,m)
-        p.poly([(.25,-.4),(.58,-.68),(.58,-.12)], d)
-        p.oval(-.25,-.45,.07,.07,w)
-        p.oval(-.25,-.45,.035,.035,INK)
-    elif kind=="carrot":
-        p.poly([(-.24,-.62),(.24,-.62),(0,.05)], m)
-        for k in (-1,0,1): p.oval(k*.13,-.78,.07,.2,(60,150,60))
-    elif kind=="car":
-        p.box(-.6,-.42,.6,-.1,m)
-        p.poly([(-.38,-.42),(-.25,-.75),(.25,-.75),(.38,-.42)], m)
-        p.box(-.2,-.67,.2,-.45,w)
-        [p.oval(k*.35,-.1,.15,.15,INK) for k in (-1,1)]
-    elif kind=="boat":
-        p.poly([(-.6,-.32),(.6,-.32),(.38,0),(-.38,0)], m)
-        p.box(-.03,-1.05,.03,-.32,INK)
-        p.poly([(.06,-1.05),(.06,-.4),(.5,-.4)], w)
-        p.poly([(-.06,-.9),(-.06,-.4),(-.4,-.4)], d)
-    else: raise ValueError(f"unknown object {kind!r}: one of {OBJECTS}")
+# %% ../../nbs/toyworld/01_draw.ipynb #f45b2c75
+_TOYS = dict(
+    ball=[("oval",0,-.4,.4,.4,"main"), ("box",-.38,-.48,.38,-.32,"light"), ("oval",0,-.4,.13,.13,"dark")],
+    kite=[("poly",[(0,-1.25),(.42,-.8),(0,-.2),(-.42,-.8)],"main"), ("poly",[(0,-1.25),(.42,-.8),(0,-.8)],"dark"),
+          ("poly",[(-.42,-.8),(0,-.2),(0,-.8)],"dark"), ("box",-.03,-.2,.03,.05,INK),
+          ("poly",[(-.15,-.1),(.15,.05),(.15,-.1),(-.15,.05)],"main")],
+    drum=[("box",-.4,-.6,.4,-.08,"main"), ("oval",0,-.08,.4,.1,"main"), ("oval",0,-.6,.4,.13,"light"),
+          ("poly",[(-.4,-.5),(-.2,-.08),(0,-.45),(.2,-.08),(.4,-.5),(.2,-.2),(0,-.55),(-.2,-.2)],"dark")],
+    balloon=[("oval",0,-.95,.36,.44,"main"), ("poly",[(-.08,-.48),(.08,-.48),(0,-.58)],"dark"),
+             ("box",-.02,-.48,.02,0,INK), ("oval",-.13,-1.1,.07,.11,"light")])
+_FOOD = dict(
+    apple=[("oval",-.14,-.36,.26,.36,"main"), ("oval",.14,-.36,.26,.36,"main"),
+           ("box",-.03,-.9,.04,-.6,(110,70,40)), ("oval",.18,-.82,.17,.08,(70,160,60))],
+    cake=[("box",-.45,-.42,.45,0,"main"), ("box",-.45,-.5,.45,-.32,"light"),
+          ("box",-.05,-.85,.05,-.5,"dark"), ("oval",0,-.9,.06,.1,(255,190,40))],
+    fish=[("oval",-.05,-.4,.4,.26,"main"), ("poly",[(.25,-.4),(.58,-.68),(.58,-.12)],"dark"),
+          ("oval",-.25,-.45,.07,.07,"light"), ("oval",-.25,-.45,.035,.035,INK)],
+    carrot=[("poly",[(-.24,-.62),(.24,-.62),(0,.05)],"main"), *[("oval",k*.13,-.78,.07,.2,(60,150,60)) for k in (-1,0,1)]])
+_RIDES = dict(
+    car=[("box",-.6,-.42,.6,-.1,"main"), ("poly",[(-.38,-.42),(-.25,-.75),(.25,-.75),(.38,-.42)],"main"),
+         ("box",-.2,-.67,.2,-.45,"light"), *[("oval",k*.35,-.1,.15,.15,INK) for k in (-1,1)]],
+    boat=[("poly",[(-.6,-.32),(.6,-.32),(.38,0),(-.38,0)],"main"), ("box",-.03,-1.05,.03,-.32,INK),
+          ("poly",[(.06,-1.05),(.06,-.4),(.5,-.4)],"light"), ("poly",[(-.06,-.9),(-.06,-.4),(-.4,-.4)],"dark")])
+_SHAPES = _TOYS|_FOOD|_RIDES
+OBJECTS = list(_SHAPES)
+
+# %% ../../nbs/toyworld/01_draw.ipynb #01511822
+def draw_object(p:Pen,         # standing where the object stands
+                kind:str,      # one of OBJECTS
+                hue:float,     # degrees
+                sat:float=.8, val:float=.9):  # 0-1
+    "Draw an object standing at the pen's origin, about one unit high. Raises ValueError for an unknown kind."
+    if kind not in _SHAPES: raise ValueError(f"unknown object {kind!r}: one of {OBJECTS}")
+    colors = dict(main=rgb(hue,sat,val), dark=rgb(hue,sat,val*.55), light=(250,250,250))
+    for shape,*where,color in _SHAPES[kind]:
+        getattr(p, shape)(*where, colors[color] if isinstance(color,str) else color)
+
+# %% ../../nbs/toyworld/01_draw.ipynb #ec5cf1a0
+_SKY_AND_GROUND = dict(
+    beach=((190,228,250),(246,226,170)), forest=((214,236,206),(150,190,120)), desert=((252,236,196),(232,196,130)),
+    city=((222,224,232),(160,160,168)), mountain=((212,230,246),(238,242,248)), moon=((46,46,84),(178,178,190)),
+    park=((200,234,250),(168,216,130)), castle=((240,214,236),(196,180,150)))
+PLACES = list(_SKY_AND_GROUND)
 
 # %% ../../nbs/toyworld/01_draw.ipynb #a9834375
-PLACES = "beach forest desert city mountain moon park castle".split()
-
-def draw_place(p:Pen, kind:str, jitter:tuple=(.5,.5,.5)):
-    "Fill a canvas of 1 x 1 units (origin at its top left corner) with a place."
-    a,b,c = jitter
-    hz = .58+.1*a
-    x = .15+.7*b
-    sky,ground = dict(beach=((190,228,250),(246,226,170)), forest=((214,236,206),(150,190,120)), desert=((252,236,196),(232,196,130)),
-        city=((222,224,232),(160,160,168)), mountain=((212,230,246),(238,242,248)), moon=((46,46,84),(178,178,190)),
-        park=((200,234,250),(168,216,130)), castle=((240,214,236),(196,180,150)))[kind]
-    p.box(0,0,1,1,sky)
-    if kind=="beach": p.box(0,hz-.12,1,hz,(110,180,220)); p.oval(x,.14,.08,.08,(255,236,140))
+def _behind(p, kind, hz, x, b, c):
+    if kind=="beach":
+        p.box(0,hz-.12,1,hz,(110,180,220))
+        p.oval(x,.14,.08,.08,(255,236,140))
     if kind=="mountain":
         for dx,h in ((-.3,.34),(.25,.42)):
             p.poly([(x+dx-.36,hz),(x+dx,hz-h),(x+dx+.36,hz)],(140,156,180))
             p.poly([(x+dx-.12,hz-h*.67),(x+dx,hz-h),(x+dx+.12,hz-h*.67)],(250,250,252))
     if kind=="city":
         for i in range(5):
-            h=.2+.28*((i*.618+c)%1)
+            h = .2+.28*((i*.618+c)%1)
             p.box(i*.21+.02*b,hz-h,i*.21+.16,hz,(176,182,198))
             p.box(i*.21+.05,hz-h+.05,i*.21+.1,hz-h+.1,(250,240,180))
     if kind=="moon":
@@ -263,21 +259,35 @@ def draw_place(p:Pen, kind:str, jitter:tuple=(.5,.5,.5)):
         for dx,h in ((-.2,.42),(0,.3),(.2,.42)):
             p.box(x+dx-.1,hz-h,x+dx+.1,hz,(206,206,216))
             p.poly([(x+dx-.12,hz-h),(x+dx,hz-h-.14),(x+dx+.12,hz-h)],(170,120,180))
-    p.box(0,hz,1,1,ground)
+
+# %% ../../nbs/toyworld/01_draw.ipynb #6894de59
+def _in_front(p, kind, hz, x, b, c):
     if kind=="forest":
         for i in range(4):
-            tx=(i*.27+b*.27)
+            tx = i*.27+b*.27
             p.box(tx-.02,hz-.06,tx+.02,hz+.04,(130,100,70))
             p.poly([(tx-.13,hz-.04),(tx,hz-.42-.1*((i*.6+c)%1)),(tx+.13,hz-.04)],(96,150,100))
     if kind=="desert":
         p.oval(1-x,.15,.07,.07,(255,220,120))
-        p.box(x-.03,hz-.26,x+.03,hz+.05,(120,170,110))
-        p.box(x-.12,hz-.18,x,hz-.13,(120,170,110))
-        p.box(x-.12,hz-.26,x-.08,hz-.13,(120,170,110))
+        for box in ((x-.03,hz-.26,x+.03,hz+.05), (x-.12,hz-.18,x,hz-.13), (x-.12,hz-.26,x-.08,hz-.13)):
+            p.box(*box,(120,170,110))
     if kind=="park":
         p.box(x-.025,hz-.22,x+.025,hz+.03,(150,110,70))
         p.oval(x,hz-.3,.15,.14,(120,190,110))
-        [p.oval((i*.31+c)%1,hz+.1+.2*((i*.5)%1),.015,.015,(250,250,250)) for i in range(5)]
+        for i in range(5): p.oval((i*.31+c)%1,hz+.1+.2*((i*.5)%1),.015,.015,(250,250,250))
     if kind=="moon":
         p.oval((x+.3)%1,hz+.15,.1,.035,(150,150,162))
         p.oval(x,hz+.28,.14,.04,(150,150,162))
+
+# %% ../../nbs/toyworld/01_draw.ipynb #ab05372c
+def draw_place(p:Pen,                      # origin at the top left corner of a canvas of 1 x 1 units
+               kind:str,                   # one of PLACES
+               jitter:tuple=(.5,.5,.5)):   # three numbers 0-1: horizon, where the scenery stands, its details
+    "Fill a canvas with a place. Raises KeyError for an unknown one."
+    sky,ground = _SKY_AND_GROUND[kind]
+    a,b,c = jitter
+    hz,x = .58+.1*a, .15+.7*b
+    p.box(0,0,1,1,sky)
+    _behind(p,kind,hz,x,b,c)
+    p.box(0,hz,1,1,ground)
+    _in_front(p,kind,hz,x,b,c)

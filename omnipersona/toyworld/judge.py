@@ -13,16 +13,15 @@ from torch import nn, Tensor
 import torch.nn.functional as F
 from safetensors.torch import load_file, save
 import omnipersona
-from ..basics import OmniError, atomic_write, to_tensor
+from ..basics import OmniError, atomic_write, compute_dtype, to_tensor
 from .draw import *
 from .world import *
 
 # %% auto #0
 __all__ = ['ATTRIBUTES', 'TRAIN', 'TEST', 'PHOTOS', 'JUDGE_FOLDER', 'attribute_labels', 'trait_vector', 'judge_scenes',
-           'look_alikes', 'relatives', 'family_scenes', 'draw_all', 'as_floats', 'seen_through',
-           'diffusers_autoencoder', 'disturb', 'judge_net', 'JudgeNet', 'attribute_net', 'identity_net',
-           'train_attributes', 'contrastive_loss', 'train_identity', 'understand', 'ToyJudge', 'judge_accuracy',
-           'save_judge', 'train_judge', 'make_judge']
+           'relatives', 'family_scenes', 'draw_all', 'as_floats', 'seen_through', 'diffusers_autoencoder', 'disturb',
+           'judge_net', 'JudgeNet', 'attribute_net', 'identity_net', 'train_attributes', 'contrastive_loss',
+           'train_identity', 'understand', 'ToyJudge', 'judge_accuracy', 'save_judge', 'train_judge', 'make_judge']
 
 # %% ../../nbs/toyworld/04_judge.ipynb #16fcf930
 ATTRIBUTES = dict(species=SPECIES, color=list(COLORS), pattern=PATTERNS, accessory=ACCESSORIES, place=PLACES, side=list(SIDES),
@@ -44,27 +43,22 @@ def trait_vector(t:Traits) -> list:
 TRAIN, TEST = 2_000_000, 3_000_000
 PHOTOS = 6    # of each of the four members of a family
 
-def judge_scenes(n:int, seed:int=TRAIN) -> list:
-    "`n` random scenes; every 30th is empty."
-    out = [random_scene(np.random.default_rng((seed,i))) for i in range(n)]
+def judge_scenes(n:int, seed:int=TRAIN, **shares) -> list:
+    "`n` random scenes, with `shares` as `random_scene` takes them; every 30th is empty."
+    out = [random_scene(np.random.default_rng((seed,i)), **shares) for i in range(n)]
     return [replace(s, char=None, accessory=None, thing=None) if i%30==29 else s for i,s in enumerate(out)]
 
-def look_alikes(r:np.random.Generator) -> list:
-    "Four individuals of one description: a family to learn from."
-    t = random_traits(r)
-    return [t]+[look_alike_traits(t, r) for _ in range(3)]
-
 def relatives(r:np.random.Generator) -> list:
-    "Somebody, a look-alike, a twin and a cousin: a family to be tested on."
+    "Somebody, a look-alike (same words, other hues), a twin (same colours, other proportions) and a cousin (same traits, other species)."
     t = random_traits(r)
     same = {k:getattr(t,k) for k in "species color pattern hue sat val hue2 val2".split()}
     cousin = replace(t, species=str(r.choice([s for s in SPECIES if s!=t.species])))
     return [t, look_alike_traits(t, r), random_traits(r, **same), cousin]
 
-def family_scenes(n:int, seed:int=TRAIN, members=look_alikes) -> list:
+def family_scenes(n:int, seed:int=TRAIN) -> list:
     "Scenes of `n` families, (n, 4, PHOTOS) in one flat list."
     rs = [np.random.default_rng((seed,i,1)) for i in range(n)]
-    return [random_scene(r, t) for r in rs for t in members(r) for _ in range(PHOTOS)]
+    return [random_scene(r, t) for r in rs for t in relatives(r) for _ in range(PHOTOS)]
 
 def draw_all(scenes) -> Tensor:
     "uint8 pictures (N, 64, 64, 3)."
@@ -133,14 +127,14 @@ def identity_net() -> JudgeNet:
     return judge_net([128,13])
 
 # %% ../../nbs/toyworld/04_judge.ipynb #cebb4540
-def _fit(net:nn.Module, loss_of, steps:int, peak:float=3e-3, every:int=100, log=print) -> nn.Module:
-    "AdamW with a warm-up and a cosine; `loss_of(i)` gives the loss of step i and a dict to log. Ends in eval mode."
+def _fit(net:nn.Module, loss_of, steps:int, peak:float=3e-3, every:int=100, log=print, dtype=torch.float32) -> nn.Module:
+    "AdamW with a warm-up and a cosine; `loss_of(i)` gives the loss of step i and a dict to log; `dtype` of convolutions. Ends in eval mode."
     opt = torch.optim.AdamW(net.parameters(), peak, weight_decay=.02)
     t0 = time.time()
     net.train()
     for i in range(steps):
         for p in opt.param_groups: p["lr"] = peak*min(1,(i+1)/50)*(.01+.99*.5*(1+math.cos(math.pi*i/steps)))
-        loss,info = loss_of(i)
+        with torch.autocast("cpu", dtype, enabled=dtype!=torch.float32): loss,info = loss_of(i)
         opt.zero_grad()
         loss.backward()
         opt.step()
@@ -165,7 +159,7 @@ def train_attributes(pics:Tensor, scenes:list, steps:int, batch:int=64, seed:int
         flip = torch.rand(batch, generator=g)<.5
         y = Y[k]; y[:,side] = torch.where(flip, swap[y[:,side]], y[:,side])
         outs = net(disturb(_mirrored(as_floats(pics[k]), flip), g))
-        losses = [F.cross_entropy(o, y[:,j]) for j,o in enumerate(outs)]
+        losses = [F.cross_entropy(o.float(), y[:,j]) for j,o in enumerate(outs)]
         return sum(losses), dict(loss=sum(losses).detach(), right=sum((o.argmax(1)==y[:,j]).float().mean() for j,o in enumerate(outs))/len(outs))
     return _fit(net, loss_of, steps, **kw)
 
@@ -178,8 +172,8 @@ def contrastive_loss(z:Tensor,    # (N, D) unit vectors
     logp = (z@z.T/tau).masked_fill(me, -1e9).log_softmax(1)
     return -((logp*same).sum(1)/same.sum(1)).mean()
 
-def train_identity(pics:Tensor, scenes:list, steps:int, families:int=6, photos:int=3, seed:int=0, tau:float=.1, hint:float=1., **kw) -> nn.Module:
-    "The embedding. `pics` uint8 (n*4*PHOTOS, 64, 64, 3) of `family_scenes(n)`."
+def train_identity(pics:Tensor, scenes:list, steps:int, families:int=6, photos:int=3, seed:int=0, tau:float=.1, hint:float=3., **kw) -> nn.Module:
+    "The embedding. `pics` uint8 (n*4*PHOTOS, 64, 64, 3) of `family_scenes(n)`; `hint`: weight of the traits' loss."
     torch.manual_seed(seed)
     g = torch.Generator().manual_seed(seed)
     net = identity_net()
@@ -189,7 +183,7 @@ def train_identity(pics:Tensor, scenes:list, steps:int, families:int=6, photos:i
         who_is = torch.randint(len(pics)//(4*PHOTOS), (families,1,1), generator=g)*4+torch.arange(4)[:,None]
         k = (who_is*PHOTOS+torch.rand(families,4,PHOTOS, generator=g).argsort(-1)[...,:photos]).flatten()
         z,t = net(disturb(_mirrored(as_floats(pics[k]), torch.rand(len(k), generator=g)<.5), g))
-        con,aux = contrastive_loss(F.normalize(z,dim=1), who, tau), F.smooth_l1_loss(t, T[k])
+        con,aux = contrastive_loss(F.normalize(z.float(),dim=1), who, tau), F.smooth_l1_loss(t.float(), T[k])
         return con+hint*aux, dict(loss=con.detach(), traits=aux.detach())
     return _fit(net, loss_of, steps, **kw)
 
@@ -280,7 +274,7 @@ def judge_accuracy(judge:ToyJudge, n:int=1000,  # pictures for the attributes
     pixels = lambda scenes: as_floats(seen_through(draw_all(scenes), through))
     scenes = judge_scenes(n, seed); Y = np.array([attribute_labels(s) for s in scenes])
     read = np.stack([o.argmax(1).numpy() for o in judge._outs("attributes", pixels(scenes))], 1)
-    z = judge.identity(pixels(family_scenes(families, seed, relatives))).view(families,4,PHOTOS,-1).transpose(0,1)
+    z = judge.identity(pixels(family_scenes(families, seed))).view(families,4,PHOTOS,-1).transpose(0,1)
     me = z[0]
     same,alike,twin,cousin = ((me*o).sum(-1) for o in (me.roll(1,1),*z[1:]))   # cosines (families,PHOTOS)
     near = lambda other: float((same>other).float().mean())
@@ -306,14 +300,16 @@ def save_judge(attributes:nn.Module, identity:nn.Module, folder=JUDGE_FOLDER, th
     atomic_write(folder/"judge.json", json.dumps(acc|dict(note=note), indent=1)+"\n"); return acc
 
 def train_judge(folder, through=None,          # pixels (B,3,64,64) -> pixels, for half of the pictures; None: crisp ones only
-                n_scenes:int=12000, n_families:int=640,
-                steps:tuple=(2200,1900),       # of the classifier, of the embedding
-                log=print, **kw) -> ToyJudge:  # more for `save_judge`
+                n_scenes:int=40_000, n_families:int=2000,
+                steps:tuple=(5000,5000),       # of the classifier, of the embedding
+                log=print, dtype=None,         # of convolutions; None: bfloat16 where it measures faster
+                **kw) -> ToyJudge:             # more for `save_judge`
     "Train both networks from seed 0, save them in `folder` and load them from there."
-    scenes = judge_scenes(n_scenes)+family_scenes(n_families)
+    dtype = dtype or compute_dtype("cpu")
+    scenes = judge_scenes(n_scenes, p_char=.86, p_pair=.4)+family_scenes(n_families)   # many companions, some alone
     pics = seen_through(draw_all(scenes), through, .5)
-    what = train_attributes(pics, scenes, steps[0], log=log)
-    who = train_identity(pics[n_scenes:], scenes[n_scenes:], steps[1], log=log)
+    what = train_attributes(pics, scenes, steps[0], log=log, dtype=dtype)
+    who = train_identity(pics[n_scenes:], scenes[n_scenes:], steps[1], log=log, dtype=dtype)
     save_judge(what, who, folder, through, **kw); return ToyJudge(folder)
 
 # %% ../../nbs/toyworld/04_judge.ipynb #f176f47f
