@@ -316,7 +316,7 @@ def train_judge(folder, through=None,          # pixels (B,3,64,64) -> pixels, f
 def make_judge(folder=JUDGE_FOLDER,                          # where to
                autoencoder=JUDGE_FOLDER.parent/"tiny"/"ae",  # folder of a diffusers AutoencoderTiny; if it is not there: crisp pictures only
 ) -> ToyJudge:
-    "Train the judge as the shipped one was trained, and print what it is worth. Twenty minutes on one core."
+    "Train the judge as the shipped one was trained, and print what it is worth. A quarter of an hour on one core with bf16, longer without."
     torch.set_flush_denormal(True)
     through = diffusers_autoencoder(autoencoder) if Path(autoencoder).exists() else None
     judge = train_judge(folder, through)

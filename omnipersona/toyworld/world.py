@@ -13,11 +13,12 @@ from .draw import *
 
 # %% auto #0
 __all__ = ['FACTS', 'KINDS', 'SIDES', 'INKS', 'Character', 'Thing', 'random_traits', 'random_thing', 'random_facts', 'Scene',
-           'render', 'masks', 'random_scene', 'Photo', 'look_alike_traits', 'hidden_things', 'reveals', 'worn',
-           'describe_scene', 'ToyWorld']
+           'render', 'masks', 'random_scene', 'look_alike_traits', 'hidden_things', 'reveals', 'worn', 'describe_scene',
+           'Photo', 'ToyWorld']
 
-# %% ../../nbs/toyworld/02_world.ipynb #7d8c6249
-FACTS = dict(toy="ball kite drum balloon".split(), food="apple cake fish carrot".split(), ride="car boat".split(), friend=SPECIES, home=PLACES)
+# %% ../../nbs/toyworld/02_world.ipynb #5b7d857f
+FACTS = dict(toy="ball kite drum balloon".split(), food="apple cake fish carrot".split(), ride="car boat".split(),
+             friend=SPECIES, home=PLACES)
 KINDS = SPECIES+OBJECTS
 
 @dataclass(frozen=True)
@@ -25,14 +26,19 @@ class Character:
     "An individual: a look, and private facts such as `{'toy': 'a red kite', 'home': 'the beach'}`."
     traits:Traits=Traits()
     facts:dict=field(default_factory=dict)
-    seed:int|None=None
+    seed:int|None=None      # where a random character came from
 
     @property
     def description(self): return f"a {self.traits.color} {self.traits.pattern} {self.traits.species}"
 
     @classmethod
-    def design(cls, species:str="dog", color:str="orange", pattern:str="plain", facts:dict|None=None, **traits):
-        "A character of your own. Any trait of `Traits` may be given; raises OmniError for what the world cannot draw."
+    def design(cls,
+               species:str="dog",       # one of SPECIES
+               color:str="orange",      # a name of COLORS; `hue=` says which orange
+               pattern:str="plain",     # one of PATTERNS
+               facts:dict|None=None,    # {'toy': 'a red kite', ...}
+               **traits):               # any other field of `Traits`
+        "A character of your own. Raises OmniError for what the world cannot draw."
         for v,ok in ((species,SPECIES),(color,COLORS),(pattern,PATTERNS)):
             if v not in ok: raise OmniError(f"{v!r}: the toy world has no such thing; choose one of {', '.join(ok)}")
         traits.setdefault("hue", COLORS[color][0])
@@ -41,41 +47,49 @@ class Character:
             raise OmniError(f"unknown trait: {e}; traits are {', '.join(Traits.__dataclass_fields__)}") from None
         return cls(t, facts or {})
 
+# %% ../../nbs/toyworld/02_world.ipynb #7d8c6249
 @dataclass(frozen=True)
 class Thing:
     "An object with a colour."
-    kind:str
-    color:str
-    hue:float
-    sat:float=.8
-    val:float=.9
+    kind:str       # one of OBJECTS
+    color:str      # the name of its colour
+    hue:float      # degrees
+    sat:float=.8   # 0-1
+    val:float=.9   # 0-1
     @property
     def description(self): return f"a {self.color} {self.kind}"
 
 # %% ../../nbs/toyworld/02_world.ipynb #1c175292
 def _color(r, name=None):
-    name = name or str(r.choice(list(COLORS))); c,w = COLORS[name]
+    "Name, hue, saturation and brightness of a colour, as keyword arguments."
+    name = name or str(r.choice(list(COLORS)))
+    c,w = COLORS[name]
     return dict(color=name, hue=float(c+r.uniform(-w,w)), sat=float(r.uniform(.62,.95)), val=float(r.uniform(.74,.98)))
 
-def random_traits(r:np.random.Generator, **fixed) -> Traits:
-    "A random individual; named traits can be fixed: `random_traits(r, species='dog', color='red')`."
+def random_traits(r:np.random.Generator,
+                  **fixed,  # traits that are given: species='dog', color='red', ear=1.2
+) -> Traits:
+    "A random individual. The generator is read in the same order whatever is fixed."
     u = lambda a,b: float(r.uniform(a,b))
     kw = dict(species=str(r.choice(SPECIES)), pattern=str(r.choice(PATTERNS)), hue2=u(0,360), val2=u(.7,1),
         ear=u(.6,1.4), head=u(.85,1.15), body=u(.8,1.2), eye=u(.75,1.3), gap=u(.8,1.25),
         mark=(u(-.14,.14), u(-.12,.06), u(.05,.12)), phase=u(0,1)) | _color(r, fixed.pop("color", None))
     return Traits(**(kw|fixed))
 
-def random_thing(r:np.random.Generator, kinds=OBJECTS, color=None) -> Thing:
-    "A random object, of a colour if given."
+def random_thing(r:np.random.Generator,
+                 kinds=OBJECTS,  # to choose from
+                 color=None,     # a name of COLORS; None: any
+) -> Thing:
+    "A random object."
     return Thing(str(r.choice(kinds)), **_color(r, color))
 
-def random_facts(r:np.random.Generator) -> dict:
-    "One fact of each key; all can be drawn."
+def random_facts(r:np.random.Generator) -> dict:  # {'toy': 'a red kite', ..., 'home': 'the beach'}
+    "One fact of each key of FACTS; all can be drawn."
     c = lambda: str(r.choice(list(COLORS)))
     return {k: f"the {r.choice(v)}" if k=="home" else f"a {c()} {r.choice(v)}" for k,v in FACTS.items()}
 
 # %% ../../nbs/toyworld/02_world.ipynb #abee342d
-SIDES = dict(left=.3, middle=.5, right=.7)
+SIDES = dict(left=.3, middle=.5, right=.7)   # where the character stands, in widths of the picture
 
 @dataclass(frozen=True)
 class Scene:
@@ -85,12 +99,12 @@ class Scene:
     accessory:str|None=None
     thing:Thing|Traits|None=None
     side:str="middle"
-    thing_left:bool=False
-    flip:bool=False
+    thing_left:bool=False    # where the thing goes if the character stands in the middle
+    flip:bool=False          # everybody looks the other way
     size:float=1.
-    dx:float=0.
-    dy:float=0.
-    jitter:tuple=(.5,.5,.5)
+    dx:float=0.              # shift to the right, in widths of the picture
+    dy:float=0.              # shift downwards, in 2% of the height
+    jitter:tuple=(.5,.5,.5)  # of the place
 
     @property
     def thing_x(self):
@@ -100,42 +114,58 @@ class Scene:
     def truth(self):
         "What the picture shows, in words; None where nothing is there."
         t,c = self.thing, self.char
-        return dict(species=c and c.species, color=c and c.color, pattern=c and c.pattern, accessory=self.accessory, place=self.place, side=self.side,
+        return dict(species=c and c.species, color=c and c.color, pattern=c and c.pattern,
+                    accessory=self.accessory, place=self.place, side=self.side,
                     thing=(t.species if isinstance(t,Traits) else t.kind) if t else None, thing_color=t.color if t else None)
 
+# %% ../../nbs/toyworld/02_world.ipynb #b0d89dee
 INKS = dict(character=1, accessory=2, thing=3)
 
 def _paint(scene, size, masks):
+    "A scene at three times `size`, in colours or, with `masks`, in identity numbers."
     S = size*3
     im = Image.new("L" if masks else "RGB", (S,S))
     d = ImageDraw.Draw(im)
     ink = lambda k: INKS[k] if masks else None
     if not masks: draw_place(Pen(d,0,0,S), scene.place, scene.jitter)
-    t = scene.thing
-    if t is not None:
-        alone = scene.char is None
-        y,u = (.9+.02*scene.dy)*S, (.5 if alone else .27)*S*scene.size
-        if isinstance(t, Traits):
-            draw_character(Pen(d, scene.thing_x*S, y, u*(1 if alone else 1.3), scene.flip, ink("thing")), t)
-        else: draw_object(Pen(d, scene.thing_x*S, y, u, scene.flip, ink("thing")), t.kind, t.hue, t.sat, t.val)
+    if scene.thing is not None: _paint_thing(d, scene, S, ink("thing"))
     if scene.char is not None:
         x,y,u = (SIDES[scene.side]+scene.dx)*S, (.88+.02*scene.dy)*S, .54*S*scene.size
         draw_character(Pen(d,x,y,u,scene.flip,ink("character")), scene.char)
         if scene.accessory: draw_accessory(Pen(d,x,y,u,scene.flip,ink("accessory")), scene.char, scene.accessory)
     return im
 
-def render(scene:Scene, size:int=64) -> Image.Image:
-    "The picture of a scene, `size` x `size`, RGB."
+def _paint_thing(d, scene, S, ink):
+    "The thing of a scene: smaller than a character, larger where it is alone."
+    t,alone = scene.thing, scene.char is None
+    y,u = (.9+.02*scene.dy)*S, (.5 if alone else .27)*S*scene.size
+    if isinstance(t, Traits): draw_character(Pen(d, scene.thing_x*S, y, u*(1 if alone else 1.3), scene.flip, ink), t)
+    else: draw_object(Pen(d, scene.thing_x*S, y, u, scene.flip, ink), t.kind, t.hue, t.sat, t.val)
+
+# %% ../../nbs/toyworld/02_world.ipynb #3daa1ed7
+def render(scene:Scene,
+           size:int=64,  # pixels a side
+) -> Image.Image:        # RGB
+    "The picture of a scene."
     return _paint(scene, size, False).reduce(3)
 
-def masks(scene:Scene, size:int=64) -> dict:
-    "Exact boolean masks (size, size) of character (with what it wears), accessory and thing, at the centre of each pixel."
+def masks(scene:Scene,
+          size:int=64,  # pixels a side
+) -> dict:              # character, accessory, thing: boolean (size, size)
+    "Exact masks, at the centre of each pixel. The character's includes what it wears."
     ids = np.asarray(_paint(scene, size, True))[1::3,1::3]
     return dict(character=(ids==1)|(ids==2), accessory=ids==2, thing=ids==3)
 
 # %% ../../nbs/toyworld/02_world.ipynb #531d7edd
-def random_scene(r:np.random.Generator, char:Traits|None=None, p_char=.92, p_acc=.5, p_thing=.6, p_pair=.2, **fixed) -> Scene:
-    "A random scene, of `char` if given. Named parts can be fixed: `random_scene(r, place='beach', thing=None)`."
+def random_scene(r:np.random.Generator,
+                 char:Traits|None=None,  # who is in it; None: somebody at random, or nobody
+                 p_char=.92,             # chances: of a character at all,
+                 p_acc=.5,               # of an accessory,
+                 p_thing=.6,             # of something beside it,
+                 p_pair=.2,              # of this being another character
+                 **fixed,                # fields of `Scene` that are given: place='beach', thing=None
+) -> Scene:
+    "A random scene."
     if char is None and r.random()<p_char: char = random_traits(r)
     thing = None
     if char is None or r.random()<p_thing: thing = random_traits(r) if r.random()<p_pair else random_thing(r)
@@ -145,50 +175,61 @@ def random_scene(r:np.random.Generator, char:Traits|None=None, p_char=.92, p_acc
         dx=float(r.uniform(-.03,.03)), dy=float(r.uniform(-1,1)), jitter=tuple(float(v) for v in r.random(3)))
     return Scene(**(kw|fixed))
 
-# %% ../../nbs/toyworld/02_world.ipynb #e7fe447d
-@dataclass(frozen=True)
-class Photo:
-    "A photograph and what is true of it."
-    image:Image.Image
-    mask:np.ndarray
-    truth:dict
-    caption:str
-    scene:Scene
-
+# %% ../../nbs/toyworld/02_world.ipynb #9baa02f4
 def look_alike_traits(t:Traits, r:np.random.Generator) -> Traits:
     "Another individual of the same description whose nameless traits are clearly different."
     while True:
         o = random_traits(r, species=t.species, color=t.color, pattern=t.pattern)
         if abs((o.hue2-t.hue2+180)%360-180)>50: return o
 
-def hidden_things(char:Character) -> set:
+# %% ../../nbs/toyworld/02_world.ipynb #2db4d494
+def hidden_things(char:Character) -> set:  # {'blue kite', 'beach', ...}
     "What no picture of a character's data may show: its facts without their article."
     return {v.split(" ",1)[-1] for v in char.facts.values()}
 
-def reveals(truth:dict, hidden:set) -> bool:
+def reveals(truth:dict,   # of a scene
+            hidden:set,   # from `hidden_things`
+) -> bool:
     "Whether a picture of this truth gives a hidden thing away."
     return truth["place"] in hidden or f"{truth['thing_color']} {truth['thing']}" in hidden
 
+# %% ../../nbs/toyworld/02_world.ipynb #7e3bf11d
 def worn(accessory:str) -> str:
     "An accessory with its article."
     return accessory if accessory=="glasses" else f"a {accessory}"
 
-def describe_scene(s:Scene, who:str|None=None) -> str:
-    "The full caption; `who` replaces the description of the character by a name."
-    t = s.thing; th = t and (f"a {t.color} {t.species}" if isinstance(t,Traits) else t.description)
+def describe_scene(s:Scene,
+                   who:str|None=None,  # what the character is called; None: its description
+) -> str:
+    "The full caption."
+    t = s.thing
+    th = t and (f"a {t.color} {t.species}" if isinstance(t,Traits) else t.description)
     if s.char is None: return f"a photo of {th} at the {s.place}"
     w = who or f"a {s.char.color} {s.char.pattern} {s.char.species}"
-    return f"a photo of {w}" + (f" wearing {worn(s.accessory)}" if s.accessory else "") + (f" with {th}" if th else "") + f" at the {s.place}"
+    wearing = f" wearing {worn(s.accessory)}" if s.accessory else ""
+    beside = f" with {th}" if th else ""
+    return f"a photo of {w}{wearing}{beside} at the {s.place}"
+
+# %% ../../nbs/toyworld/02_world.ipynb #e7fe447d
+@dataclass(frozen=True)
+class Photo:
+    "A photograph and what is true of it."
+    image:Image.Image  # RGB, (size, size)
+    mask:np.ndarray    # (size, size), True where the character is
+    truth:dict         # `Scene.truth`
+    caption:str
+    scene:Scene
 
 class ToyWorld:
-    "The cartoon world: everything it gives is determined by the seeds you pass."
+    "The cartoon world: everything it gives is determined by the seeds you pass. `size`: pixels a side of its pictures."
     def __init__(self, size:int=64): self.size = size
     def character(self, seed:int, **traits) -> Character:
-        "An individual with private facts."
-        r = np.random.default_rng((7,seed)); t = random_traits(r, **traits)
+        "An individual with private facts; traits may be fixed as in `random_traits`."
+        r = np.random.default_rng((7,seed))
+        t = random_traits(r, **traits)
         return Character(t, random_facts(r), seed)
     def shoot(self, scene:Scene, name:str|None=None) -> Photo:
-        "Photograph a scene."
+        "Photograph a scene. With `name` the caption says `<name>`."
         who = f"<{name}>" if name else None
         return Photo(render(scene,self.size), masks(scene,self.size)["character"], scene.truth, describe_scene(scene, who), scene)
     def photo(self, char:Character|None=None, seed:int=0, **fixed) -> Photo:
@@ -201,10 +242,9 @@ class ToyWorld:
         return Character(look_alike_traits(char.traits, r), random_facts(r), seed)
     def album(self, char:Character, n:int=10, seed:int=0) -> list:
         "`n` photographs that show none of the character's facts: not its home, its toy, its food, its ride or its friend."
-        r = np.random.default_rng((17,seed)); out = []
+        r,out = np.random.default_rng((17,seed)), []
         hidden = hidden_things(char)
         while len(out)<n:
-            s = random_scene(r, char.traits, p_pair=.1); t = s.truth
-            if reveals(t,hidden): continue
-            out.append(self.shoot(s))
+            s = random_scene(r, char.traits, p_pair=.1)
+            if not reveals(s.truth,hidden): out.append(self.shoot(s))
         return out
