@@ -7,6 +7,7 @@ from __future__ import annotations
 import json, os, time
 from pathlib import Path
 import numpy as np, torch
+import torch.distributed as dist
 from torch import nn
 from safetensors.torch import load_file, save_file
 from ..toyworld.draw import *
@@ -212,7 +213,8 @@ class Trainer:
         self.dir.mkdir(parents=True,exist_ok=True)
         self.peak,self.warm,self.steps,self.cooldown,self.decay = peak,warm,steps,cooldown,ema
         self.weights = WEIGHTS if weights is None else weights
-        self.groups = groups or GROUPS
+        self.rank,self.world = (dist.get_rank(),dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0,1)
+        self.groups = {g:((n+self.rank)//self.world,t) for g,(n,t) in (groups or GROUPS).items()}        # this process's share of every batch
         mix.special,mix.channels = model.special,model.config.latent_channels
         self.params = {k:p for k,p in model.named_parameters() if p.requires_grad and not k.startswith("vit_model")}
         self.opt = torch.optim.AdamW(list(self.params.values()), peak, betas=(.9,.98), weight_decay=.01)
@@ -225,6 +227,7 @@ class Trainer:
         with torch.autocast("cpu",self.dtype,enabled=self.dtype!=torch.float32):
             losses = pretrain_losses(self.model, batches(self.mix, self.groups))
         sum(self.weights.get(k,1.)*v for k,v in losses.items()).backward()
+        if self.world>1: self._share_gradients()
         nn.utils.clip_grad_norm_(self.params.values(), 1.)
         self.opt.step()
         self.opt.zero_grad()
@@ -233,17 +236,32 @@ class Trainer:
         with torch.no_grad():
             torch._foreach_lerp_(list(self.ema.values()), [p.detach() for p in self.params.values()], 1-d)
         for k,v in losses.items(): self.sums.setdefault(k,[]).append(float(v.detach()))
+    def _share_gradients(self):
+        "Every process gets the mean of all gradients."
+        grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.params.values()]
+        flat = torch.cat([g.flatten() for g in grads]); dist.all_reduce(flat); flat /= self.world
+        for p,g in zip(self.params.values(),flat.split([g.numel() for g in grads])): p.grad = g.view_as(p)
+    def _fit_schedule(self, left, pace):
+        "Let the cool-down end after `left` seconds, unless it has begun."
+        steps = torch.tensor(self.step+int(left/pace))
+        if self.world>1: dist.broadcast(steps,0)
+        if self.steps-self.step>self.cooldown: self.steps = max(int(steps),self.step+self.cooldown)
     def run(self, until=None, seconds=None, every=50, report=print):
-        t0 = time.time()
-        while self.step<(until or self.steps) and (seconds is None or time.time()-t0<seconds):
+        "Train to step `until`, or to the end of the schedule, which `seconds` fits into that time."
+        t0 = time.time(); begun = self.step
+        while self.step<(until or self.steps):
             self.one()
             if self.step%every==0:
                 self.rows.append(dict(step=self.step, lr=round(self.lr(),6), s=round(time.time()-t0), **{k:round(float(np.mean(v)),4) for k,v in sorted(self.sums.items())}))
-                self.sums = {}; report(json.dumps(self.rows[-1]))
+                self.sums = {}
+                if self.rank==0: report(json.dumps(self.rows[-1]))
+                if self.step-begun==2*every: t1,s1 = time.time(),self.step          # compiling does not count as pace
+                if seconds and self.step-begun>2*every: self._fit_schedule(seconds-(time.time()-t0), (time.time()-t1)/(self.step-s1))
             if self.step%(every*4)==0: self.save()
         self.save(); return self
     def save(self):
-        "Weights, averages, optimiser state and step, in one file that appears at once."
+        "Weights, averages, optimiser state and step, in one file that appears at once. The first process writes."
+        if self.rank: return
         st = {f"w.{k}":p.detach() for k,p in self.params.items()}|{f"e.{k}":v for k,v in self.ema.items()}
         for k,p in self.params.items():
             if p in self.opt.state:
@@ -306,32 +324,50 @@ def _doors(d, vit, n_families, jobs, start, dtype):
     vit.config._attn_implementation = "eager"          # for 36 tokens on a CPU four times as fast as a fused kernel in bf16
     return Autoencoder.from_pretrained(ae_at).eval(),vit.eval()
 
-def main(folder="pretrain", n_families=20_000, first=0, steps=16_000, cooldown=4000, jobs=2, start=None, out=None, groups=None, seconds=None, dtype=None, compiled=False):
-    """`make pretrain`: autoencoder, ViT, then the unified model; weights in `out` (`folder`/tiny).
-
-    Each stage is skipped where its result lies in `folder`; the last one resumes. `start`: a saved backbone ("tiny": the shipped one) to go on from.
-    `dtype` of matrix products: None takes bfloat16 where it measures faster here. `compiled`: torch.compile the layers (needs a C++ compiler, three minutes, then 1.6x)."""
-    from omnipersona.basics import compute_dtype
-    from omnipersona.model.vision import ViT, vit_config
-    from omnipersona.model.backbone import Backbone, load_backbone
-    d = Path(folder)
-    d.mkdir(parents=True,exist_ok=True)
-    torch.set_flush_denormal(True)
-    dtype = dtype or compute_dtype("cpu")
-    tok = tiny_tokenizer()
-    ae,vit = _doors(d, ViT(vit_config(hidden=160,inter=480)), n_families, jobs, start, dtype)
-    shard = Shard(first,n_families,ae,vit,jobs=jobs,dtype=dtype,cache=d/f"shard-{first}-{n_families}.safetensors")
+def _network(tok, vit, start, compiled):
+    "The unified model, with a ViT that is finished; with the weights of the backbone `start` if one is named."
+    from omnipersona.model.backbone import load_backbone
     torch.manual_seed(0)
     model = MoT(MoTConfig(vocab_size=tok.rows,special=tok.special,spare=tok.spare))
     if start: model.load_state_dict(load_backbone(start).model.state_dict())
-    model.vit_model.load_state_dict(vit.state_dict()); model.requires_grad_(True)
+    model.vit_model.load_state_dict(vit.state_dict())
+    model.requires_grad_(True)
     for fixed in (model.vit_model,model.latent_pos_embed,model.vit_pos_embed): fixed.requires_grad_(False)
     if compiled:
         torch._dynamo.config.recompile_limit = 32       # one graph for each way in which tasks differ in shape
         for layer in model.language_model.model.layers: layer.compile(dynamic=True)
-    t = Trainer(model,Mixture(shard,tok,seed=first),d,steps=steps,cooldown=cooldown,groups=groups,dtype=dtype).resume()
-    t.mix.r = np.random.default_rng((first,t.step))
-    torch.manual_seed(t.step)      # a resumed run does not repeat its samples
-    t.run(seconds=seconds)
-    t.use_average()
-    Backbone(model,ae,tok).save_pretrained(out or d/"tiny")
+    return model
+
+def _train(rank, world, d, n_families, first, jobs, start, dtype, compiled, out, seconds, meet, schedule):
+    "One process of the last stage: all have the same weights and each its share of every batch."
+    from omnipersona.model.vision import ViT, vit_config
+    from omnipersona.model.backbone import Backbone
+    torch.set_flush_denormal(True)
+    if world>1:
+        torch.set_num_threads(1)
+        dist.init_process_group("gloo",init_method=f"file://{meet}",rank=rank,world_size=world)
+    tok = tiny_tokenizer(); ae,vit = _doors(d, ViT(vit_config(hidden=160,inter=480)), n_families, jobs, start, dtype)
+    shard = Shard(first,n_families,ae,vit,jobs=jobs,dtype=dtype,cache=d/f"shard-{first}-{n_families}.safetensors")
+    t = Trainer(_network(tok,vit,start,compiled),Mixture(shard,tok),d,dtype=dtype,**schedule).resume()
+    t.mix.r = np.random.default_rng((first,t.step,rank)); torch.manual_seed(1000*t.step+rank)      # a resumed run does not repeat its samples
+    t.run(seconds=seconds); t.use_average()
+    if rank==0: Backbone(t.model,ae,tok).save_pretrained(out or d/"tiny")
+
+def main(folder="pretrain", n_families=20_000, first=0, steps=16_000, cooldown=4000, jobs=2, processes=2, start=None, out=None,
+         groups=None, seconds=None, dtype=None, compiled=False):
+    """`make pretrain`: autoencoder, ViT, then the unified model; weights in `out` (`folder`/tiny).
+
+    Each stage is skipped where its result lies in `folder`; the last one resumes. `start`: a saved backbone ("tiny": the shipped one) to go on from.
+    `processes` of one thread share every batch: at these sizes two processes are twice as fast as two threads. `seconds`: fit the schedule into this time.
+    `dtype` of matrix products: None takes bfloat16 where it measures faster here. `compiled`: torch.compile the layers (needs a C++ compiler, minutes, then 1.6x)."""
+    import tempfile
+    from omnipersona.basics import compute_dtype
+    from omnipersona.model.vision import ViT, vit_config
+    d = Path(folder); d.mkdir(parents=True,exist_ok=True)
+    dtype = dtype or compute_dtype("cpu"); schedule = dict(steps=steps,cooldown=cooldown,groups=groups)
+    rest = (d,n_families,first,jobs,start,dtype,compiled,out,seconds)
+    if processes==1: return _train(0,1,*rest,None,schedule)
+    ae,vit = _doors(d, ViT(vit_config(hidden=160,inter=480)), n_families, jobs, start, dtype)
+    cache = d/f"shard-{first}-{n_families}.safetensors"
+    if not cache.exists(): Shard(first,n_families,ae,vit,jobs=jobs,dtype=dtype,cache=cache)
+    with tempfile.TemporaryDirectory() as meet: torch.multiprocessing.spawn(_train, (processes,*rest,str(Path(meet)/"meet"),schedule), processes)
