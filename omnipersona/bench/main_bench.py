@@ -20,42 +20,41 @@ from .metrics import *
 
 # %% auto #0
 __all__ = ['FLOORS', 'CHARACTERS', 'batched', 'bench_drawing', 'bench_vqa', 'judged_edits', 'some_edits', 'bench_edits',
-           'bench_subject', 'bench_concept', 'one_concept', 'concepts_table', 'main']
+           'bench_subject', 'bench_concept', 'recognised', 'answered', 'drawn_like', 'edited', 'one_concept',
+           'concepts_table', 'main']
 
 # %% ../../nbs/bench/41_main_bench.ipynb #81017db7
-FLOORS = {"drawn species":.95,"drawn colour":.95,"drawn object and its colour":.90,"drawn accessory":.85,"drawn scene":.99,"VQA exact":.95,"yes/no, chance corrected":.95,"edit: done and kept":.85,"subject in context, identity":.70,
-    "recognition, balanced":.92,"recognition, look-alikes":.85,"fact QA":.95,"VQA about the concept":.90,"identity of drawings":.80,"nearer than look-alikes":.90,"concept edits: done and kept":.80}
+FLOORS = {"drawn species":.95, "drawn colour":.95, "drawn object and its colour":.90, "drawn accessory":.85, "drawn scene":.99,
+    "VQA exact":.95, "yes/no, chance corrected":.95, "edit: done and kept":.85, "subject in context, identity":.70,
+    "recognition, balanced":.92, "recognition, look-alikes":.85, "fact QA":.95, "VQA about the concept":.90,
+    "identity of drawings":.80, "nearer than look-alikes":.90, "concept edits: done and kept":.80}
 
-# %% ../../nbs/bench/41_main_bench.ipynb #da609c3b
+# %% ../../nbs/bench/41_main_bench.ipynb #185f6310
 def batched(fn, xs, n=32) -> list:
     "`fn(part, index of its first)` over parts of `n`, joined."
     return [y for i in range(0,len(xs),n) for y in fn(xs[i:i+n],i)]
 
 def bench_drawing(bb, judge, n=64, seed=0) -> dict:
-    "Held-out captions, drawn and judged: {name: list of booleans}."
+    "Held-out captions, drawn and judged: {name: list of 0. and 1.}."
     photos = [ToyWorld(bb.size).photo(seed=400_000+1000*seed+i) for i in range(n)]
     pics = batched(lambda ps,i: bb.paint([[bb.text(p.caption)] for p in ps],range(i,i+len(ps))), photos)
     rows = [drawn_right(s,p.truth) for s,p in zip(judge.attributes(pics),photos)]
-    return {f"drawn {n}":[float(r[k]) for r in rows if r[k] is not None] for n,k in {"species":"species","colour":"color","object and its colour":"object","accessory":"accessory","scene":"place"}.items()}
+    names = {"species":"species","colour":"color","object and its colour":"object","accessory":"accessory","scene":"place"}
+    return {f"drawn {n}":[float(r[k]) for r in rows if r[k] is not None] for n,k in names.items()}
 
 def bench_vqa(bb, n=64, seed=0) -> dict:
     "One free and one yes/no question about each held-out photograph."
-    photos = [ToyWorld(bb.size).photo(seed=410_000+1000*seed+i) for i in range(n)]
-    r = np.random.default_rng((29,seed))
-    qa = [(qs:=open_questions(p.scene))[r.integers(len(qs))] for p in photos]
-    yn = [yes_no(p.scene,r) for p in photos]
-    def ask(ps,i):
-        seen = bb.seen([p.image for p in ps])
-        return [t for k in (qa,yn) for t,_ in bb.answer([[s,bb.text(q)] for s,(q,_) in zip(seen,k[i:i+len(ps)])])]
-    free,yes = [],[]
-    for i in range(0,n,32):
-        a = ask(photos[i:i+32],i)
-        m = len(a)//2
-        free += a[:m]
-        yes += a[m:]
-    ok = [float(a==t) for a,(_,t) in zip(yes,yn)]
-    return {"VQA exact":[float(a==t) for a,(_,t) in zip(free,qa)]+ok, "yes/no, chance corrected":[chance_corrected(float(np.mean(ok)))]}
+    photos = [ToyWorld(bb.size).photo(seed=410_000+1000*seed+i) for i in range(n)]; r = np.random.default_rng((29,seed))
+    free = [(qs:=open_questions(p.scene))[r.integers(len(qs))] for p in photos]
+    yesno = [yes_no(p.scene,r) for p in photos]
+    seen = bb.seen([p.image for p in photos])
+    def right(qa):
+        said = batched(lambda part,i: bb.answer([[s,bb.text(q)] for s,(q,_) in zip(seen[i:],part)]), qa)
+        return [float(a==truth) for (a,_),(_,truth) in zip(said,qa)]
+    f,y = right(free),right(yesno)
+    return {"VQA exact":f+y, "VQA free":f, "VQA yes/no":y, "yes/no, chance corrected":[chance_corrected(float(np.mean(y)))]}
 
+# %% ../../nbs/bench/41_main_bench.ipynb #519aa7c4
 def judged_edits(pics, edits, judge) -> list:
     "edit_right of each edited picture."
     return [edit_right(s,e.before.truth,e.after.truth,e.kind,outside_error(p,e.target,e.mask)) for p,e,s in zip(pics,edits,judge.attributes(pics))]
@@ -73,9 +72,11 @@ def some_edits(world, n, seed, kinds=EDITS, char=None, name=None) -> list:
 def bench_edits(bb, judge, n=60, seed=0) -> dict:
     "Instruction edits of held-out photographs: done, kept, both."
     edits = some_edits(ToyWorld(bb.size),n,seed)
-    pics = batched(lambda es,i: bb.paint([[*c,bb.text(e.instruction)] for c,e in zip(bb.edit_context([e.source for e in es]),es)],range(i,i+len(es)),"edit"), edits)
-    right = judged_edits(pics,edits,judge)
-    return {"edit: done and kept":[float(r["both"]) for r in right],"edit: done":[float(r["done"]) for r in right],"edit: kept":[float(r["kept"]) for r in right]}
+    def paint(es, i):
+        sources = bb.edit_context([e.source for e in es])
+        return bb.paint([[*c,bb.text(e.instruction)] for c,e in zip(sources,es)], range(i,i+len(es)), "edit")
+    right = judged_edits(batched(paint,edits),edits,judge)
+    return {f"edit: {name}":[float(r[k]) for r in right] for name,k in {"done and kept":"both","done":"done","kept":"kept"}.items()}
 
 def bench_subject(bb, judge, n=16, seed=0) -> dict:
     "`<name> is [picture].`, then drawn in other places: identity against real pairs, one number per character."
@@ -86,42 +87,57 @@ def bench_subject(bb, judge, n=16, seed=0) -> dict:
         c = w.character(430_000+1000*seed+k)
         ref = w.photo(c,seed=k,accessory=None)
         real = judge.identity([w.photo(c,seed=10_000+j).image for j in range(8)])
-        pics = bb.paint([[bb.text(f"{name} is"),*bb.edit_context(ref.image)[0],bb.text(f"a photo of {name} at the {p}")] for p in PLACES[:4]],range(4))
+        shown = [bb.text(f"{name} is"),*bb.edit_context(ref.image)[0]]
+        pics = bb.paint([[*shown,bb.text(f"a photo of {name} at the {p}")] for p in PLACES[:4]],range(4))
         out.append(identity_scores(judge.identity(pics),real)["ratio"])
     return {"subject in context, identity":out}
 
-# %% ../../nbs/bench/41_main_bench.ipynb #71e17463
+# %% ../../nbs/bench/41_main_bench.ipynb #60be3321
 def bench_concept(bb, judge, concept, char, n=16, seed=0) -> dict:
     "Every score of one concept on fresh photographs: {name: number}."
-    w = ToyWorld(bb.size)
-    p = Persona(bb,concept)
-    N = f"<{concept.name}>"
-    shot = lambda c,k: [w.photo(c,seed=440_000+1000*k+i+100_000*seed) for i in range(n)]
-    mine = shot(char,0)
+    w,p = ToyWorld(bb.size),Persona(bb,concept)
+    mine = [w.photo(char,seed=440_000+100_000*seed+i) for i in range(n)]
+    return recognised(p,w,char,mine,n,seed)|answered(p,char,mine)|drawn_like(p,w,judge,char,mine)|edited(p,w,judge,char,seed)
+
+def _name(p): return f"<{next(iter(p.concepts.items))}>"
+
+def recognised(p, w, char, mine, n, seed) -> dict:
+    "`is it in the photo ?` for its own photographs, other characters and look-alikes."
     looks = [w.photo(w.look_alike(char,9000+i),seed=450_000+i).image for i in range(n)]
     easy = [w.photo(seed=460_000+1000*seed+i,p_char=1).image for i in range(n)]
-    rec = [[r.text=="yes" for r in p.ask_many([f"is {N} in the photo ?"]*n,ims)] for ims in ([m.image for m in mine],easy,looks)]
-    r = recognition(*rec); facts = [p.ask(fact_question(k,N)).text==v for k,v in char.facts.items()]
-    qa = [(m.image,q,a) for m in mine[:8] for q,a in open_questions(m.scene,N)[1:]]
-    vqa = [x.text==a for x,(_,_,a) in zip(p.ask_many([q for _,q,_ in qa],[i for i,_,_ in qa]),qa)]
-    drawn = judge.identity([x.image for x in p.generate_many([f"a photo of {N} at the {pl}" for pl in PLACES],range(8))])
-    others = torch.stack([judge.identity([w.photo(w.look_alike(char,9100+k),seed=470_000+j).image for j in range(4)]) for k in range(4)])
-    ident = identity_scores(drawn,judge.identity([m.image for m in mine[:12]]),others)
-    edits = some_edits(w,12,seed+1,("remove","recolour","move","replace"),char,concept.name)
-    done = judged_edits([x.image for x in p.edit_many([e.source for e in edits],[e.instruction for e in edits],range(12))],edits,judge)
-    return {"recognition, balanced":r["balanced"],"recognition, look-alikes":r["hard"],"recognition: yes to positives":r["positive"],"fact QA":float(np.mean(facts)),"VQA about the concept":float(np.mean(vqa)),
-        "identity of drawings":ident["ratio"],"identity cosine":ident["cosine"],"nearer than look-alikes":ident["nearer"],"concept edits: done and kept":float(np.mean([d["both"] for d in done])),"concept edits: done":float(np.mean([d["done"] for d in done]))}
+    said = [[r.text=="yes" for r in p.ask_many([f"is {_name(p)} in the photo ?"]*n,ims)] for ims in ([m.image for m in mine],easy,looks)]
+    r = recognition(*said)
+    return {"recognition, balanced":r["balanced"], "recognition, look-alikes":r["hard"], "recognition: yes to positives":r["positive"]}
+
+def answered(p, char, mine) -> dict:
+    "Its facts, and questions about photographs of it, right word for word."
+    facts = [p.ask(fact_question(k,_name(p))).text==v for k,v in char.facts.items()]
+    qa = [(m.image,q,a) for m in mine[:8] for q,a in open_questions(m.scene,_name(p))[1:]]
+    said = p.ask_many([q for _,q,_ in qa],[i for i,_,_ in qa])
+    return {"fact QA":float(np.mean(facts)), "VQA about the concept":float(np.mean([s.text==a for s,(_,_,a) in zip(said,qa)]))}
+
+def drawn_like(p, w, judge, char, mine) -> dict:
+    "Drawings in eight places against twelve real photographs and four look-alikes."
+    drawn = judge.identity([x.image for x in p.generate_many([f"a photo of {_name(p)} at the {pl}" for pl in PLACES],range(len(PLACES)))])
+    others = [[w.photo(w.look_alike(char,9100+k),seed=470_000+j).image for j in range(4)] for k in range(4)]
+    s = identity_scores(drawn, judge.identity([m.image for m in mine[:12]]), torch.stack([judge.identity(o) for o in others]))
+    return {"identity of drawings":s["ratio"], "identity cosine":s["cosine"], "nearer than look-alikes":s["nearer"]}
+
+def edited(p, w, judge, char, seed, n=12) -> dict:
+    "Edits of its photographs in which it is named."
+    edits = some_edits(w,n,seed+1,("remove","recolour","move","replace"),char,_name(p)[1:-1])
+    pics = [x.image for x in p.edit_many([e.source for e in edits],[e.instruction for e in edits],range(n))]
+    right = judged_edits(pics,edits,judge)
+    return {"concept edits: done and kept":float(np.mean([d["both"] for d in right])), "concept edits: done":float(np.mean([d["done"] for d in right]))}
 
 def one_concept(bb, judge, char_seed, seed, recipe=Recipe()) -> tuple:
-    "Learn one held-out character and score it, and its description in words."
-    w = ToyWorld(bb.size)
-    char = w.character(char_seed)
-    data = w.concept_data(char,10,seed)
-    c = learn(bb,data,"maeve",seed,recipe,progress=False)
+    "Learn one held-out character and score it, and its description in words: (scores of the tokens, scores of the words)."
+    w = ToyWorld(bb.size); char = w.character(char_seed)
+    c = learn(bb,w.concept_data(char,10,seed),"maeve",seed,recipe,progress=False)
     d = Described(bb,"maeve",char.description,char.facts)
     return bench_concept(bb,judge,c,char,seed=seed)|{"seconds to learn":c.summary["seconds"]}, bench_concept(bb,judge,d,char,seed=seed)
 
-# %% ../../nbs/bench/41_main_bench.ipynb #d565e890
+# %% ../../nbs/bench/41_main_bench.ipynb #46781414
 CHARACTERS = (123,204,305,406,507,608,709,810)
 
 def _cell(cs, seed, recipe, threads):
@@ -144,13 +160,15 @@ def main(out="bench/main.json", characters=CHARACTERS, seeds=(0,1), jobs=2, n=12
     print(judge)
     base = bench_drawing(bb,judge,n)|bench_vqa(bb,n)|bench_edits(bb,judge,n//2)|bench_subject(bb,judge,16)
     rows = {k:summary(v) for k,v in base.items()}; print(table(rows,FLOORS),flush=True)
-    cells = Parallel(jobs,return_as="list",verbose=5)(delayed(_cell)(c,s,recipe,max(1,(os.cpu_count() or 1)//jobs)) for c in characters for s in seeds)
+    threads = max(1,(os.cpu_count() or 1)//jobs)
+    cells = Parallel(jobs,verbose=5)(delayed(_cell)(c,s,recipe,threads) for c in characters for s in seeds)
     more,against = concepts_table(cells)
     rows |= more
     print(table(rows,FLOORS))
     for k,v in against.items():
         print(f"tokens minus words, {k}: {v['difference']:+.3f}, p = {v['p']:.4f}, n = {v['n']} (Wilcoxon)")
     Path(out).parent.mkdir(parents=True,exist_ok=True)
-    Path(out).write_text(json.dumps(dict(rows=rows,paired=against,judge=judge.accuracy,backbone=bb.fingerprint,seconds=round(time.time()-t0)),indent=1))
+    report = dict(rows=rows,paired=against,judge=judge.accuracy,backbone=bb.fingerprint,seconds=round(time.time()-t0))
+    Path(out).write_text(json.dumps(report,indent=1))
     print(f"{time.time()-t0:.0f} s, written to {out}")
     return rows

@@ -18,8 +18,8 @@ from .tokens import Concept, initial_rows
 from .tasks import ConceptData, Encoded, Mix, samples
 
 # %% auto #0
-__all__ = ['SPOKEN', 'DRAWN', 'Recipe', 'concept_cache', 'repeated', 'task_losses', 'Learner', 'learn', 'preview_picture',
-           'loss_figure']
+__all__ = ['SPOKEN', 'DRAWN', 'Recipe', 'concept_cache', 'repeated', 'task_losses', 'Resumable', 'data_hash', 'Learner', 'learn',
+           'last_losses', 'preview_picture', 'loss_figure']
 
 # %% ../../nbs/concept/22_learn.ipynb #c8ac37de
 @dataclass(frozen=True)
@@ -77,8 +77,50 @@ def _image_sums(m, h, b):
     e = ((m.velocity(h.gen)-b.target).float()**2).mean(-1)
     return (e*(b.mse_weight>0)).sum(1)
 
-# %% ../../nbs/concept/22_learn.ipynb #93434531
-class Learner:
+# %% ../../nbs/concept/22_learn.ipynb #bfdd6cd9
+class Resumable:
+    "Checkpoints of a learner: everything that its next step depends on, in one file."
+    def belongs(self) -> dict:
+        "What a checkpoint must agree with to be gone on from."
+        return dict(recipe=json.dumps(asdict(self.recipe)),seed=str(self.seed),name=self.concept.name,fingerprint=self.bb.fingerprint,data=self.data_hash)
+    def state(self):
+        st = self.opt.state.get(self.concept.rows,{})
+        t = dict(rows=self.concept.rows.detach(),rng=self.gen.get_state())
+        return t|({k:st[k].float() for k in ("exp_avg","exp_avg_sq")} if st else {})
+    def save(self, folder):
+        "Write checkpoint.safetensors, all or nothing."
+        from safetensors.torch import save
+        Path(folder).mkdir(parents=True,exist_ok=True)
+        meta = self.belongs()|dict(step=str(self.step),log=json.dumps(self.log))
+        atomic_write(Path(folder)/"checkpoint.safetensors", save({k:v.contiguous().cpu() for k,v in self.state().items()},metadata=meta))
+    def resume(self, folder):
+        "Go on from a checkpoint if there is one. Raises OmniError where it belongs to another run."
+        f = Path(folder)/"checkpoint.safetensors"
+        if not f.exists(): return self
+        from safetensors import safe_open
+        try:
+            with safe_open(f,"pt") as s: m,t = s.metadata(),{k:s.get_tensor(k) for k in s.keys()}
+        except Exception as e:
+            raise OmniError(f"{f}: not a readable checkpoint ({e}); delete it to begin again") from None
+        for k,v in self.belongs().items():
+            if m.get(k)!=v:
+                raise OmniError(f"{f}: belongs to a run with another {k} ({str(m.get(k))[:60]}); use another folder, or delete it to begin again")
+        self.concept.rows.data.copy_(t["rows"])
+        self.gen.set_state(t["rng"])
+        self.step,self.log = int(m["step"]),json.loads(m["log"])
+        if "exp_avg" in t:
+            moments = {k:t[k].to(self.bb.device) for k in ("exp_avg","exp_avg_sq")}
+            self.opt.state[self.concept.rows] = dict(step=torch.tensor(float(self.step)),**moments)
+        return self
+
+# %% ../../nbs/concept/22_learn.ipynb #2d05cdcd
+def data_hash(data:ConceptData) -> str:
+    "Identifies what is learnt from: all texts and the pixels of all pictures."
+    texts = repr([data.captions,data.facts,data.qa,[e[1] for e in data.edits]]).encode()
+    edited = [picture for source,_,target in data.edits for picture in (source,target)]
+    return hashlib.sha256(texts+b"".join(i.tobytes() for i in [*data.images,*data.look_alikes,*data.others,*edited])).hexdigest()[:16]
+
+class Learner(Resumable):
     "Learns one concept step by step; `log` holds the losses of every step. `accelerator`: an accelerate.Accelerator for several processes."
     def __init__(self, bb, data:ConceptData, name:str, seed:int=0, recipe:Recipe=Recipe(), accelerator=None, encoded:Encoded|None=None):
         self.bb,self.recipe,self.seed,self.acc = bb,recipe,seed,accelerator; check_name(name)
@@ -86,10 +128,11 @@ class Learner:
         rows = initial_rows(bb,recipe.n_und,recipe.n_gen,recipe.init,self.enc.seen,self.enc.clean,data.description,seed)
         self.concept = Concept(bb,name,rows,recipe.n_und,recipe.n_gen,recipe.routing,facts=dict(data.facts))
         self.opt = torch.optim.AdamW([self.concept.rows],recipe.lr,betas=(.9,.98),weight_decay=recipe.weight_decay)
-        self.data_hash = hashlib.sha256(repr([data.captions,data.facts,data.qa,[e[1] for e in data.edits]]).encode()+b"".join(i.tobytes() for i in [*data.images,*data.look_alikes,*data.others,*(x for s,_,t in data.edits for x in (s,t))])).hexdigest()[:16]
+        self.data_hash = data_hash(data)
         self.gen = torch.Generator().manual_seed(seed); self.step,self.log,self.skipped = 0,[],0
     def one(self) -> dict:
-        "One step; returns its losses by task. A step whose loss or gradient is not finite is skipped and counted; ten in a row raise FloatingPointError. An interrupt leaves the state of the last whole step."
+        """One step; returns its losses by task. A step whose loss or gradient is not finite is skipped and counted;
+        ten in a row raise FloatingPointError. An interrupt leaves the state of the last whole step."""
         before = self.gen.get_state()
         try: row,ok = self._compute()
         except BaseException: self.gen.set_state(before); raise
@@ -114,38 +157,8 @@ class Learner:
         ok = bool(torch.isfinite(g).all() and torch.isfinite(means).all())
         if ok: torch.nn.utils.clip_grad_norm_([self.concept.rows],r.clip); self.opt.step()
         return dict(step=self.step+1,**{t:float(v) for t,v in zip(losses,means)}), ok
-    # -- checkpoints: everything that the next step depends on
-    def state(self):
-        st = self.opt.state.get(self.concept.rows,{})
-        t = dict(rows=self.concept.rows.detach(),rng=self.gen.get_state())
-        return t|({k:st[k].float() for k in ("exp_avg","exp_avg_sq")} if st else {})
-    def save(self, folder):
-        "Write checkpoint.safetensors, all or nothing."
-        import safetensors.torch as S
-        meta = dict(step=str(self.step),log=json.dumps(self.log),recipe=json.dumps(asdict(self.recipe)),seed=str(self.seed),name=self.concept.name,fingerprint=self.bb.fingerprint,data=self.data_hash)
-        Path(folder).mkdir(parents=True,exist_ok=True)
-        atomic_write(Path(folder)/"checkpoint.safetensors", S.save({k:v.contiguous().cpu() for k,v in self.state().items()},metadata=meta))
-    def resume(self, folder):
-        "Go on from a checkpoint if there is one. Raises OmniError where it belongs to another run."
-        f = Path(folder)/"checkpoint.safetensors"
-        if not f.exists(): return self
-        from safetensors import safe_open
-        try:
-            with safe_open(f,"pt") as s: m,t = s.metadata(),{k:s.get_tensor(k) for k in s.keys()}
-        except Exception as e:
-            raise OmniError(f"{f}: not a readable checkpoint ({e}); delete it to begin again") from None
-        want = dict(recipe=json.dumps(asdict(self.recipe)),seed=str(self.seed),name=self.concept.name,fingerprint=self.bb.fingerprint,data=self.data_hash)
-        for k,v in want.items():
-            if m.get(k)!=v:
-                raise OmniError(f"{f}: belongs to a run with another {k} ({str(m.get(k))[:60]}); use another folder, or delete it to begin again")
-        self.concept.rows.data.copy_(t["rows"])
-        self.gen.set_state(t["rng"])
-        self.step,self.log = int(m["step"]),json.loads(m["log"])
-        if "exp_avg" in t:
-            self.opt.state[self.concept.rows] = dict(step=torch.tensor(float(self.step)),exp_avg=t["exp_avg"].to(self.bb.device),exp_avg_sq=t["exp_avg_sq"].to(self.bb.device))
-        return self
 
-# %% ../../nbs/concept/22_learn.ipynb #9a3de5de
+# %% ../../nbs/concept/22_learn.ipynb #72c9df1c
 def learn(bb,                        # the frozen backbone
           data:ConceptData,          # pictures and facts
           name:str="sks",            # what the concept is called: <name>
@@ -155,12 +168,15 @@ def learn(bb,                        # the frozen backbone
           every:int=50,              # steps between checkpoints
           progress:bool=True,        # a progress bar
           callbacks=(), preview:int=0, accelerator=None) -> Concept:
-    "Learn a concept. An interrupt stops cleanly and keeps what was learnt. `concept.summary` holds losses, seconds and the recipe; `concept.previews` the pictures drawn on the way."
+    """Learn a concept. An interrupt stops cleanly and keeps what was learnt.
+
+    `concept.summary` holds losses, seconds and the recipe; `concept.log` the losses of every step; `concept.previews` the pictures drawn on the way."""
     from tqdm.auto import tqdm
-    L = Learner(bb,data,name,seed,recipe,accelerator); t0,stopped,previews = time.time(),False,[]
+    L = Learner(bb,data,name,seed,recipe,accelerator)
+    t0,stopped,previews = time.time(),False,[]
     if folder: L.resume(folder)
-    bar = tqdm(total=recipe.steps,initial=L.step,disable=not progress or bool(accelerator and not accelerator.is_main_process),desc=f"<{name}>")
     main = not accelerator or accelerator.is_main_process
+    bar = tqdm(total=recipe.steps,initial=L.step,disable=not (progress and main),desc=f"<{name}>")
     try:
         while L.step<recipe.steps:
             row = L.one(); bar.update()
@@ -172,10 +188,17 @@ def learn(bb,                        # the frozen backbone
     finally:
         bar.close()
         if folder and main: L.save(folder)
-    c = L.concept.requires_grad_(False); c.log,c.previews = L.log,previews
-    c.summary = dict(steps=L.step,stopped=stopped,seed=seed,seconds=round(time.time()-t0,1),recipe=asdict(recipe),last={k:round(sum(r.get(k,0) for r in L.log[-20:])/max(1,len(L.log[-20:])),4) for k in (L.log[-1] if L.log else {}) if k!="step"})
+    c = L.concept.requires_grad_(False)
+    c.log,c.previews = L.log,previews
+    c.summary = dict(steps=L.step,stopped=stopped,seed=seed,seconds=round(time.time()-t0,1),recipe=asdict(recipe),last=last_losses(L.log))
     return c
 
+def last_losses(log:list, n:int=20) -> dict:
+    "Mean losses by task over the last `n` steps."
+    rows = log[-n:]
+    return {k:round(sum(r.get(k,0) for r in rows)/len(rows),4) for k in (rows[-1] if rows else {}) if k!="step"}
+
+# %% ../../nbs/concept/22_learn.ipynb #ed7cc77b
 def preview_picture(bb, concept, prompt:str="a photo of {} at the park", seed:int=0):
     "A quick drawing of the concept with fixed noise."
     g = replace(bb.presets["draw"],num_timesteps=13)

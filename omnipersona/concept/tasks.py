@@ -18,21 +18,22 @@ from ..model.segments import Text, Seen, Drawn
 from ..model.flow import shift_time
 
 # %% auto #0
-__all__ = ['NAME', 'ConceptData', 'stranger_pictures', 'Encoded', 'Mix', 'noised', 'samples']
+__all__ = ['NAME', 'ConceptData', 'stranger_pictures', 'Encoded', 'noised', 'Mix', 'samples']
 
 # %% ../../nbs/concept/21_tasks.ipynb #aad67704
 NAME = "<sks>"
 
 @dataclass
 class ConceptData:
-    "Pictures (PIL) with captions, questions per picture [(index, question, answer)], edits [(source, instruction, target)], pictures of others, facts."
-    images:list
-    captions:list=field(default_factory=list)
-    facts:dict=field(default_factory=dict)
-    qa:list=field(default_factory=list); edits:list=field(default_factory=list)
-    look_alikes:list=field(default_factory=list)
-    others:list=field(default_factory=list)
-    description:str=""
+    "What a person brings. Raises OmniError for no pictures, for captions that do not match them, and for facts that are no texts."
+    images:list                                    # PIL pictures of the concept
+    captions:list=field(default_factory=list)      # one for each picture, or none
+    facts:dict=field(default_factory=dict)         # {'toy': 'a red kite', ...}
+    qa:list=field(default_factory=list)            # (index of the picture, question, answer)
+    edits:list=field(default_factory=list)         # (source, instruction, target)
+    look_alikes:list=field(default_factory=list)   # pictures of others who are easily confused with it
+    others:list=field(default_factory=list)        # pictures of anybody else; none: strangers are drawn
+    description:str=""                             # 'a red spotted dog'
     def __post_init__(self):
         if not self.images: raise OmniError("no pictures: a concept needs at least one, and ten are better")
         self.captions = self.captions or [f"a photo of {NAME}"]*len(self.images)
@@ -42,65 +43,105 @@ class ConceptData:
         if bad: raise OmniError(f"facts: {bad[0]!r} is not a pair of texts such as 'toy': 'a red kite'")
         self.others = self.others or stranger_pictures()
     def __repr__(self):
-        return f"ConceptData({len(self.images)} pictures, {len(self.qa)} questions, {len(self.edits)} edits, {len(self.look_alikes)}+{len(self.others)} pictures of others, facts: {', '.join(self.facts) or 'none'})"
+        return (f"ConceptData({len(self.images)} pictures, {len(self.qa)} questions, {len(self.edits)} edits, "
+                f"{len(self.look_alikes)}+{len(self.others)} pictures of others, facts: {', '.join(self.facts) or 'none'})")
 
-def stranger_pictures(n:int=30, seed:int=0) -> list:
+def stranger_pictures(n:int=30, seed:int=0) -> list:  # of PIL pictures
     "Pictures of anybody else: easy negatives when a person brings none."
-    w = ToyWorld(); return [w.photo(seed=5_000_000+1000*seed+i, p_char=1).image for i in range(n)]
+    w = ToyWorld()
+    return [w.photo(seed=5_000_000+1000*seed+i, p_char=1).image for i in range(n)]
 
 # %% ../../nbs/concept/21_tasks.ipynb #05393504
-def _concept_data(self, char:Character, n_images:int=10, seed:int=0, edits_each:int=3) -> ConceptData:
-    "`n_images` photographs of `char` that show none of its facts, with captions, questions, edits and pictures of others."
+def _edits_of(photo, i, edits_each, seed, hidden, size):
+    "(source, instruction, target) of photograph number `i`: one removal, and other kinds in turn."
+    kinds,out = ["remove",*[EDITS[1:][(i+j)%5] for j in range(edits_each-1)]],[]
+    for k,kind in enumerate(kinds):
+        e = edit_scene(photo.scene, kind, np.random.default_rng((23,seed,i,k)), NAME, focus=True)
+        if e and not reveals(e[1].truth,hidden):
+            e = make_edit(photo.scene,*e,kind,size)
+            out.append((e.source,e.instruction,e.target))
+    return out
+
+def _concept_data(self, char:Character,
+                  n_images:int=10,      # photographs
+                  seed:int=0,
+                  edits_each:int=3,     # edits of each photograph, where it offers as many
+) -> ConceptData:
+    "Photographs of `char` that show none of its facts, with captions, questions, edits and others. OmniError for no pictures."
     if n_images<1: raise OmniError(f"n_images={n_images}: at least one picture is needed")
     album,hidden = self.album(char,n_images,seed),hidden_things(char)
-    qa = [(i,q,a) for i,p in enumerate(album) for q,a in open_questions(p.scene,NAME)[1:]]
-    edits = []
-    for i,p in enumerate(album):
-        for k,kind in enumerate(["remove",*[EDITS[1:][(i+j)%5] for j in range(edits_each-1)]]):
-            r = np.random.default_rng((23,seed,i,k)); e = edit_scene(p.scene,kind,r,NAME,focus=True)
-            if e and not reveals(e[1].truth,hidden):
-                e = make_edit(p.scene,*e,kind,self.size)
-                edits.append((e.source,e.instruction,e.target))
     look = [self.photo(self.look_alike(char,1000+i),seed=7_000_000+1000*seed+i).image for i in range(3*n_images)]
-    return ConceptData([p.image for p in album],[describe_scene(p.scene,NAME) for p in album],dict(char.facts),qa,edits,look,stranger_pictures(2*n_images,seed),char.description)
+    return ConceptData(images=[p.image for p in album],
+                       captions=[describe_scene(p.scene,NAME) for p in album],
+                       facts=dict(char.facts),
+                       qa=[(i,q,a) for i,p in enumerate(album) for q,a in open_questions(p.scene,NAME)[1:]],
+                       edits=[e for i,p in enumerate(album) for e in _edits_of(p,i,edits_each,seed,hidden,self.size)],
+                       look_alikes=look,
+                       others=stranger_pictures(2*n_images,seed),
+                       description=char.description)
 
 ToyWorld.concept_data = _concept_data
 
-# %% ../../nbs/concept/21_tasks.ipynb #d5ad5480
+# %% ../../nbs/concept/21_tasks.ipynb #18513594
 def _json(path, kind):
+    "What a JSON file holds, which has to be a `kind`; an empty one where there is no file."
+    if not path.exists(): return kind()
     try: o = json.loads(path.read_text())
     except Exception as e: raise OmniError(f"{path}: not readable as JSON ({e})") from None
     if not isinstance(o,kind): raise OmniError(f"{path}: a JSON {'object' if kind is dict else 'list'} is needed")
     return o
 
-def _from_folder(cls, folder, facts:dict|None=None, description:str="", size:int=256) -> ConceptData:
-    "Read a folder of pictures. Raises OmniError naming the first file that cannot be used, and for unknown files in captions.json or edits.json."
-    folder = Path(folder)
-    get = lambda p: square(load_image(p),size)
-    files = list_images(folder)
-    names = {Path(f).name for f in files}
-    caps = _json(folder/"captions.json",dict) if (folder/"captions.json").exists() else {}
+def _captions_in(folder, names):
+    "{file name: caption} of captions.json, checked."
+    caps = _json(folder/"captions.json",dict)
     if extra := set(caps)-names:
         raise OmniError(f"{folder}/captions.json: {sorted(extra)[0]!r} is no picture of this folder")
     if bad := [k for k,v in caps.items() if not isinstance(v,str)]:
         raise OmniError(f"{folder}/captions.json: the caption of {bad[0]!r} is not a text")
+    return caps
+
+def _edits_in(folder, get):
+    "(source, instruction, target) of edits.json, the pictures read by `get`."
     edits = []
-    for e in _json(folder/"edits.json",list) if (folder/"edits.json").exists() else []:
+    for e in _json(folder/"edits.json",list):
         if not isinstance(e,dict) or not all(isinstance(e.get(k),str) for k in ("source","instruction","target")):
             raise OmniError(f"{folder}/edits.json: every entry needs source, instruction and target, all texts; this one is {e!r}")
         edits.append((get(folder/e["source"]),e["instruction"],get(folder/e["target"])))
+    return edits
+
+# %% ../../nbs/concept/21_tasks.ipynb #d5ad5480
+def _from_folder(cls, folder,
+                 facts:dict|None=None,   # {'toy': 'a red kite', ...}
+                 description:str="",     # 'a red spotted dog'
+                 size:int=256,           # pixels a side, after cropping to a square
+) -> ConceptData:
+    "Read a folder of pictures. Raises OmniError naming the first file that cannot be used, and for unknown files in its JSON."
+    folder = Path(folder)
+    get = lambda p: square(load_image(p),size)
+    files = list_images(folder)
+    caps = _captions_in(folder, {Path(f).name for f in files})
+    edits = _edits_in(folder, get)
     more = lambda d: [get(f) for f in list_images(folder/d)] if (folder/d).is_dir() else []
-    return cls([get(f) for f in files],[caps.get(Path(f).name,f"a photo of {NAME}") for f in files],facts or {},[],edits,more("look_alikes"),more("negatives"),description)
+    return cls(images=[get(f) for f in files],
+               captions=[caps.get(Path(f).name,f"a photo of {NAME}") for f in files],
+               facts=facts or {}, edits=edits, look_alikes=more("look_alikes"), others=more("negatives"), description=description)
+
 ConceptData.from_folder = classmethod(_from_folder)
 
 # %% ../../nbs/concept/21_tasks.ipynb #9560f0a1
 def _interleave(parts, token): return [x for p in parts for x in (token,p)][1:]
 
+def _say(bb, text, token):
+    "A text as a segment, with the concept's token where it says `<sks>`."
+    words = _interleave([clean(p) for p in text.split(NAME)],token)
+    return bb.text(" ".join(w for w in words if w))
+
 class Encoded:
-    "The segments of all pictures of a ConceptData, and its texts with the concept's name put in."
-    def __init__(self, bb, data:ConceptData, token:str):
+    "The segments of all pictures of a ConceptData, and its texts. Raises OmniError for words the backbone does not know."
+    def __init__(self, bb, data:ConceptData,
+                 token:str):   # the reserved name the concept gets
         self.bb,self.data = bb,data
-        say = lambda s: bb.text(" ".join(x for p in _interleave([clean(p) for p in s.split(NAME)],token) if (x:=p)))
+        say = lambda s: _say(bb,s,token)
         self.seen,self.clean = bb.seen(data.images),bb.clean(data.images)
         self.captions = [say(c) for c in data.captions]
         self.look,self.others = (bb.seen(x) if x else [] for x in (data.look_alikes,data.others))
@@ -109,7 +150,24 @@ class Encoded:
         self.qa = [(i,say(q),say(a).ids) for i,q,a in data.qa]
         self.facts = [(say(fact_question(k,NAME)),say(v).ids) for k,v in data.facts.items()]
         if data.description: self.facts.append((say(f"what is {NAME} ?"),say(data.description).ids))
-        self.ask = say(f"is {NAME} in the photo ?"); self.yes,self.no = bb.tok("yes"),bb.tok("no")
+        self.ask,self.yes,self.no = say(f"is {NAME} in the photo ?"),bb.tok("yes"),bb.tok("no")
+
+# %% ../../nbs/concept/21_tasks.ipynb #d2c3b60c
+def noised(seg:Drawn,            # a clean picture
+           copies:int,
+           shift:float,          # > 1: more of the times near 1
+           g:torch.Generator) -> list:  # of `Drawn`, each with its time and its noise
+    "Noised versions at stratified times; unshifted times are a sigmoid of normal numbers."
+    u = (torch.randperm(copies,generator=g)+torch.rand(copies,generator=g))/copies
+    t = shift_time(torch.sigmoid(torch.special.ndtri(u.clamp(1e-4,1-1e-4))),shift)
+    return [Drawn(seg.x,seg.grid,float(v),torch.randn(seg.x.shape,generator=g).to(seg.x)) for v in t]
+
+# %% ../../nbs/concept/21_tasks.ipynb #9934bb0c
+def _recognise(e, n, pick):
+    "Yes for the concept, no for somebody else; half of these are look-alikes where there are any."
+    yes = n(2)==1
+    pic = pick(e.seen) if yes else pick(e.look) if e.look and n(2) else pick(e.others)
+    return [pic,e.ask,Text(e.yes if yes else e.no,True)]
 
 # %% ../../nbs/concept/21_tasks.ipynb #144c08ab
 @dataclass(frozen=True)
@@ -121,23 +179,15 @@ class Mix:
     draw:int=2
     edit:int=1
     copies:int=4
-    shift:float=1.
+    shift:float=1.   # of the times of noised copies
 
-def noised(seg:Drawn, copies:int, shift:float, g:torch.Generator) -> list:
-    "`copies` noised versions at stratified times."
-    u = (torch.randperm(copies,generator=g)+torch.rand(copies,generator=g))/copies
-    t = shift_time(torch.sigmoid(torch.special.ndtri(u.clamp(1e-4,1-1e-4))),shift)
-    return [Drawn(seg.x,seg.grid,float(v),torch.randn(seg.x.shape,generator=g).to(seg.x)) for v in t]
-
-def samples(e:Encoded, mix:Mix, g:torch.Generator) -> dict:
-    "{task: list of samples}; the system prompt is not in them, since it is read once for all."
+def samples(e:Encoded, mix:Mix,
+            g:torch.Generator,  # all that is random comes from it
+) -> dict:                      # {task: list of samples}, a sample being a list of segments
+    "The samples of one step; the system prompt is not in them, since it is read once for all."
     n = lambda k: int(torch.randint(k,(1,),generator=g))
     pick = lambda xs: xs[n(len(xs))]
-    out = dict(recognise=[],vqa=[],facts=[],draw=[],edit=[])
-    for k in range(mix.recognise):
-        yes = n(2)==1
-        pic = pick(e.seen) if yes else pick(e.look) if e.look and n(2) else pick(e.others)
-        out["recognise"].append([pic,e.ask,Text(e.yes if yes else e.no,True)])
+    out = dict(recognise=[_recognise(e,n,pick) for _ in range(mix.recognise)],vqa=[],facts=[],draw=[],edit=[])
     for k in range(mix.vqa if e.qa else 0):
         i,q,a = pick(e.qa)
         out["vqa"].append([e.seen[i],q,Text(a,True)])

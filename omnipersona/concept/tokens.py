@@ -16,17 +16,22 @@ from ..model.vision import grid_ids
 from ..model.backbone import Backbone, load_backbone
 
 # %% auto #0
-__all__ = ['STRIDE', 'FORMAT', 'KEY', 'slots', 'slot_ids', 'splice', 'initial_rows', 'Concept', 'Concepts', 'Described']
+__all__ = ['STRIDE', 'FORMAT', 'KEY', 'slots', 'slot_ids', 'splice', 'initial_rows', 'Concept', 'Described', 'Concepts']
 
 # %% ../../nbs/concept/20_tokens.ipynb #e1fd16f7
 STRIDE = 32   # spare rows between the beginnings of two slots
 
-def slots(bb:Backbone, n:int=32) -> int:
+def slots(bb:Backbone,
+          n:int=32,  # tokens of a concept, its name not counted
+) -> int:
     "How many concepts of `n` tokens fit into the backbone at once."
     return min(len(bb.tok.names), (bb.tok.rows-bb.tok.spare)//max(n,STRIDE))
 
-def slot_ids(bb:Backbone, slot:int, n:int=32) -> list:
-    "[id of the name, n spare ids] of a slot. Raises OmniError where the backbone has no such slot."
+def slot_ids(bb:Backbone,
+             slot:int,   # 0 to slots(bb,n)-1
+             n:int=32,   # tokens of a concept, its name not counted
+) -> list:               # [id of the name, n spare ids]
+    "The token ids of a slot. Raises OmniError where the backbone has no such slot."
     if not 0<=slot<slots(bb,n):
         raise OmniError(f"slot {slot}: this backbone holds {slots(bb,n)} concepts of {n} tokens at once; load fewer")
     return [bb.tok(bb.tok.names[slot])[0]]+[bb.tok.spare+slot*max(n,STRIDE)+i for i in range(n)]
@@ -42,20 +47,38 @@ def splice(ids:Tensor,        # (..., T) token ids
     at = hit.int().argmax(-1)
     return torch.where(hit.any(-1)[...,None], rows.to(emb)[at], emb)
 
-# %% ../../nbs/concept/20_tokens.ipynb #b9038266
+# %% ../../nbs/concept/20_tokens.ipynb #631e3f1c
 def _pool(xs, grids, n):
-    "Embeddings (tokens, D) of some pictures with their grids -> (n, D): mean over the pictures of the cells of a k x k grid, repeated or cut to n."
+    "Embeddings (tokens, D) of some pictures with their (rows, columns) -> (n, D): means over pictures and cells, repeated to n."
     k = max(1,int(n**.5))
     c = torch.stack([F.adaptive_avg_pool2d(x.T.reshape(1,-1,*g),k).flatten(2)[0].T for x,g in zip(xs,grids)]).mean(0)
     return c.repeat(-(-n//len(c)),1)[:n]
 
+# %% ../../nbs/concept/20_tokens.ipynb #945ee9cc
+def _embedded(m, seen, clean):
+    "What the model makes of ViT features and of clean latents before its first layer: two lists of (tokens, D)."
+    E = m.get_input_embeddings().weight
+    c,t0 = m.config,m.time_embedder(torch.zeros(1,device=E.device))
+    place = lambda table,s,side: table.pos_embed[grid_ids(s.grid,side).to(E.device)]
+    u = [(m.connector(s.features)+place(m.vit_pos_embed,s,c.vit_side)).float() for s in seen]
+    g = [(m.vae2llm(s.x)+t0+place(m.latent_pos_embed,s,c.max_latent_size)).float() for s in clean]
+    return u,g
+
+# %% ../../nbs/concept/20_tokens.ipynb #b9038266
 @torch.no_grad()
-def initial_rows(bb:Backbone, n_und=16, n_gen=16, init="images", seen=None, clean=None, words="", seed=0, slot=0) -> Tensor:
-    "(1+n_und+n_gen, D) rows to begin with. `images` needs segments `seen` and `clean`; `words` needs a text. Raises OmniError for an unknown start."
-    m = bb.model
-    E = m.get_input_embeddings().weight.float()
-    D = E.shape[1]
-    r = torch.Generator().manual_seed(seed)
+def initial_rows(bb:Backbone,
+                 n_und=16,       # tokens for the understanding expert
+                 n_gen=16,       # tokens for the generation expert
+                 init="images",  # 'images', 'words' or 'random'
+                 seen=None,      # for 'images': `Seen` segments of the photographs,
+                 clean=None,     # and clean `Drawn` ones
+                 words="",       # for 'words': a description
+                 seed=0,
+                 slot=0,         # whose reserved name the first row begins as
+) -> Tensor:                     # (1+n_und+n_gen, D), float32: name, und tokens, gen tokens
+    "Rows to begin with. Raises OmniError for an unknown start."
+    E = bb.model.get_input_embeddings().weight.float()
+    D,r = E.shape[1],torch.Generator().manual_seed(seed)
     name = E[slot_ids(bb,slot)[0]][None]
     und = torch.randn(n_und,D,generator=r)*E[:bb.tok.spare].std().cpu()
     gen = torch.randn(n_gen,D,generator=r)*.3
@@ -65,24 +88,28 @@ def initial_rows(bb:Backbone, n_und=16, n_gen=16, init="images", seen=None, clea
         und = w.repeat(-(-n_und//len(w)),1)[:n_und]+.1*und
         gen = w.repeat(-(-n_gen//len(w)),1)[:n_gen]+gen
     elif init=="images":
-        c,t0 = m.config,m.time_embedder(torch.zeros(1,device=E.device))
-        place = lambda table,s,side: table.pos_embed[grid_ids(s.grid,side).to(E.device)]
-        u = [(m.connector(s.features)+place(m.vit_pos_embed,s,c.vit_side)).float() for s in seen]
-        g = [(m.vae2llm(s.x)+t0+place(m.latent_pos_embed,s,c.max_latent_size)).float() for s in clean]
+        u,g = _embedded(bb.model,seen,clean)
         und,gen = _pool(u,[s.grid for s in seen],n_und)+.1*und, _pool(g,[s.grid for s in clean],n_gen)+.1*gen
     elif init!="random": raise OmniError(f"init={init!r}: one of images, words, random")
     return torch.cat([name,und,gen]).float()
 
 # %% ../../nbs/concept/20_tokens.ipynb #d1cefae7
-FORMAT = 1
+FORMAT = 1   # of the folder on disk
 
 class Concept(nn.Module):
-    "A name and its rows. `routing`: 'decoupled' (gen tokens in the generation expert) or 'coupled' (all in the understanding expert)."
-    def __init__(self, bb:Backbone, name:str, rows:Tensor|None=None, n_und=16, n_gen=16, routing="decoupled", slot=0, facts=None, summary=None):
-        super().__init__(); self.name = check_name(name)
+    "A name and its rows, the only parameter. Raises OmniError for an impossible name, routing or slot."
+    def __init__(self, bb:Backbone,
+                 name:str,               # letters, digits, - and _; it is called <name>
+                 rows:Tensor|None=None,  # (1+n_und+n_gen, D); None: random ones
+                 n_und=16, n_gen=16,
+                 routing="decoupled",    # or 'coupled': the gen tokens in the understanding expert too
+                 slot=0,
+                 facts=None,             # {'toy': 'a red kite', ...}, for the record
+                 summary=None):          # how it was trained, for the record
+        super().__init__()
+        self.name = check_name(name)
         if routing not in ("decoupled","coupled"): raise OmniError(f"routing={routing!r}: one of decoupled, coupled")
-        self.bb,self.n_und,self.n_gen,self.routing = bb,n_und,n_gen,routing
-        self.facts,self.summary = facts or {},summary or {}
+        self.bb,self.n_und,self.n_gen,self.routing,self.facts,self.summary = bb,n_und,n_gen,routing,facts or {},summary or {}
         self.rows = nn.Parameter(rows if rows is not None else initial_rows(bb,n_und,n_gen,"random"))
         self.place(slot)
     def place(self, slot:int):
@@ -99,55 +126,105 @@ class Concept(nn.Module):
         return Text([self.ids[0],*self.bb.tok("is"),*self.ids[1:],*self.bb.tok(".")])
     def splice(self, ids, emb): return splice(ids, emb, self.id_tensor, self.rows)
     def __repr__(self):
-        return f"Concept(<{self.name}>, {self.n_und} und + {self.n_gen} gen tokens, {self.routing}, for {self.bb.name} {self.bb.fingerprint})"
+        tokens = f"{self.n_und} und + {self.n_gen} gen tokens"
+        return f"Concept(<{self.name}>, {tokens}, {self.routing}, for {self.bb.name} {self.bb.fingerprint})"
 
-# %% ../../nbs/concept/20_tokens.ipynb #fc47f1f1
-KEY = "base_model.model.language_model.model.embed_tokens.trainable_tokens_delta"
+# %% ../../nbs/concept/20_tokens.ipynb #50515741
+KEY = "base_model.model.language_model.model.embed_tokens.trainable_tokens_delta"   # where peft expects the rows
 
 def _save(self, path):
-    "Write the adapter folder, all or nothing."
+    "Write the adapter folder, all or nothing; returns its path."
     from peft import TrainableTokensConfig
+    config = TrainableTokensConfig(token_indices=self.ids, target_modules=["embed_tokens"],
+                                   base_model_name_or_path=self.bb.name, inference_mode=True)
+    about = dict(format=FORMAT, name=self.name, n_und=self.n_und, n_gen=self.n_gen, routing=self.routing, slot=self.slot,
+                 backbone=self.bb.name, fingerprint=self.bb.fingerprint, facts=self.facts, summary=self.summary)
     with atomic_dir(path) as d:
-        TrainableTokensConfig(token_indices=self.ids, target_modules=["embed_tokens"], base_model_name_or_path=self.bb.name, inference_mode=True).save_pretrained(d)
+        config.save_pretrained(d)
         save_file({KEY:self.rows.detach().float().cpu().contiguous()}, Path(d)/"adapter_model.safetensors")
-        (Path(d)/"concept.json").write_text(json.dumps(dict(format=FORMAT,name=self.name,n_und=self.n_und,n_gen=self.n_gen,routing=self.routing,slot=self.slot,
-            backbone=self.bb.name,fingerprint=self.bb.fingerprint,facts=self.facts,summary=self.summary),indent=1))
+        (Path(d)/"concept.json").write_text(json.dumps(about,indent=1))
     return path
 
-def _load(cls, path, bb:Backbone, slot:int|None=None):
-    "Read an adapter folder for `bb`. Raises OmniError for what is missing, damaged or made for another backbone."
-    path = Path(path)
+Concept.save_pretrained = _save
+
+# %% ../../nbs/concept/20_tokens.ipynb #fc47f1f1
+_ABOUT = {"format","name","n_und","n_gen","routing","slot","backbone","fingerprint","facts","summary"}
+
+def _read(path):
+    "(concept.json as a dict, rows) of an adapter folder. Raises OmniError for what is missing or damaged."
     for f in ("concept.json","adapter_model.safetensors"):
         if not (path/f).exists(): raise OmniError(f"{path}: {f} is missing; this is not a concept folder")
     try:
         o = json.loads((path/"concept.json").read_text())
         rows = load_file(path/"adapter_model.safetensors")[KEY]
-        missing = {"format","name","n_und","n_gen","routing","slot","backbone","fingerprint","facts","summary"}-set(o)
-        if missing: raise ValueError(f"concept.json has no {sorted(missing)[0]}")
+        if missing := _ABOUT-set(o): raise ValueError(f"concept.json has no {sorted(missing)[0]}")
         if o["format"]>FORMAT: raise ValueError(f"format {o['format']} is newer than this package")
         if len(rows)!=1+o["n_und"]+o["n_gen"] or not torch.isfinite(rows).all():
             raise ValueError(f"{len(rows)} rows, finite: {bool(torch.isfinite(rows).all())}")
     except Exception as e:
         raise OmniError(f"{path}: cannot be read as a concept ({type(e).__name__}: {e}); save it again") from None
+    return o,rows
+
+def _load(cls, path,
+          bb:Backbone,           # the backbone it was made for
+          slot:int|None=None):   # None: the slot it was saved in
+    "Read an adapter folder for `bb`. Raises OmniError for what is missing, damaged or made for another backbone."
+    path = Path(path)
+    o,rows = _read(path)
     if o["fingerprint"]!=bb.fingerprint:
-        raise OmniError(f"{path}: <{o['name']}> was made for {o['backbone']} ({o['fingerprint']}) and this backbone is {bb.name} ({bb.fingerprint}); its tokens mean nothing here: learn it again")
+        raise OmniError(f"{path}: <{o['name']}> was made for {o['backbone']} ({o['fingerprint']}) and this backbone is {bb.name} "
+                        f"({bb.fingerprint}); its tokens mean nothing here: learn it again")
     if rows.shape[1]!=bb.model.config.hidden_size:
         raise OmniError(f"{path}: rows of width {rows.shape[1]}, this backbone's are {bb.model.config.hidden_size} wide")
-    return cls(bb, o["name"], rows.to(bb.device), o["n_und"], o["n_gen"], o["routing"], o["slot"] if slot is None else slot, o["facts"], o["summary"])
+    slot = o["slot"] if slot is None else slot
+    return cls(bb, o["name"], rows.to(bb.device), o["n_und"], o["n_gen"], o["routing"], slot, o["facts"], o["summary"])
 
-def _push(self, repo_id:str, private:bool=True, token=None):
-    "Upload the adapter folder to the Hugging Face hub; returns its address. The rows and the facts become readable to whoever can read the repository."
-    import tempfile; from huggingface_hub import HfApi
-    api = HfApi(token=token); api.create_repo(repo_id, private=private, exist_ok=True)
+Concept.from_pretrained = classmethod(_load)
+
+# %% ../../nbs/concept/20_tokens.ipynb #2d037322
+def _push(self, repo_id:str,     # 'somebody/maeve'
+          private:bool=True,     # readable by its owner only
+          token=None) -> str:    # of the Hugging Face hub; None: the one logged in with
+    "Upload the adapter folder to the Hugging Face hub; returns its address. Who can read the repository can read rows and facts."
+    import tempfile
+    from huggingface_hub import HfApi
+    api = HfApi(token=token)
+    api.create_repo(repo_id, private=private, exist_ok=True)
     with tempfile.TemporaryDirectory() as d:
-        return api.upload_folder(repo_id=repo_id, folder_path=str(self.save_pretrained(Path(d)/"concept")), commit_message=f"Concept <{self.name}>")
+        folder = str(self.save_pretrained(Path(d)/"concept"))
+        return api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=f"Concept <{self.name}>")
 
-Concept.save_pretrained,Concept.from_pretrained,Concept.push_to_hub = _save,classmethod(_load),_push
+Concept.push_to_hub = _push
+
+# %% ../../nbs/concept/20_tokens.ipynb #a815a7dc
+class Described:
+    "A name that only has a description in words: text prompting. Nothing is learnt and nothing spliced."
+    gen_ids = frozenset()
+    def __init__(self, bb:Backbone,
+                 name:str,
+                 description:str,   # 'a red spotted dog'
+                 facts=None,        # {'toy': 'a red kite', ...}: told in the prompt, one sentence each
+                 slot=0):
+        self.bb,self.name,self.description,self.facts,self.slot = bb,check_name(name),description,facts or {},slot
+    @property
+    def token(self): return self.bb.tok.names[self.slot]
+    def prompt(self) -> Text:
+        "The system prompt: `<sks> is a red spotted dog . the toy of <sks> is a red kite .`"
+        facts = " ".join(f"the {k} of {self.token} is {v} ." for k,v in self.facts.items())
+        return self.bb.text(f"{self.token} is {self.description} . {facts}".strip())
+    def splice(self, ids, emb): return emb
 
 # %% ../../nbs/concept/20_tokens.ipynb #8ae8df26
+def _in_slot(c, slot):
+    "A frozen copy of a concept in a slot; a described one itself."
+    if isinstance(c,Described):
+        c.slot = slot
+        return c
+    return Concept(c.bb,c.name,c.rows.detach(),c.n_und,c.n_gen,c.routing,slot,c.facts,c.summary).requires_grad_(False)
+
 class Concepts:
     "Several concepts at once, each in its own slot. Raises OmniError for two of one name or one for another backbone."
-    def __init__(self, concepts:list):
+    def __init__(self, concepts:list):   # of Concept or Described
         self.items = {}
         for i,c in enumerate(concepts):
             if c.name in self.items: raise OmniError(f"<{c.name}>: two concepts of this name; rename one")
@@ -155,23 +232,10 @@ class Concepts:
                 raise OmniError(f"<{c.name}>: concepts of more than {STRIDE} tokens can only be loaded alone")
             if c.bb.fingerprint!=concepts[0].bb.fingerprint:
                 raise OmniError(f"<{c.name}>: made for another backbone than <{concepts[0].name}>")
-            self.items[c.name] = c if isinstance(c,Described) else Concept(c.bb,c.name,c.rows.detach(),c.n_und,c.n_gen,c.routing,i,c.facts,c.summary).requires_grad_(False)
-            if isinstance(c,Described): c.slot = i
+            self.items[c.name] = _in_slot(c,i)
         self.gen_ids = frozenset().union(*(c.gen_ids for c in self.items.values()))
     def splice(self, ids, emb):
         for c in self.items.values(): emb = c.splice(ids, emb)
         return emb
     def __getitem__(self, name): return self.items[name]
     def __contains__(self, name): return name in self.items
-
-class Described:
-    "A name that only has a description in words: text prompting. Nothing is learnt and nothing spliced."
-    gen_ids = frozenset()
-    def __init__(self, bb:Backbone, name:str, description:str, facts=None, slot=0):
-        self.bb,self.name,self.description,self.facts,self.slot = bb,check_name(name),description,facts or {},slot
-    @property
-    def token(self): return self.bb.tok.names[self.slot]
-    def prompt(self) -> Text:
-        facts = " ".join(f"the {k} of {self.token} is {v} ." for k,v in self.facts.items())
-        return self.bb.text(f"{self.token} is {self.description} . {facts}".strip())
-    def splice(self, ids, emb): return emb

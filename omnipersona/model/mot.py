@@ -23,35 +23,58 @@ __all__ = ['MoTConfig', 'MLP', 'MoTAttention', 'MoTLayer', 'Hidden', 'MoT', 'tex
 class MoTConfig(PretrainedConfig):
     "Sizes of the unified model."
     model_type = "omnipersona_mot"
-    def __init__(self, vocab_size=372, hidden_size=256, num_hidden_layers=5, num_attention_heads=8, num_key_value_heads=8, intermediate_size=512,
-                 rms_norm_eps=1e-6, rope_theta=1e6, z_channels=24, latent_patch_size=2, latent_downsample=8, max_latent_size=4,
-                 vit_config=None, connector_act="gelu_pytorch_tanh", position_period=10., timestep_shift=1., special=None, spare=None, **kw):
+    def __init__(self, vocab_size=372, hidden_size=256, num_hidden_layers=5, num_attention_heads=8, num_key_value_heads=8,
+                 intermediate_size=512, rms_norm_eps=1e-6, rope_theta=1e6,
+                 z_channels=24,        # channels of the autoencoder's latent
+                 latent_patch_size=2,  # latents on a side of one token
+                 latent_downsample=8,  # pixels on a side of one latent
+                 max_latent_size=4,    # tokens on a side of the largest picture
+                 vit_config=None, connector_act="gelu_pytorch_tanh",
+                 position_period=10.,  # of the two position tables, see `sincos_2d`
+                 timestep_shift=1.,    # of the training times
+                 special=None,         # ids of bos, eos, start, end
+                 spare=None,           # first spare row of the embedding
+                 **kw):
         self.vocab_size,self.hidden_size,self.num_hidden_layers = vocab_size,hidden_size,num_hidden_layers
-        self.num_attention_heads,self.num_key_value_heads,self.intermediate_size = num_attention_heads,num_key_value_heads,intermediate_size
-        self.rms_norm_eps,self.rope_theta,self.z_channels = rms_norm_eps,rope_theta,z_channels
-        self.latent_patch_size,self.latent_downsample,self.max_latent_size = latent_patch_size,latent_downsample,max_latent_size
+        self.num_attention_heads,self.num_key_value_heads = num_attention_heads,num_key_value_heads
+        self.intermediate_size,self.rms_norm_eps,self.rope_theta = intermediate_size,rms_norm_eps,rope_theta
+        self.z_channels,self.latent_patch_size = z_channels,latent_patch_size
+        self.latent_downsample,self.max_latent_size = latent_downsample,max_latent_size
         self.vit_config = vit_config or _vit_dict(hidden=160,inter=480)
         self.connector_act,self.timestep_shift,self.position_period = connector_act,timestep_shift,position_period
         self.special = special or dict(bos=0,eos=1,start=2,end=3)
-        self.spare = spare      # ids; first spare row of the embedding
+        self.spare = spare
         super().__init__(**kw)
     @property
     def latent_channels(self): return self.z_channels*self.latent_patch_size**2
     @property
     def vit_side(self): return self.vit_config["image_size"]//self.vit_config["patch_size"]
 
+# %% ../../nbs/model/14_mot.ipynb #2488d03a
+_VIT_KEYS = ("hidden_size","num_hidden_layers","num_attention_heads","intermediate_size","patch_size","image_size",
+             "num_channels","layer_norm_eps","hidden_act")
+
 def _vit_dict(**kw):
-    return {k:v for k,v in vit_config(**kw).to_dict().items() if k in
-    ("hidden_size","num_hidden_layers","num_attention_heads","intermediate_size","patch_size","image_size","num_channels","layer_norm_eps","hidden_act")}
+    "The fields of `vit_config(**kw)` that are stored."
+    return {k:v for k,v in vit_config(**kw).to_dict().items() if k in _VIT_KEYS}
+
+def _vit_of(c):
+    "The ViT's configuration from that of the whole model."
+    v = c.vit_config
+    return vit_config(hidden=v["hidden_size"], layers=v["num_hidden_layers"], heads=v["num_attention_heads"],
+                      inter=v["intermediate_size"], patch=v["patch_size"], image=v["image_size"], attention_dropout=0.)
 
 # %% ../../nbs/model/14_mot.ipynb #8145e21b
 class MLP(nn.Module):
     "SwiGLU."
     def __init__(self, d, inter):
         super().__init__()
-        self.gate_proj,self.up_proj,self.down_proj = nn.Linear(d,inter,bias=False),nn.Linear(d,inter,bias=False),nn.Linear(inter,d,bias=False)
+        self.gate_proj = nn.Linear(d,inter,bias=False)
+        self.up_proj = nn.Linear(d,inter,bias=False)
+        self.down_proj = nn.Linear(inter,d,bias=False)
     def forward(self, x): return self.down_proj(F.silu(self.gate_proj(x))*self.up_proj(x))
 
+# %% ../../nbs/model/14_mot.ipynb #b879b745
 class MoTAttention(nn.Module):
     "Two sets of projections, one attention."
     def __init__(self, c):
@@ -63,62 +86,122 @@ class MoTAttention(nn.Module):
             setattr(self, f"o_proj{s}", nn.Linear(self.h*hd,d,bias=False))
             for n in "qk": setattr(self, f"{n}_norm{s}", Qwen2RMSNorm(hd, eps=c.rms_norm_eps))
     def _qkv(self, x, s):
-        g = lambda n: getattr(self,n+s); B,L,_ = x.shape
+        "(B, L, heads, dim) queries, keys, values of one expert (suffix `s`)."
+        g = lambda n: getattr(self,n+s)
+        B,L,_ = x.shape
         q,k,v = (g(f"{n}_proj")(x).view(B,L,-1,self.dim) for n in "qkv")
         return g("q_norm")(q),g("k_norm")(k),v
-    def forward(self, u, g, cos, sin, mask, layer, cache=None, record=None):
+    def forward(self, u:Tensor,  # (B, Lu, D) und tokens
+                g:Tensor,        # (B, Lg, D) gen tokens
+                cos:Tensor, sin:Tensor,  # (B, 1, Lu+Lg, dim) rotations
+                mask:Tensor,     # (B, Lu+Lg, M) who sees whom; M counts cached keys too
+                layer:int,       # number of this layer, for the cache
+                cache=None,      # what was read before
+                record=None,     # is given the attention weights
+    ) -> tuple:                  # (B, Lu, D), (B, Lg, D), new keys and values
         n = u.shape[1]
         parts = [self._qkv(x,s) for x,s in ((u,""),(g,"_moe_gen")) if x.shape[1]]
         q,k,v = (torch.cat(p,1).transpose(1,2) for p in zip(*parts))
-        q,k = rotate(q,cos,sin).to(v.dtype),rotate(k,cos,sin).to(v.dtype); new = (k,v)
+        q,k = rotate(q,cos,sin).to(v.dtype),rotate(k,cos,sin).to(v.dtype)
+        new = (k,v)
         if cache is not None: k,v = cache.join(layer,k,v)
         o = attend(q,k,v,mask,record).transpose(1,2).flatten(2)
         return self.o_proj(o[:,:n]), self.o_proj_moe_gen(o[:,n:]), new
 
+# %% ../../nbs/model/14_mot.ipynb #18ce221b
 class MoTLayer(nn.Module):
+    "A pre-norm decoder layer with everything twice, but for the attention."
     def __init__(self, c):
-        super().__init__(); self.self_attn = MoTAttention(c)
+        super().__init__()
+        self.self_attn = MoTAttention(c)
         for s in ("","_moe_gen"):
             setattr(self, "mlp"+s, MLP(c.hidden_size,c.intermediate_size))
             for n in ("input_layernorm","post_attention_layernorm"):
                 setattr(self, n+s, Qwen2RMSNorm(c.hidden_size,eps=c.rms_norm_eps))
     def forward(self, u, g, cos, sin, mask, layer, cache=None, record=None):
+        "As `MoTAttention.forward`."
         a,b,new = self.self_attn(self.input_layernorm(u),self.input_layernorm_moe_gen(g),cos,sin,mask,layer,cache,record)
         u,g = u+a,g+b
-        return u+self.mlp(self.post_attention_layernorm(u)), g+self.mlp_moe_gen(self.post_attention_layernorm_moe_gen(g)), new
+        u = u+self.mlp(self.post_attention_layernorm(u))
+        g = g+self.mlp_moe_gen(self.post_attention_layernorm_moe_gen(g))
+        return u,g,new
 
 # %% ../../nbs/model/14_mot.ipynb #05d075a0
 class _Table(nn.Module):
+    "A fixed table of positions."
     def __init__(self, d, side, period):
         super().__init__()
         self.pos_embed = nn.Parameter(sincos_2d(d,side,period), requires_grad=False)
+
 class _Time(nn.Module):
+    "Times (N,) to (N, d)."
     def __init__(self, d):
         super().__init__()
         self.mlp = nn.Sequential(nn.Linear(256,d),nn.SiLU(),nn.Linear(d,d))
     def forward(self, t): return self.mlp(time_features(t).to(self.mlp[0].weight.dtype))
+
 class _Connector(nn.Module):
+    "ViT features (..., i) to (..., d)."
     def __init__(self, i, d, act):
         super().__init__()
         self.fc1,self.fc2,self.act = nn.Linear(i,d),nn.Linear(d,d),ACT2FN[act]
     def forward(self, x): return self.fc2(self.act(self.fc1(x)))
+
 class _Decoder(nn.Module):
+    "Embedding, layers, and a last norm for each expert."
     def __init__(self, c):
-        super().__init__(); self.embed_tokens = nn.Embedding(c.vocab_size,c.hidden_size)
+        super().__init__()
+        self.embed_tokens = nn.Embedding(c.vocab_size,c.hidden_size)
         self.layers = nn.ModuleList([MoTLayer(c) for _ in range(c.num_hidden_layers)])
-        self.norm,self.norm_moe_gen = Qwen2RMSNorm(c.hidden_size,eps=c.rms_norm_eps),Qwen2RMSNorm(c.hidden_size,eps=c.rms_norm_eps)
+        self.norm = Qwen2RMSNorm(c.hidden_size,eps=c.rms_norm_eps)
+        self.norm_moe_gen = Qwen2RMSNorm(c.hidden_size,eps=c.rms_norm_eps)
+
 class _Language(nn.Module):
     def __init__(self, c):
         super().__init__()
         self.model = _Decoder(c)
         self.lm_head = nn.Linear(c.hidden_size,c.vocab_size,bias=False)
 
+# %% ../../nbs/model/14_mot.ipynb #ec5fcd9a
+def _words(model, ids, splice):
+    "(..., D) embeddings of ids; what stands at negative ids does not matter."
+    e = model.get_input_embeddings()(ids.clamp(min=0))
+    return e if splice is None else splice(ids, e)
+
+def _und_tokens(model, b, splice):
+    "(B, Lu, D): words, and ViT features in their places."
+    u = _words(model, b.ids, splice)
+    if not len(b.feature_at): return u
+    f = model.connector(b.features)+model.vit_pos_embed.pos_embed[b.feature_pos]
+    return u.flatten(0,1).index_put((b.feature_at,), f.to(u.dtype)).view_as(u)
+
+def _gen_tokens(model, b, splice, dtype):
+    "(B, Lg, D): latents with their times and places, and concept words in theirs."
+    time = model.time_embedder(b.t.flatten()).view(*b.t.shape,-1)
+    g = model.vae2llm(b.x)+time+model.latent_pos_embed.pos_embed[b.latent_pos.clamp(min=0)]
+    g = g.to(dtype)
+    word = b.gen_ids>=0
+    return torch.where(word[...,None], _words(model,b.gen_ids,splice), g) if word.any() else g
+
+def _with_cache(mask, cache):
+    "The mask (B, L, L), widened by the keys that were read before: all but padding are visible."
+    if cache is None or not len(cache): return mask
+    return torch.cat([cache.valid[:,None].expand(-1,mask.shape[1],-1),mask],2)
+
+# %% ../../nbs/model/14_mot.ipynb #a245bffe
 @dataclass
 class Hidden:
-    "What a forward pass gives: last hidden states of und (B,Lu,D) and gen (B,Lg,D) tokens, and the new keys and values of every layer."
-    und:Tensor
-    gen:Tensor
-    new:list
+    "What a forward pass gives."
+    und:Tensor  # (B, Lu, D) last hidden states
+    gen:Tensor  # (B, Lg, D)
+    new:list    # for every layer the new keys and values, each (B, Hkv, L, dim)
+
+def _initialise(m, wide):
+    "First weights of a linear map or an embedding."
+    if isinstance(m,nn.Linear):
+        nn.init.normal_(m.weight,std=.02 if wide else m.in_features**-.5*.7)
+        if m.bias is not None: nn.init.zeros_(m.bias)
+    elif isinstance(m,nn.Embedding): nn.init.normal_(m.weight,std=.02 if wide else .5)
 
 # %% ../../nbs/model/14_mot.ipynb #b22e5cfd
 class MoT(PreTrainedModel):
@@ -129,56 +212,50 @@ class MoT(PreTrainedModel):
     _supports_sdpa = True
     def __init__(self, config:MoTConfig):
         super().__init__(config)
-        c = config
-        d = c.hidden_size
-        self.language_model = _Language(c); self.time_embedder = _Time(d)
+        c,d = config,config.hidden_size
+        self.language_model = _Language(c)
+        self.time_embedder = _Time(d)
         self.vae2llm,self.llm2vae = nn.Linear(c.latent_channels,d),nn.Linear(d,c.latent_channels)
         self.vit_model = ViT(_vit_of(c))
         self.connector = _Connector(c.vit_config["hidden_size"],d,c.connector_act)
-        self.latent_pos_embed,self.vit_pos_embed = _Table(d,c.max_latent_size,c.position_period),_Table(d,c.vit_side,c.position_period)
+        self.latent_pos_embed = _Table(d,c.max_latent_size,c.position_period)
+        self.vit_pos_embed = _Table(d,c.vit_side,c.position_period)
         self.post_init()
-    def _init_weights(self, m):
-        if isinstance(m,nn.Linear):
-            nn.init.normal_(m.weight,std=.02 if self.config.hidden_size>1024 else m.in_features**-.5*.7)
-            if m.bias is not None: nn.init.zeros_(m.bias)
-        elif isinstance(m,nn.Embedding): nn.init.normal_(m.weight,std=.02 if self.config.hidden_size>1024 else .5)
+    def _init_weights(self, m): _initialise(m, self.config.hidden_size>1024)
     @property
-    def special(self):
+    def special(self) -> Special:
+        "Ids of the framing tokens and sides of the position tables, for `pack`."
         return Special(**self.config.special, vit_side=self.config.vit_side, latent_side=self.config.max_latent_size)
     def get_input_embeddings(self): return self.language_model.model.embed_tokens
 
-    def embed(self, b:Batch, splice=None) -> tuple:
-        "(und (B,Lu,D), gen (B,Lg,D)) token embeddings. `splice(ids, embeddings)` puts concept tokens in their places."
-        def words(ids):
-            e = self.get_input_embeddings()(ids.clamp(min=0))
-            return e if splice is None else splice(ids, e)
-        u = words(b.ids)
-        if len(b.feature_at):
-            f = self.connector(b.features)+self.vit_pos_embed.pos_embed[b.feature_pos]
-            u = u.flatten(0,1).index_put((b.feature_at,), f.to(u.dtype)).view_as(u)
-        if not b.x.shape[1]: return u,u[:,:0]
-        g = (self.vae2llm(b.x)+self.time_embedder(b.t.flatten()).view(*b.t.shape,-1)+self.latent_pos_embed.pos_embed[b.latent_pos.clamp(min=0)]).to(u.dtype)
-        if (b.gen_ids>=0).any(): g = torch.where((b.gen_ids>=0)[...,None], words(b.gen_ids), g)
-        return u,g
+    def embed(self, b:Batch,  # from `pack`
+              splice=None,    # splice(ids, embeddings) puts concept tokens in their places
+    ) -> tuple:               # und (B, Lu, D), gen (B, Lg, D)
+        "Token embeddings."
+        u = _und_tokens(self, b, splice)
+        return u, (_gen_tokens(self, b, splice, u.dtype) if b.x.shape[1] else u[:,:0])
 
-    def forward(self, b:Batch, cache:KVCache|None=None, splice=None, record=None) -> Hidden:
-        "Read a batch, after what is cached. `record(layer)` may return a function that is given the attention weights of a layer."
+    def forward(self, b:Batch,              # from `pack`
+                cache:KVCache|None=None,    # what was read before; it stays as it is
+                splice=None,                # see `embed`
+                record=None,                # record(layer) may return a function that is given the attention weights
+    ) -> Hidden:
+        "Read a batch, after what is cached."
         u,g = self.embed(b, splice)
-        m = self.language_model.model
-        mask = b.mask
-        if cache is not None and len(cache):
-            mask = torch.cat([cache.valid[:,None].expand(-1,mask.shape[1],-1),mask],2)
-        cos,sin = rope(b.position, m.layers[0].self_attn.dim, self.config.rope_theta); new = []
+        m,mask = self.language_model.model,_with_cache(b.mask,cache)
+        cos,sin = rope(b.position, m.layers[0].self_attn.dim, self.config.rope_theta)
+        new = []
         for i,layer in enumerate(m.layers):
-            u,g,kv = layer(u,g,cos,sin,mask,i,cache,record and record(i)); new.append(kv)
+            u,g,kv = layer(u,g,cos,sin,mask,i,cache,record and record(i))
+            new.append(kv)
         return Hidden(m.norm(u), m.norm_moe_gen(g), new)
 
-    def logits(self, h:Tensor) -> Tensor: return self.language_model.lm_head(h)
-    def velocity(self, h:Tensor) -> Tensor: return self.llm2vae(h)
-
-def _vit_of(c):
-    return vit_config(**{"attention_dropout":0.}, hidden=c.vit_config["hidden_size"],layers=c.vit_config["num_hidden_layers"],heads=c.vit_config["num_attention_heads"],
-    inter=c.vit_config["intermediate_size"],patch=c.vit_config["patch_size"],image=c.vit_config["image_size"])
+    def logits(self, h:Tensor) -> Tensor:
+        "Und hidden states (..., D) to scores of words (..., vocab)."
+        return self.language_model.lm_head(h)
+    def velocity(self, h:Tensor) -> Tensor:
+        "Gen hidden states (..., D) to velocities (..., C)."
+        return self.llm2vae(h)
 
 # %% ../../nbs/model/14_mot.ipynb #f29b56d8
 def text_loss(model, h:Hidden, b:Batch, splice=None) -> Tensor:
@@ -189,5 +266,6 @@ def text_loss(model, h:Hidden, b:Batch, splice=None) -> Tensor:
 def image_loss(model, h:Hidden, b:Batch) -> Tensor:
     "(B,) weighted mean squared error of the velocity, per sample; 0 for samples that draw nothing."
     if not b.x.shape[1]: return h.und.new_zeros(len(b.ids))
-    w = b.mse_weight; e = ((model.velocity(h.gen)-b.target).float()**2).mean(-1)
+    w = b.mse_weight
+    e = ((model.velocity(h.gen)-b.target).float()**2).mean(-1)
     return (e*w).sum(1)/(w>0).sum(1).clamp(min=1)

@@ -15,8 +15,11 @@ from .draw import *
 from .world import *
 
 # %% ../../nbs/toyworld/03_language.ipynb #aad57d96
-def caption(s:Scene, r:np.random.Generator, who:str|None=None, keep:float=.8) -> str:
-    "A true caption of `s` that leaves out each part with probability 1-`keep`; `who` names the character."
+def caption(s:Scene, r:np.random.Generator,
+            who:str|None=None,  # what the character is called; None: its description
+            keep:float=.8,      # chance that a part is mentioned
+) -> str:
+    "A true caption of `s` that leaves out each part with probability 1-`keep`."
     k = lambda: r.random()<keep
     c,t = s.char, s.thing
     th = t and (f"a {t.color} {t.species}" if isinstance(t,Traits) else t.description)
@@ -31,116 +34,165 @@ def caption(s:Scene, r:np.random.Generator, who:str|None=None, keep:float=.8) ->
     return "a photo of "+" ".join(words)
 
 # %% ../../nbs/toyworld/03_language.ipynb #552c87ab
-def _other(r, options, *but): return str(r.choice([o for o in options if o not in but]))
-def thing_name(t) -> str:
+def thing_name(t:Thing|Traits) -> str:
     "What stands beside the character, in words."
     return f"a {t.color} {t.species}" if isinstance(t,Traits) else t.description
 
-def open_questions(s:Scene, who:str|None=None) -> list:
-    "Every (question, answer) with a free answer."
+def open_questions(s:Scene,
+                   who:str|None=None,  # what the character is called; None: 'the dog'
+) -> list:                             # (question, answer) pairs
+    "Every question with a free answer."
     c,t = s.char,s.thing
     if c is None: return [("what is in the photo ?", thing_name(t)), ("where is it ?", f"the {s.place}")]
     w = who or f"the {c.species}"
-    qa = [("what is in the photo ?", f"a {c.color} {c.pattern} {c.species}"), (f"what color is {w} ?", c.color), (f"what pattern has {w} ?", c.pattern),
-          (f"what is {w} wearing ?", worn(s.accessory) if s.accessory else "nothing"),
-          (f"what is next to {w} ?", thing_name(t) if t else "nothing"), (f"where is {w} ?", f"the {s.place}"), (f"on which side is {w} ?", s.side)]
-    return qa
+    return [("what is in the photo ?", f"a {c.color} {c.pattern} {c.species}"),
+            (f"what color is {w} ?", c.color),
+            (f"what pattern has {w} ?", c.pattern),
+            (f"what is {w} wearing ?", worn(s.accessory) if s.accessory else "nothing"),
+            (f"what is next to {w} ?", thing_name(t) if t else "nothing"),
+            (f"where is {w} ?", f"the {s.place}"),
+            (f"on which side is {w} ?", s.side)]
 
-def yes_no(s:Scene, r:np.random.Generator, who:str|None=None) -> tuple:
-    "A balanced yes/no question: (question, 'yes' or 'no')."
-    c,t,yes = s.char,s.thing,bool(r.random()<.5); w = who or (c and f"the {c.species}")
-    ans = "yes" if yes else "no"
+# %% ../../nbs/toyworld/03_language.ipynb #4ce1809a
+def _other(r, options, *but):
+    "One of the options, but not `but`."
+    return str(r.choice([o for o in options if o not in but]))
+
+def _ask_thing(t, c, yes, r):
+    "About what stands beside the character `c`: a wrong color or a wrong kind, not both."
+    kind,color = t.species if isinstance(t,Traits) else t.kind, t.color
+    if not yes and r.random()<.5: color = _other(r, COLORS, color)
+    elif not yes: kind = _other(r, SPECIES if isinstance(t,Traits) else OBJECTS, kind, c and c.species)
+    return f"is there a {color} {kind} ?"
+
+def yes_no(s:Scene, r:np.random.Generator,
+           who:str|None=None,  # what the character is called; None: 'the dog'
+) -> tuple:                    # (question, 'yes' or 'no')
+    "A balanced yes/no question."
+    c,t,yes = s.char, s.thing, bool(r.random()<.5)
+    w,ans = who or (c and f"the {c.species}"), "yes" if yes else "no"
     kinds = ["place"]+(["thing"] if t else [])+(["accessory","color","side","species"] if c else [])
     k = str(r.choice(kinds))
-    if k=="place": return f"is the photo taken at the {s.place if yes else _other(r,PLACES,s.place)} ?", ans
-    if k=="thing":
-        kind = t.species if isinstance(t,Traits) else t.kind; color = t.color
-        if not yes and r.random()<.5: color = _other(r, COLORS, color)
-        elif not yes: kind = _other(r, SPECIES if isinstance(t,Traits) else OBJECTS, kind, c and c.species)
-        return f"is there a {color} {kind} ?", ans
+    pick = lambda true,options,*but: true if yes else _other(r, options, true, *but)
+    if k=="place": return f"is the photo taken at the {pick(s.place,PLACES)} ?", ans
+    if k=="thing": return _ask_thing(t, c, yes, r), ans
     if k=="accessory":
         if s.accessory is None: return f"is {w} wearing {worn(str(r.choice(ACCESSORIES)))} ?", "no"
-        return f"is {w} wearing {worn(s.accessory if yes else _other(r,ACCESSORIES,s.accessory))} ?", ans
-    if k=="color": return f"is {w} {c.color if yes else _other(r,COLORS,c.color)} ?", ans
-    if k=="side": return f"is {w} on the {s.side if yes else _other(r,SIDES,s.side)} ?", ans
-    return f"is there a {c.species if yes else _other(r,SPECIES,c.species, t.species if isinstance(t,Traits) else None)} ?", ans
+        return f"is {w} wearing {worn(pick(s.accessory,ACCESSORIES))} ?", ans
+    if k=="color": return f"is {w} {pick(c.color,COLORS)} ?", ans
+    if k=="side": return f"is {w} on the {pick(s.side,SIDES)} ?", ans
+    return f"is there a {pick(c.species,SPECIES,t.species if isinstance(t,Traits) else None)} ?", ans
 
 # %% ../../nbs/toyworld/03_language.ipynb #69b10e14
-def fact_question(key:str, name:str) -> str:
+def fact_question(key:str,   # 'toy'
+                  name:str,  # '<maeve>'
+) -> str:
     "The question for a private fact."
     return f"what is the {key} of {name} ?"
 
-def requests(key:str, name:str, fact:str, place:str|None=None) -> list:
-    "(request, refined request) pairs that need the fact `key` of `name`."
+def requests(key:str,               # which fact, such as 'toy'
+             name:str,              # '<maeve>'
+             fact:str,              # 'a red kite'
+             place:str|None=None,   # where; not used for the home
+) -> list:                          # (request, refined request) pairs
+    "Requests that need the fact `key` of `name`."
     at = f" at the {place}" if place and key!="home" else ""
     if key=="home": return [(f"a photo of {name} at its home", f"a photo of {name} at {fact}")]
-    return [(f"a photo of the {key} of {name}{at}", f"a photo of {fact}{at}"), (f"a photo of {name} with its {key}{at}", f"a photo of {name} with {fact}{at}")]
+    return [(f"a photo of the {key} of {name}{at}", f"a photo of {fact}{at}"),
+            (f"a photo of {name} with its {key}{at}", f"a photo of {name} with {fact}{at}")]
 
-# %% ../../nbs/toyworld/03_language.ipynb #adc0ecc2
+# %% ../../nbs/toyworld/03_language.ipynb #521de0d2
 EDITS = "remove replace add recolour move background".split()
 
 @dataclass(frozen=True)
 class Edit:
-    "An instruction with its source and exact target. `mask` (H,W) is True where they differ."
-    source:Image.Image
+    "An instruction with its source and exact target."
+    source:Image.Image  # RGB, (size, size)
     instruction:str
-    target:Image.Image
-    mask:np.ndarray
-    kind:str
+    target:Image.Image  # RGB, (size, size)
+    mask:np.ndarray     # (size, size), True where they differ
+    kind:str            # one of EDITS
     before:Scene
     after:Scene
 
+# %% ../../nbs/toyworld/03_language.ipynb #adc0ecc2
 def _what(t): return f"the {t.color} {t.species if isinstance(t,Traits) else t.kind}"
-def _recolour(t, color):
-    return replace(t, color=color, hue=float(COLORS[color][0]))
 
 def _remove(s, w, r, focus):
     if focus and s.char: return f"remove {w} from the photo", replace(s, char=None, accessory=None)
-    opts = ([("char",f"remove {w} from the photo")] if s.char else [])*2 + ([("thing",f"remove {_what(s.thing)}")] if s.thing and s.char else []) + \
-        ([("accessory",f"remove the {s.accessory}")] if s.accessory else [])
+    opts = [("char",f"remove {w} from the photo")]*2 if s.char else []
+    if s.thing and s.char: opts = opts+[("thing",f"remove {_what(s.thing)}")]
+    if s.accessory: opts = opts+[("accessory",f"remove the {s.accessory}")]
     if not opts: return None
     k,text = opts[r.integers(len(opts))]
     return text, replace(s, char=None, accessory=None) if k=="char" else replace(s, **{k:None})
+
+# %% ../../nbs/toyworld/03_language.ipynb #1f63073b
+def _new_thing(t):
+    "A thing in the most typical hue of its colour."
+    return replace(t, hue=float(COLORS[t.color][0]), sat=.8, val=.9)
+
 def _replace(s, w, r, focus):
     if not s.thing: return None
     new = random_thing(r)
     while new.description==thing_name(s.thing): new = random_thing(r)
-    new = replace(new, hue=float(COLORS[new.color][0]), sat=.8, val=.9)
+    new = _new_thing(new)
     return f"replace {_what(s.thing)} with {new.description}", replace(s, thing=new)
+
 def _add(s, w, r, focus):
     if s.char and not s.accessory and r.random()<.5:
-        a = str(r.choice(ACCESSORIES)); return f"add {worn(a)}", replace(s, accessory=a)
+        a = str(r.choice(ACCESSORIES))
+        return f"add {worn(a)}", replace(s, accessory=a)
     if s.thing is not None: return None
-    new = random_thing(r); new = replace(new, hue=float(COLORS[new.color][0]), sat=.8, val=.9)
+    new = _new_thing(random_thing(r))
     return f"add {new.description}", replace(s, thing=new, thing_left=False)
+
+# %% ../../nbs/toyworld/03_language.ipynb #566d8564
+def _recolour(t, color): return replace(t, color=color, hue=float(COLORS[color][0]))
+
 def _recolour_edit(s, w, r, focus):
     if s.char and (focus or not s.thing or r.random()<.5):
         c = _other(r, COLORS, s.char.color)
         return f"make {w} {c}", replace(s, char=_recolour(s.char,c))
     c = _other(r, COLORS, s.thing.color)
     return f"make {_what(s.thing)} {c}", replace(s, thing=_recolour(s.thing,c))
+
 def _move(s, w, r, focus):
     if s.char is None: return None
     side = _other(r, SIDES, s.side)
     return f"move {w} to the {side}", replace(s, side=side, thing_left=False)
+
 def _background(s, w, r, focus):
     pl = _other(r, PLACES, s.place)
     return f"change the background to the {pl}", replace(s, place=pl, jitter=(.5,.5,.5))
+
+# %% ../../nbs/toyworld/03_language.ipynb #55410b75
 _KINDS = dict(remove=_remove, replace=_replace, add=_add, recolour=_recolour_edit, move=_move, background=_background)
 
-def edit_scene(s:Scene, kind:str, r:np.random.Generator, who:str|None=None, focus:bool=False):
-    "(instruction, changed scene), or None where the scene offers nothing to change that way. `focus`: the character is what is removed or recoloured."
+def edit_scene(s:Scene,
+               kind:str,            # one of EDITS
+               r:np.random.Generator,
+               who:str|None=None,   # what the character is called; None: 'the dog'
+               focus:bool=False,    # the character is what is removed or recoloured
+):                                  # (instruction, changed scene), or None
+    "A random edit of a kind; None where the scene offers nothing to change that way. Raises OmniError for an unknown kind."
     if kind not in _KINDS: raise OmniError(f"unknown edit {kind!r}: one of {', '.join(EDITS)}")
     return _KINDS[kind](s, who or (f"the {s.char.species}" if s.char else "it"), r, focus)
 
 # %% ../../nbs/toyworld/03_language.ipynb #3cd1033e
-def make_edit(before:Scene, instruction:str, after:Scene, kind:str, size:int=64) -> Edit:
+def make_edit(before:Scene, instruction:str, after:Scene,
+              kind:str,     # one of EDITS
+              size:int=64,  # pixels a side
+) -> Edit:
     "Draw both scenes; the mask is where they differ."
     a,b = render(before,size), render(after,size)
     return Edit(a, instruction, b, (np.asarray(a)!=np.asarray(b)).any(-1), kind, before, after)
 
-def _edit(self, photo:Photo, kind:str="remove", name:str|None=None, seed:int=0) -> Edit:
-    "An edit of a photograph. With `name` the character is called by it, and is what is removed, recoloured or moved. Raises OmniError where the photo offers nothing of that kind."
+def _edit(self, photo:Photo,
+          kind:str="remove",     # one of EDITS
+          name:str|None=None,    # the character's name: the edit is about it, where the kind allows
+          seed:int=0) -> Edit:
+    "An edit of a photograph. Raises OmniError where the photo offers nothing of that kind."
     r = np.random.default_rng((19,seed))
     found = edit_scene(photo.scene, kind, r, f"<{name}>" if name else None, bool(name))
     if found is None: raise OmniError(f"nothing to {kind} in: {photo.caption}")
@@ -149,8 +201,9 @@ ToyWorld.edit = _edit
 
 # %% ../../nbs/toyworld/03_language.ipynb #4c6f6043
 def vocabulary() -> list:
-    "Every word the toy world's language uses, names excepted."
-    w = set("a an the photo of wearing with at on in is it its what where which color pattern has next to nothing yes no there taken side left middle right ? . : "
-            "glasses request question answer rewrite remove from replace add make move change background and not name same different".split())
+    "Every word the toy world's language uses, sorted, names excepted."
+    w = set("a an the photo of wearing with at on in is it its what where which color pattern has next to nothing yes no "
+            "there taken side left middle right ? . : glasses request question answer rewrite remove from replace add make "
+            "move change background and not name same different".split())
     for g in (COLORS, SPECIES, PATTERNS, ACCESSORIES, OBJECTS, PLACES, FACTS): w |= set(g)
     return sorted(w)

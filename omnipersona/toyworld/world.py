@@ -210,7 +210,7 @@ def describe_scene(s:Scene,
     beside = f" with {th}" if th else ""
     return f"a photo of {w}{wearing}{beside} at the {s.place}"
 
-# %% ../../nbs/toyworld/02_world.ipynb #e7fe447d
+# %% ../../nbs/toyworld/02_world.ipynb #efbbeb8b
 @dataclass(frozen=True)
 class Photo:
     "A photograph and what is true of it."
@@ -220,6 +220,7 @@ class Photo:
     caption:str
     scene:Scene
 
+# %% ../../nbs/toyworld/02_world.ipynb #e7fe447d
 class ToyWorld:
     "The cartoon world: everything it gives is determined by the seeds you pass. `size`: pixels a side of its pictures."
     def __init__(self, size:int=64): self.size = size
