@@ -4,6 +4,7 @@ from .toyworld.draw import *
 from .toyworld.world import *
 from .toyworld.language import *
 from .toyworld.judge import *
+from .toyworld.judge_training import *
 from .model.flow import *
 from .model.attend import *
 from .model.vision import *
@@ -12,6 +13,7 @@ from .model.mot import *
 from .model.tokenizer import *
 from .model.generate import *
 from .model.backbone import *
+from .model.checkpoint import *
 from .model.official import *
 from .concept.tokens import *
 from .concept.tasks import *

@@ -6,7 +6,8 @@ from PIL import Image
 from omnipersona.basics import OmniError, to_tensor
 from omnipersona.toyworld.draw import COLORS, OBJECTS, PLACES, SPECIES
 from omnipersona.toyworld.world import Scene, Thing, random_scene, random_traits, render
-from omnipersona.toyworld.judge import ToyJudge, family_scenes, contrastive_loss, judge_scenes, train_judge, understand
+from omnipersona.toyworld.judge import ToyJudge, understand
+from omnipersona.toyworld.judge_training import contrastive_loss, family_scenes, judge_scenes, train_judge
 
 NAMES = 'species color pattern accessory place side thing thing_color'.split()
 
@@ -153,5 +154,5 @@ def test_contrastive_loss_likes_what_it_should():
 
 def test_import_reads_no_weights():
     "Weights are read by `ToyJudge()`, and diffusers only by who trains."
-    code = "import sys, omnipersona.toyworld.judge; assert 'diffusers' not in sys.modules and 'transformers' not in sys.modules"
+    code = "import sys, omnipersona.toyworld.judge_training; assert 'diffusers' not in sys.modules and 'transformers' not in sys.modules"
     subprocess.run([sys.executable, '-c', code], check=True)

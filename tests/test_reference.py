@@ -12,7 +12,8 @@ from omnipersona.model.vision import patchify
 from omnipersona.model.segments import Drawn, Seen, Text, pack
 from omnipersona.model.generate import contexts, draw, prefill, say
 from omnipersona.model.mot import text_loss
-from omnipersona.model.official import BAGEL_7B, Fit, ae_shapes, compare_keys, empty_ae, empty_mot, load_official, mot_config
+from omnipersona.model.checkpoint import compare_keys
+from omnipersona.model.official import BAGEL_7B, Fit, ae_shapes, empty_ae, empty_mot, load_official, mot_config
 
 GIVEN = os.environ.get('OMNIPERSONA_REFERENCE')
 HERE = Path(GIVEN) if GIVEN else ROOT.parent/'shared'/'bagel_reference'/'A'

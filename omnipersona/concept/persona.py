@@ -18,90 +18,103 @@ __all__ = ['named', 'Result', 'Persona']
 # %% ../../nbs/concept/24_persona.ipynb #3bfa56db
 _NAME = re.compile(r"<([^<>|]*)>")
 
-def named(text:str, concepts:Concepts) -> tuple:
-    "(text with the concepts' reserved names, names in order of appearance). Raises OmniError for a name nobody has."
+def named(text:str,           # a request: 'Is <maeve> here?'
+          concepts:Concepts,
+) -> tuple:                   # ('is <name_0> here ?', ['maeve'])
+    "The text with reserved names, and whom it names, in order of appearance. Raises OmniError for no text and for unknown names."
     if not isinstance(text,str) or not text.strip():
         raise OmniError(f"{text!r}: an empty request; write what you want to know or see")
     found,parts = [],_NAME.split(text)                     # words, name, words, name, ...
     for n in parts[1::2]:
         if n not in concepts:
-            raise OmniError(f"<{n}>: no such concept; this Persona knows {', '.join(f'<{k}>' for k in concepts.items) or 'none'}")
+            known = ', '.join(f'<{k}>' for k in concepts.items) or 'none'
+            raise OmniError(f"<{n}>: no such concept; this Persona knows {known}")
         if n not in found: found.append(n)
     words = [concepts[p].token if i%2 else clean(p) for i,p in enumerate(parts)]
     return " ".join(w for w in words if w),found
 
+def _as_typed(text, concepts):
+    "A text of the model's with the concepts' own names in it again."
+    name = {c.token:f"<{c.name}>" for c in concepts.items.values()}
+    return re.sub(r"<[^<>]*>", lambda m: name.get(m[0],m[0]), text)
+
 # %% ../../nbs/concept/24_persona.ipynb #26593cf8
 @dataclass
 class Result:
-    "What came back: `text` of an answer with its `probability`, or an `image`; what was asked, what the model was given (`prompt`), `seconds`. `trace` is the place of knowledge replay."
-    request:str
-    prompt:str
+    "What came back: the `text` of an answer or an `image`, and how it came about."
+    request:str                    # what was asked
+    prompt:str                     # what the model was given
     text:str|None=None
     image:Image.Image|None=None
-    probability:float|None=None
-    seconds:float=0.
-    seed:int|None=None
-    finished:bool=True
-    trace:object=None
+    probability:float|None=None    # of the whole answer
+    seconds:float=0.               # its share, where many were asked at once
+    seed:int|None=None             # of a picture's noise
+    finished:bool=True             # False: the answer was cut off at `max_tokens`
+    trace:object=None              # the place of knowledge replay
     def __str__(self): return self.text if self.text is not None else f"[a picture for: {self.request}]"
     def _repr_png_(self):
         return None if self.image is None else self.image.resize((256,256),Image.NEAREST)._repr_png_()
 
 # %% ../../nbs/concept/24_persona.ipynb #18a21a64
+def _same_length(*lists):
+    if len({len(x) for x in lists})>1:
+        raise OmniError(f"lists of {', '.join(str(len(x)) for x in lists)} entries; one of each belongs together")
+
 class Persona:
-    "A backbone with concepts: `Persona(bb, concept)` or `Persona(bb, [concept, concept])`."
-    def __init__(self, bb, concepts):
+    "A backbone with concepts. All methods raise OmniError for unknown names and words, and for pictures that are none."
+    def __init__(self, bb,    # Backbone
+                 concepts):   # a Concept or Described, or a list of them; OmniError for those of another backbone
         self.bb = bb
         self.concepts = Concepts(list(concepts) if isinstance(concepts,(list,tuple)) else [concepts])
         for c in self.concepts.items.values():
             if c.bb.fingerprint!=bb.fingerprint:
-                raise OmniError(f"<{c.name}> was made for backbone {c.bb.fingerprint}, this one is {bb.fingerprint}; learn it again")
-    def _back(self, text):
-        name = {c.token:f"<{c.name}>" for c in self.concepts.items.values()}
-        return re.sub(r"<[^<>]*>", lambda m: name.get(m[0],m[0]), text)
-    def _same_length(self, *lists):
-        if len({len(x) for x in lists})>1:
-            raise OmniError(f"lists of {', '.join(str(len(x)) for x in lists)} entries; one of each belongs together")
+                raise OmniError(f"<{c.name}> was made for backbone {c.bb.fingerprint}, this one is {bb.fingerprint}; "
+                                "learn it again")
     def _request(self, text):
+        "(system prompts, text with reserved names, its segment)."
         t,names = named(text,self.concepts)
         try: return [self.concepts[n].prompt() for n in names],t,self.bb.text(t)
-        except OmniError as e: raise OmniError(self._back(str(e))) from None
+        except OmniError as e: raise OmniError(_as_typed(str(e),self.concepts)) from None
+    def _result(self, request, prompt, seconds, **kw):
+        return Result(request,_as_typed(prompt,self.concepts),seconds=seconds,**kw)
 
     def ask(self, question:str, image=None, max_tokens:int=24) -> Result:
-        "Answer a question, about a picture if one is given. `probability` is that of the whole answer."
+        "Answer a question, about a picture (PIL or a path) if one is given."
         return self.ask_many([question],None if image is None else [image],max_tokens)[0]
     def ask_many(self, questions:list, images:list|None=None, max_tokens:int=24) -> list:
-        "Answers to many questions at once."
-        if images is not None: self._same_length(questions,images)
+        "Answers to many questions at once; `images`: one for each, or None."
+        if images is not None: _same_length(questions,images)
         t0 = time.time()
         reqs = [self._request(q) for q in questions]
         seen = self.bb.seen(images) if images is not None else None
         rows = [[*p,*([seen[i]] if seen else []),q] for i,(p,_,q) in enumerate(reqs)]
         out = self.bb.answer(rows,self.concepts,max_tokens)
         dt = (time.time()-t0)/len(rows)
-        return [Result(q,self._back(t),self._back(a),probability=float(math.exp(sum(o.logprobs))),seconds=dt,finished=o.finished) for q,(_,t,_),(a,o) in zip(questions,reqs,out)]
+        return [self._result(q,t,dt,text=_as_typed(a,self.concepts),
+                             probability=float(math.exp(sum(o.logprobs))),finished=o.finished)
+                for q,(_,t,_),(a,o) in zip(questions,reqs,out)]
 
     def generate(self, prompt:str, seed:int=0, guidance:Guidance|None=None, drop:str="all") -> Result:
-        "Draw a picture. The same seed starts from the same noise."
+        "Draw a picture. The same seed starts from the same noise. `drop`: what guidance compares with, 'all' or 'last'."
         return self.generate_many([prompt],[seed],guidance,drop)[0]
     def generate_many(self, prompts:list, seeds:list, guidance=None, drop="all") -> list:
         "Pictures for many prompts at once."
-        self._same_length(prompts,seeds)
+        _same_length(prompts,seeds)
         t0 = time.time()
         reqs = [self._request(p) for p in prompts]
         pics = self.bb.paint([[*p,q] for p,_,q in reqs],seeds,guidance or "draw",self.concepts,drop=drop)
         dt = (time.time()-t0)/len(pics)
-        return [Result(p,self._back(t),image=im,seconds=dt,seed=s) for p,(_,t,_),im,s in zip(prompts,reqs,pics,seeds)]
+        return [self._result(p,t,dt,image=im,seed=s) for p,(_,t,_),im,s in zip(prompts,reqs,pics,seeds)]
 
     def edit(self, image, instruction:str, seed:int=0, guidance:Guidance|None=None) -> Result:
-        "Change a picture as told."
+        "Change a picture (PIL or a path) as told."
         return self.edit_many([image],[instruction],[seed],guidance)[0]
     def edit_many(self, images:list, instructions:list, seeds:list, guidance=None) -> list:
         "Many edits at once."
-        self._same_length(images,instructions,seeds)
+        _same_length(images,instructions,seeds)
         t0 = time.time()
         reqs = [self._request(p) for p in instructions]
         src = self.bb.edit_context(images)
         pics = self.bb.paint([[*p,*s,q] for (p,_,q),s in zip(reqs,src)],seeds,guidance or "edit",self.concepts)
         dt = (time.time()-t0)/len(pics)
-        return [Result(p,self._back(t),image=im,seconds=dt,seed=s) for p,(_,t,_),im,s in zip(instructions,reqs,pics,seeds)]
+        return [self._result(p,t,dt,image=im,seed=s) for p,(_,t,_),im,s in zip(instructions,reqs,pics,seeds)]

@@ -25,7 +25,7 @@ NAME = "<sks>"
 
 @dataclass
 class ConceptData:
-    "What a person brings. Raises OmniError for no pictures, for captions that do not match them, and for facts that are no texts."
+    "What a person brings. Raises OmniError for no pictures, captions that do not match them, and facts that are no texts."
     images:list                                    # PIL pictures of the concept
     captions:list=field(default_factory=list)      # one for each picture, or none
     facts:dict=field(default_factory=dict)         # {'toy': 'a red kite', ...}
@@ -82,7 +82,7 @@ def _concept_data(self, char:Character,
 
 ToyWorld.concept_data = _concept_data
 
-# %% ../../nbs/concept/21_tasks.ipynb #18513594
+# %% ../../nbs/concept/21_tasks.ipynb #638c3c9a
 def _json(path, kind):
     "What a JSON file holds, which has to be a `kind`; an empty one where there is no file."
     if not path.exists(): return kind()
@@ -105,7 +105,8 @@ def _edits_in(folder, get):
     edits = []
     for e in _json(folder/"edits.json",list):
         if not isinstance(e,dict) or not all(isinstance(e.get(k),str) for k in ("source","instruction","target")):
-            raise OmniError(f"{folder}/edits.json: every entry needs source, instruction and target, all texts; this one is {e!r}")
+            raise OmniError(f"{folder}/edits.json: every entry needs source, instruction and target, all texts; "
+                            f"this one is {e!r}")
         edits.append((get(folder/e["source"]),e["instruction"],get(folder/e["target"])))
     return edits
 

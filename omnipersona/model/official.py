@@ -4,7 +4,7 @@
 
 # %% ../../nbs/model/18_official.ipynb #68c27488
 from __future__ import annotations
-import json, math, struct
+import json, math
 from dataclasses import dataclass
 from pathlib import Path
 import torch
@@ -17,12 +17,12 @@ from .segments import Seen, Drawn
 from .mot import MoT, MoTConfig
 from .tokenizer import Tokenizer, SPECIALS
 from .generate import draw
+from .checkpoint import FILES, read_json, check_folder, stored_shapes, compare_keys
 from .backbone import Backbone, _hooks
 
 # %% auto #0
-__all__ = ['OUTER', 'VAE', 'BAGEL_7B', 'FILES', 'SMALL', 'mot_config', 'empty_mot', 'empty_ae', 'official_ae_key', 'ae_shapes',
-           'check_folder', 'stored_shapes', 'compare_keys', 'official_tokenizer', 'Fit', 'default_fits',
-           'BagelBackbone', 'load_official', 'random_official']
+__all__ = ['OUTER', 'VAE', 'BAGEL_7B', 'SMALL', 'mot_config', 'empty_mot', 'empty_ae', 'official_ae_key', 'ae_shapes',
+           'official_tokenizer', 'Fit', 'default_fits', 'BagelBackbone', 'load_official', 'random_official']
 
 # %% ../../nbs/model/18_official.ipynb #2c52c7f3
 OUTER = dict(latent_patch_size=2, max_latent_size=64, vit_max_num_patch_per_side=70, connector_act="gelu_pytorch_tanh", timestep_shift=1.)
@@ -86,49 +86,6 @@ def ae_shapes(net) -> dict:
     n = len(net.config.block_out_channels)
     conv = lambda k,s: s+[1,1] if ".attn_1." in k and len(s)==2 else s
     return {(o:=official_ae_key(k,n)):conv(o,list(v.shape)) for k,v in net.state_dict().items()}
-
-# %% ../../nbs/model/18_official.ipynb #8fde7f4f
-FILES = ("llm_config.json","vit_config.json","config.json","ema.safetensors","ae.safetensors")
-
-def _json(path):
-    try: return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as e: raise OmniError(f"{path}: not readable as JSON ({e}); download it again") from None
-
-def check_folder(path) -> Path:
-    "The folder, if it holds the files of an official checkpoint; raises OmniError that names those missing."
-    path = Path(path)
-    if not path.is_dir(): raise OmniError(f"{path}: no such folder; give the folder of a downloaded BAGEL checkpoint")
-    missing = [f for f in FILES if not (path/f).is_file()]
-    if not (path/"tokenizer.json").is_file():
-        missing += [f for f in ("vocab.json","merges.txt","tokenizer_config.json") if not (path/f).is_file()]
-    if missing: raise OmniError(f"{path}: {', '.join(missing)} missing; this is not a complete BAGEL checkpoint")
-    return path
-
-def stored_shapes(path) -> dict:
-    "{key: shape} of a safetensors file, from its table alone. Raises OmniError where the file is shorter or longer than the table says."
-    path = Path(path); size = path.stat().st_size
-    with path.open("rb") as f:
-        head = f.read(8)
-        n = struct.unpack("<Q",head)[0] if len(head)==8 else size
-        text = f.read(n) if 8+n<=size else b""
-    try:
-        table = {k:v for k,v in json.loads(text).items() if k!="__metadata__"}
-        end = 8+n+max(v["data_offsets"][1] for v in table.values())
-    except (ValueError,KeyError,AttributeError,TypeError):
-        raise OmniError(f"{path}: {size:,} bytes that are no whole safetensors table; the download stopped early or this is another kind of file: download it again") from None
-    if end!=size:
-        raise OmniError(f"{path}: {size:,} bytes, and its table says {end:,}; the file is {'truncated' if size<end else 'damaged'}: download it again")
-    return {k:list(v["shape"]) for k,v in table.items()}
-
-def compare_keys(have:dict, want:dict, name:str):
-    "Raises OmniError that names missing, unexpected and misshapen tensors."
-    some = lambda ks: f"{', '.join(sorted(ks)[:5])}{f' and {len(ks)-5} more' if len(ks)>5 else ''}"
-    bad = [k for k in want if k in have and list(have[k])!=list(want[k])]; said = []
-    if m := set(want)-set(have): said.append(f"missing: {some(m)}")
-    if u := set(have)-set(want): said.append(f"unexpected: {some(u)}")
-    if bad:
-        said.append("of other shape than the configs say: "+some({f"{k} {list(have[k])} for {list(want[k])}" for k in bad}))
-    if said: raise OmniError(f"{name}: {'; '.join(said)}. The file and the configs do not belong together")
 
 # %% ../../nbs/model/18_official.ipynb #3d61822d
 def official_tokenizer(path,           # the checkpoint's folder
@@ -252,7 +209,7 @@ def load_official(path,                 # folder of a checkpoint in the official
 ) -> BagelBackbone:
     "Load BAGEL. Raises OmniError, before any weight is read, for files or tensors that are missing, unexpected, truncated or of a wrong shape."
     path = check_folder(path)
-    llm,vit,outer = (_json(path/f) for f in FILES[:3])
+    llm,vit,outer = (read_json(path/f) for f in FILES[:3])
     device = device or default_device()
     ema,aes = path/"ema.safetensors",path/"ae.safetensors"
     have,have_ae = stored_shapes(ema),stored_shapes(aes)

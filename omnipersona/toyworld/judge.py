@@ -4,24 +4,21 @@
 
 # %% ../../nbs/toyworld/04_judge.ipynb #7cabd0bf
 from __future__ import annotations
-import json, math, time
-from dataclasses import replace
+import json
 from pathlib import Path
 import numpy as np, torch
 from PIL import Image
 from torch import nn, Tensor
 import torch.nn.functional as F
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 import omnipersona
-from ..basics import OmniError, atomic_write, compute_dtype, to_tensor
+from ..basics import OmniError, to_tensor
 from .draw import *
 from .world import *
 
 # %% auto #0
-__all__ = ['ATTRIBUTES', 'TRAIN', 'TEST', 'PHOTOS', 'JUDGE_FOLDER', 'attribute_labels', 'trait_vector', 'judge_scenes',
-           'relatives', 'family_scenes', 'draw_all', 'as_floats', 'seen_through', 'diffusers_autoencoder', 'disturb',
-           'judge_net', 'JudgeNet', 'attribute_net', 'identity_net', 'train_attributes', 'contrastive_loss',
-           'train_identity', 'understand', 'ToyJudge', 'judge_accuracy', 'save_judge', 'train_judge', 'make_judge']
+__all__ = ['ATTRIBUTES', 'JUDGE_FOLDER', 'attribute_labels', 'trait_vector', 'judge_net', 'JudgeNet', 'attribute_net',
+           'identity_net', 'understand', 'ToyJudge']
 
 # %% ../../nbs/toyworld/04_judge.ipynb #16fcf930
 ATTRIBUTES = dict(species=SPECIES, color=list(COLORS), pattern=PATTERNS, accessory=ACCESSORIES, place=PLACES, side=list(SIDES),
@@ -38,65 +35,6 @@ def trait_vector(t:Traits) -> list:
     a,b = np.exp(1j*np.radians((t.hue2, t.hue)))
     return [a.real, a.imag, b.real, b.imag, (t.sat-.78)*6, (t.val-.86)*8, (t.ear-1)*4, (t.head-1)*6,
             (t.body-1)*5, (t.eye-1)*4, (t.gap-1)*4, t.mark[0]*7, (t.mark[2]-.085)*25]
-
-# %% ../../nbs/toyworld/04_judge.ipynb #8dd79c7f
-TRAIN, TEST = 2_000_000, 3_000_000
-PHOTOS = 6    # of each of the four members of a family
-
-def judge_scenes(n:int, seed:int=TRAIN, **shares) -> list:
-    "`n` random scenes, with `shares` as `random_scene` takes them; every 30th is empty."
-    out = [random_scene(np.random.default_rng((seed,i)), **shares) for i in range(n)]
-    return [replace(s, char=None, accessory=None, thing=None) if i%30==29 else s for i,s in enumerate(out)]
-
-def relatives(r:np.random.Generator) -> list:
-    "Somebody, a look-alike (same words, other hues), a twin (same colours, other proportions) and a cousin (same traits, other species)."
-    t = random_traits(r)
-    same = {k:getattr(t,k) for k in "species color pattern hue sat val hue2 val2".split()}
-    cousin = replace(t, species=str(r.choice([s for s in SPECIES if s!=t.species])))
-    return [t, look_alike_traits(t, r), random_traits(r, **same), cousin]
-
-def family_scenes(n:int, seed:int=TRAIN) -> list:
-    "Scenes of `n` families, (n, 4, PHOTOS) in one flat list."
-    rs = [np.random.default_rng((seed,i,1)) for i in range(n)]
-    return [random_scene(r, t) for r in rs for t in relatives(r) for _ in range(PHOTOS)]
-
-def draw_all(scenes) -> Tensor:
-    "uint8 pictures (N, 64, 64, 3)."
-    return torch.from_numpy(np.stack([np.asarray(render(s)) for s in scenes]))
-
-# %% ../../nbs/toyworld/04_judge.ipynb #fe1b7113
-def as_floats(u8:Tensor) -> Tensor:
-    "uint8 (B, H, W, 3) -> float (B, 3, H, W) in [-1,1], channels last in memory."
-    return u8.permute(0,3,1,2).float()/127.5-1
-
-def seen_through(u8:Tensor,     # (N, H, W, 3) uint8
-                 through,       # pixels (B,3,H,W) in [-1,1] -> the same; None: nothing happens
-                 share:float=1.,# this share of the pictures is replaced
-                 seed:int=0) -> Tensor:
-    "Pictures after an autoencoder, uint8 again."
-    if through is None: return u8
-    out = u8.clone(); which = np.flatnonzero(np.random.default_rng(seed).random(len(u8))<share)
-    for k in np.array_split(which, max(1,len(which)//64)):
-        with torch.no_grad(): y = through(as_floats(u8[k]))
-        out[k] = ((y.clamp(-1,1)+1)*127.5).round().byte().permute(0,2,3,1)
-    return out
-
-def diffusers_autoencoder(folder,       # of a diffusers AutoencoderTiny, perhaps over folded pixels
-                          noise:float=.1, seed:int=0):  # latent noise in standard deviations of the latents
-    "A function pixels -> reconstructed pixels, with the noise a generator would leave."
-    from diffusers import AutoencoderTiny
-    ae = AutoencoderTiny.from_pretrained(folder).eval().to(memory_format=torch.channels_last)
-    fold = math.isqrt(ae.config.in_channels//3); g = torch.Generator().manual_seed(seed)
-    def through(x):
-        z = ae.encode(F.pixel_unshuffle(x, fold)).latents
-        return F.pixel_shuffle(ae.decode(z+noise*z.std()*torch.randn(z.shape, generator=g)).sample, fold)
-    return through
-
-def disturb(x:Tensor, g:torch.Generator) -> Tensor:
-    "Blur of random strength for a third of the pictures, noise of random strength (up to 6 levels of 100) for all."
-    u = lambda: torch.rand(len(x),1,1,1, generator=g)
-    a = u()*(u()<.33); soft = F.avg_pool2d(F.pad(x, (1,)*4, mode="replicate"), 3, 1)
-    return x+a*(soft-x)+.12*u()**2*torch.randn(x.shape, generator=g)
 
 # %% ../../nbs/toyworld/04_judge.ipynb #7f5d3d98
 def judge_net(outs:list,                    # sizes of the outputs
@@ -125,67 +63,6 @@ def attribute_net() -> JudgeNet:
 def identity_net() -> JudgeNet:
     "Two outputs: the embedding (128) before it is normalised, and the 13 traits, a help in training."
     return judge_net([128,13])
-
-# %% ../../nbs/toyworld/04_judge.ipynb #cebb4540
-def _fit(net:nn.Module, loss_of, steps:int, peak:float=3e-3, every:int=100, log=print, dtype=torch.float32) -> nn.Module:
-    "AdamW with a warm-up and a cosine; `loss_of(i)` gives the loss of step i and a dict to log; `dtype` of convolutions. Ends in eval mode."
-    opt = torch.optim.AdamW(net.parameters(), peak, weight_decay=.02)
-    t0 = time.time()
-    net.train()
-    for i in range(steps):
-        for p in opt.param_groups: p["lr"] = peak*min(1,(i+1)/50)*(.01+.99*.5*(1+math.cos(math.pi*i/steps)))
-        with torch.autocast("cpu", dtype, enabled=dtype!=torch.float32): loss,info = loss_of(i)
-        opt.zero_grad()
-        loss.backward()
-        opt.step()
-        if log and ((i+1)%every==0 or i+1==steps):
-            log(f"step {i+1} {time.time()-t0:.0f} s "+" ".join(f"{k} {float(v):.3f}" for k,v in info.items()))
-    return net.eval()
-
-def _mirrored(x:Tensor, flip:Tensor) -> Tensor:
-    "Mirror the pictures where `flip` is True."
-    return torch.where(flip[:,None,None,None], x.flip(-1), x)
-
-def train_attributes(pics:Tensor, scenes:list, steps:int, batch:int=64, seed:int=0, **kw) -> nn.Module:
-    "The classifier. `pics` uint8 (N, 64, 64, 3) of `scenes`. In the mirror, left is right."
-    torch.manual_seed(seed)
-    g = torch.Generator().manual_seed(seed)
-    net = attribute_net()
-    Y = torch.tensor([attribute_labels(s) for s in scenes])
-    side = list(ATTRIBUTES).index("side")
-    swap = torch.tensor([2,1,0,3])
-    def loss_of(i):
-        k = torch.randint(len(pics), (batch,), generator=g)
-        flip = torch.rand(batch, generator=g)<.5
-        y = Y[k]; y[:,side] = torch.where(flip, swap[y[:,side]], y[:,side])
-        outs = net(disturb(_mirrored(as_floats(pics[k]), flip), g))
-        losses = [F.cross_entropy(o.float(), y[:,j]) for j,o in enumerate(outs)]
-        return sum(losses), dict(loss=sum(losses).detach(), right=sum((o.argmax(1)==y[:,j]).float().mean() for j,o in enumerate(outs))/len(outs))
-    return _fit(net, loss_of, steps, **kw)
-
-# %% ../../nbs/toyworld/04_judge.ipynb #83e2dfb2
-def contrastive_loss(z:Tensor,    # (N, D) unit vectors
-                     who:Tensor,  # (N,) which individual
-                     tau:float=.1) -> Tensor:
-    "Supervised contrastive loss, Khosla et al. 2020, equation 2."
-    me = torch.eye(len(z), dtype=torch.bool); same = (who[:,None]==who[None])&~me
-    logp = (z@z.T/tau).masked_fill(me, -1e9).log_softmax(1)
-    return -((logp*same).sum(1)/same.sum(1)).mean()
-
-def train_identity(pics:Tensor, scenes:list, steps:int, families:int=6, photos:int=3, seed:int=0, tau:float=.1, hint:float=3., **kw) -> nn.Module:
-    "The embedding. `pics` uint8 (n*4*PHOTOS, 64, 64, 3) of `family_scenes(n)`; `hint`: weight of the traits' loss."
-    torch.manual_seed(seed)
-    g = torch.Generator().manual_seed(seed)
-    net = identity_net()
-    T = torch.tensor([trait_vector(s.char) for s in scenes])
-    who = torch.arange(families*4).repeat_interleave(photos)
-    def loss_of(i):
-        who_is = torch.randint(len(pics)//(4*PHOTOS), (families,1,1), generator=g)*4+torch.arange(4)[:,None]
-        k = (who_is*PHOTOS+torch.rand(families,4,PHOTOS, generator=g).argsort(-1)[...,:photos]).flatten()
-        z,t = net(disturb(_mirrored(as_floats(pics[k]), torch.rand(len(k), generator=g)<.5), g))
-        con,aux = contrastive_loss(F.normalize(z.float(),dim=1), who, tau), F.smooth_l1_loss(t.float(), T[k])
-        return con+hint*aux, dict(loss=con.detach(), traits=aux.detach())
-    return _fit(net, loss_of, steps, **kw)
 
 # %% ../../nbs/toyworld/04_judge.ipynb #2f8df336
 def understand(what:str,  # "a red kite", "a blue spotted dog", "the beach", "a hat"
@@ -224,7 +101,7 @@ class ToyJudge:
         for name,net in dict(attributes=attribute_net(), identity=identity_net()).items():
             file = Path(folder)/f"{name}.safetensors"
             if not file.exists():
-                raise OmniError(f"{file}: no such file; `python -m omnipersona.toyworld.judge` makes it")
+                raise OmniError(f"{file}: no such file; `python -m omnipersona.toyworld.judge_training` makes it")
             net.load_state_dict({k:v.float() if v.is_floating_point() else v for k,v in load_file(file).items()})
             self.nets[name] = net.eval().requires_grad_(False)
         self.accuracy = json.loads((Path(folder)/"judge.json").read_text(encoding="utf-8"))
@@ -265,62 +142,3 @@ class ToyJudge:
         says = dict(nearest="identity: nearer than look-alike", nearest_twin="          nearer than twin", nearest_cousin="          nearer than cousin",
                     same="cosine of the same individual", look_alike="cosine of look-alikes", twin="cosine of twins", cousin="cosine of cousins")
         return "\n".join(rows+[cols(v,a["identity"],sure,k) for k,v in says.items()])
-
-# %% ../../nbs/toyworld/04_judge.ipynb #1f050dad
-def judge_accuracy(judge:ToyJudge, n:int=1000,  # pictures for the attributes
-                   families:int=60,            # for the identity
-                   through=None, seed:int=TEST) -> dict:
-    "How often the judge is right on pictures that nobody trained on, crisp or `through` an autoencoder."
-    pixels = lambda scenes: as_floats(seen_through(draw_all(scenes), through))
-    scenes = judge_scenes(n, seed); Y = np.array([attribute_labels(s) for s in scenes])
-    read = np.stack([o.argmax(1).numpy() for o in judge._outs("attributes", pixels(scenes))], 1)
-    z = judge.identity(pixels(family_scenes(families, seed))).view(families,4,PHOTOS,-1).transpose(0,1)
-    me = z[0]
-    same,alike,twin,cousin = ((me*o).sum(-1) for o in (me.roll(1,1),*z[1:]))   # cosines (families,PHOTOS)
-    near = lambda other: float((same>other).float().mean())
-    right = {k:float(v) for k,v in zip(ATTRIBUTES,(read==Y).mean(0))}
-    pair = np.array([s.char is not None and isinstance(s.thing, Traits) for s in scenes])
-    return dict(attributes=right|dict(companion=float((read==Y)[pair,list(ATTRIBUTES).index("thing")].mean()) if pair.any() else 0.),
-                identity=dict(nearest=near(alike), same=float(same.mean()), look_alike=float(alike.mean()),
-                              nearest_twin=near(twin), twin=float(twin.mean()), nearest_cousin=near(cousin), cousin=float(cousin.mean())))
-
-def save_judge(attributes:nn.Module, identity:nn.Module, folder=JUDGE_FOLDER, through=None, note:str="", n:int=1000, families:int=60) -> dict:
-    "Write both networks in half precision and what they are worth on held-out pictures, which is also returned."
-    folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
-    for name,net in dict(attributes=attributes, identity=identity).items():
-        half = {k:(v.half() if v.is_floating_point() else v).contiguous() for k,v in net.state_dict().items()}
-        atomic_write(folder/f"{name}.safetensors", save(half))
-    atomic_write(folder/"judge.json", "{}")
-    judge = ToyJudge(folder)   # judged as it will be used: after rounding
-    crisp = judge_accuracy(judge, n, families)
-    acc = dict(n=n, individuals=families*4, crisp=crisp["attributes"], identity=crisp["identity"])
-    if through:
-        soft = judge_accuracy(judge, n, families, through)
-        acc |= dict(through_autoencoder=soft["attributes"], identity_through_autoencoder=soft["identity"])
-    atomic_write(folder/"judge.json", json.dumps(acc|dict(note=note), indent=1)+"\n"); return acc
-
-def train_judge(folder, through=None,          # pixels (B,3,64,64) -> pixels, for half of the pictures; None: crisp ones only
-                n_scenes:int=40_000, n_families:int=2000,
-                steps:tuple=(5000,5000),       # of the classifier, of the embedding
-                log=print, dtype=None,         # of convolutions; None: bfloat16 where it measures faster
-                **kw) -> ToyJudge:             # more for `save_judge`
-    "Train both networks from seed 0, save them in `folder` and load them from there."
-    dtype = dtype or compute_dtype("cpu")
-    scenes = judge_scenes(n_scenes, p_char=.86, p_pair=.4)+family_scenes(n_families)   # many companions, some alone
-    pics = seen_through(draw_all(scenes), through, .5)
-    what = train_attributes(pics, scenes, steps[0], log=log, dtype=dtype)
-    who = train_identity(pics[n_scenes:], scenes[n_scenes:], steps[1], log=log, dtype=dtype)
-    save_judge(what, who, folder, through, **kw); return ToyJudge(folder)
-
-# %% ../../nbs/toyworld/04_judge.ipynb #f176f47f
-def make_judge(folder=JUDGE_FOLDER,                          # where to
-               autoencoder=JUDGE_FOLDER.parent/"tiny"/"ae",  # folder of a diffusers AutoencoderTiny; if it is not there: crisp pictures only
-) -> ToyJudge:
-    "Train the judge as the shipped one was trained, and print what it is worth. A quarter of an hour on one core with bf16, longer without."
-    torch.set_flush_denormal(True)
-    through = diffusers_autoencoder(autoencoder) if Path(autoencoder).exists() else None
-    judge = train_judge(folder, through)
-    print(judge)
-    return judge
-
-if __name__=="__main__" and globals().get("__spec__"): make_judge()   # as a module, not in a notebook
