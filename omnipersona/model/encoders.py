@@ -148,8 +148,8 @@ def train_vit(pics, scenes, steps=3000, batch=64, peak=1.5e-3, seed=0, vit:ViT|N
 
 # %% ../../nbs/model/17_encoders.ipynb #9afed421
 class Shard:
-    "Families with their latents (n,7,16,96) and ViT features (n,7,36,D), in half precision; both are kept in the file `cache` if one is named."
-    def __init__(self, first:int, n:int, ae, vit, latent_patch:int=2, jobs:int=1, batch:int=256, dtype=torch.float32, cache=None):
+    "Families with their latents (n,7,64,32) and ViT features (n,7,36,D), in half precision; both are kept in the file `cache` if one is named."
+    def __init__(self, first:int, n:int, ae, vit, latent_patch:int=1, jobs:int=1, batch:int=256, dtype=torch.float32, cache=None):
         side = vit.config.image_size//vit.config.patch_size
         if cache and Path(cache).exists():
             self.fams = [family(first+i) for i in range(n)]
@@ -159,6 +159,7 @@ class Shard:
             parts = [self._encode(as_pixels(p),ae,vit,side,latent_patch,dtype) for p in np.array_split(pics.reshape(-1,*pics.shape[2:]),-(-7*n//batch))]
             self.z,self.f = (torch.cat(v).view(n,7,*v[0].shape[1:]) for v in zip(*parts))
             if cache: save_file(dict(z=self.z,f=self.f), cache)
+        self.mean = self.f[:200].float().mean((0,1,2))
         self.vside,self.zside = (side,side),(int(self.z.shape[2]**.5),)*2
     @torch.no_grad()
     def _encode(self, x, ae, vit, side, latent_patch, dtype):
@@ -168,3 +169,8 @@ class Shard:
     def seen(self, i, j): return Seen(self.f[i,j].float(), self.vside)
     def clean(self, i, j): return Drawn(self.z[i,j].float(), self.zside)
     def noised(self, i, j, t): x = self.z[i,j].float(); return Drawn(x, self.zside, float(t), torch.randn_like(x))
+    def goals(self, drawn):
+        "ViT features, less their mean, of the pictures [(family, place), ...] on the grid of the latents: (n, tokens, D)."
+        if not drawn: return torch.zeros(0)
+        f = torch.stack([self.f[i,j].float()-self.mean for i,j in drawn])
+        return F.interpolate(f.transpose(1,2).unflatten(2,self.vside),size=self.zside,mode="bilinear").flatten(2).transpose(1,2)

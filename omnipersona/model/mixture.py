@@ -13,22 +13,31 @@ from .flow import shift_time
 from .encoders import Shard, SOLO, LOOK, EDIT0
 
 # %% auto #0
-__all__ = ['GROUPS', 'WEIGHTS', 'Mixture', 'facts_text', 'edit_requests', 'any_request', 'plain_request', 'parsed', 'text_sample',
-           'batches']
+__all__ = ['DRAWING', 'GROUPS', 'WEIGHTS', 'Mixture', 'facts_text', 'edit_requests', 'any_request', 'plain_request', 'parsed',
+           'text_sample', 'batches']
 
 # %% ../../nbs/model/18_mixture.ipynb #f43dc98d
 class Mixture:
     "Random samples of every pretraining task. `tok`: the tokenizer; `copies`: noise levels per drawn picture; `shift`: time shift."
-    def __init__(self, shard:Shard, tok, seed:int=0, copies:int=3, shift:float=1.):
+    def __init__(self, shard:Shard, tok, seed:int=0, copies:int=2, shift:float=1.):
         self.s,self.tok,self.r,self.copies,self.shift = shard,tok,np.random.default_rng(seed),copies,shift
+        self.drawn = []                   # (family, place) of what the samples of a batch draw, in their order
+        self.plan()
+    def plan(self):
+        "What the samples of a batch have in common, so that they are alike in length: whether names are used, and how a name is introduced."
+        self.named,self.told = self.coin(.4),self.coin(.2)
+        self.intro = int(self.r.choice(3,p=[.6,.15,.25]))               # shown with latents and ViT, shown to the ViT only, described
+        self.shown = [self.coin(.5) for _ in range(1 if self.coin(.7) else 2)]   # references of a recognition: to the ViT only?
     def text(self, s, loss=False): return Text(self.tok(s), loss)
     def coin(self, p): return self.r.random()<p
     def name(self, *but):
         return self.tok.names[self.r.choice([i for i in range(len(self.tok.names)) if self.tok.names[i] not in but])]
-    def draw(self, i, j):
-        t = (torch.randperm(self.copies)+torch.rand(self.copies))/self.copies        # stratified: one from each part of the distribution
+    def draw(self, i, j, copies=None):
+        n = copies or self.copies
+        t = (torch.randperm(n)+torch.rand(n))/n        # stratified: one from each part of the distribution
         t = torch.sigmoid(torch.erfinv((2*t-1).clamp(-.999,.999))*2**.5)
         t = shift_time(t,self.shift)
+        self.drawn += [(i,j)]*n
         return [self.s.noised(i,j,v) for v in t]
     def who(self, i, name=None): return name or f"the {self.s.fams[i][0][0].char.species}"
     def picture(self, i, j, und=None):
@@ -37,12 +46,11 @@ class Mixture:
 
     def t2i(self, i):
         j = int(self.r.choice([0,1,2,LOOK,SOLO],p=[.2,.2,.2,.2,.2])); sc = self.s.fams[i][0][j]
-        return ([] if self.coin(.1) else [self.text(caption(sc,self.r,keep=.85))])+self.draw(i,j)
-    def prefix(self, i, n, ref, kinds=(.6,.15,.25)):
+        return ([] if self.coin(.1) else [self.text(caption(sc,self.r,keep=.85))])+self.draw(i,j,1)
+    def prefix(self, i, n, ref):
         "Who `n` is: shown with latents and ViT, shown to the ViT only, or described."
-        k = self.r.choice(3,p=kinds)
-        if k==2: return [self.text(f"{n} is {self.described(i)} .")]
-        return [self.text(f"{n} is"),*self.picture(i,ref,und=k==1)]
+        if self.intro==2: return [self.text(f"{n} is {self.described(i)} .")]
+        return [self.text(f"{n} is"),*self.picture(i,ref,und=self.intro==1)]
     def subject(self, i):
         n = self.name()
         a,b = self.r.permutation(3)[:2]
@@ -55,38 +63,40 @@ class Mixture:
     def edit(self, i):
         k = int(self.r.integers(2))
         _,text = self.s.fams[i][1][k]
-        named = "<who>" in text and self.coin(.4)
+        named = "<who>" in text and self.named
         n = self.name() if named else None
         head = self.prefix(i,n,2) if named else []
         u = self.r.random()
         src = [] if u<.06 else self.picture(i,k)
         ins = [] if .06<=u<.14 else [self.text(text.replace("<who>",self.who(i,n)))]
         return head+src+ins+self.draw(i,EDIT0+k)
+    def photo(self, i):
+        "A photograph to ask about, perhaps after its character was introduced: (scene, name, segments)."
+        j = int(self.r.choice(3)) if self.named else int(self.r.choice([0,1,2,LOOK,SOLO],p=[.22,.22,.22,.22,.12]))
+        n = self.name() if self.named else None
+        head = self.prefix(i,n,(j+1)%3) if n else []
+        return self.s.fams[i][0][j], n, head+[self.s.seen(i,j)]
+    def turns(self, qa): return [x for q,a in qa for x in (self.text(q),self.text(a,True))]
     def vqa(self, i, turns=4):
-        j = int(self.r.choice([0,1,2,LOOK,SOLO],p=[.22,.22,.22,.22,.12]))
-        sc = self.s.fams[i][0][j]
-        n = None
-        head = []
-        if j<3 and self.coin(.4): n = self.name(); head = self.prefix(i,n,(j+1)%3)
-        out = head+[self.s.seen(i,j)]
-        qs = open_questions(sc,n)
-        used = self.r.permutation(len(qs))
-        for k in range(turns):
-            q,a = yes_no(sc,self.r,n) if k%2 else qs[used[k%len(qs)]]
-            out += [self.text(q),self.text(a,True)]
-        return out
+        "Questions with a free answer, each once."
+        scene,n,out = self.photo(i); qs = open_questions(scene,n)
+        return out+self.turns([qs[k] for k in self.r.permutation(len(qs))[:turns]])
+    def yesno(self, i, turns=7):
+        "Yes/no questions. Whether a word fits a picture is learnt much later than which word does, so there are many."
+        scene,n,out = self.photo(i)
+        return out+self.turns([yes_no(scene,self.r,n) for _ in range(turns)])
     def described(self, i):
         t = self.s.fams[i][0][0].char
         return f"a {t.color} {t.pattern} {t.species}"
-    def recognise(self, i, asked=3):
+    def recognise(self, i, asked=4):
         "A name, shown or described, then photographs of it, of its look-alike and of others: is it there?"
-        n = self.name(); told = self.coin(.2); refs = self.r.permutation(3); k = 1 if self.coin(.7) else 2
-        out = [self.text(f"{n} is {self.described(i)} .")] if told else [self.text(f"{n} is")]
-        for ref in refs[:0 if told else k]: out += self.picture(i,ref,und=self.coin(.5))
+        n,refs,k = self.name(),self.r.permutation(3),len(self.shown)
+        if self.told: out = [self.text(f"{n} is {self.described(i)} .")]
+        else: out = [self.text(f"{n} is"),*(x for ref,und in zip(refs,self.shown) for x in self.picture(i,ref,und))]
         for _ in range(asked):
             yes = self.coin(.5)
             if yes: q = (i,self.r.choice(refs[k:]))
-            elif not told and self.coin(.5): q = (i,LOOK)                       # the same words fit it
+            elif not self.told and self.coin(.5): q = (i,LOOK)                  # the same words fit it
             else: q = (self.stranger(i),int(self.r.integers(3)))
             out += [self.s.seen(*q),self.text(f"is {n} in the photo ?"),self.text("yes" if yes else "no",True)]
         return out
@@ -154,14 +164,17 @@ def text_sample(m) -> list:
     return [m.text(f"request : {T} question : {fact_question(k,n)} answer : {fact} rewrite :"),m.text(T2,True)]
 
 # %% ../../nbs/model/18_mixture.ipynb #db664850
-GROUPS = dict(t2i=(24,dict(t2i=1.)), context=(12,dict(edit=.6,subject=.4)), talk=(12,dict(vqa=.4,recognise=.4,know=.2)), text=(3,dict(text=1.)))
-WEIGHTS = dict(vqa=2.,recognise=2.)      # what is slowest to learn
+DRAWING = dict(t2i=(96,dict(t2i=1.)), text=(6,dict(text=1.)))      # what the first steps are about
+GROUPS = dict(t2i=(56,dict(t2i=1.)), context=(20,dict(edit=.65,subject=.35)), talk=(20,dict(vqa=.2,yesno=.35,recognise=.35,know=.1)), text=(6,dict(text=1.)))
+WEIGHTS = dict(yesno=2.,recognise=2.)      # what is slowest to learn
 
 def batches(mix:Mixture, groups=GROUPS) -> dict:
     "One packed batch per group, homogeneous in task so that little is padding."
-    out = {}; sp,C = mix.special,mix.channels
+    out = {}; sp,C = mix.special,mix.channels; mix.plan()
     for g,(n,tasks) in groups.items():
         task = str(mix.r.choice(list(tasks),p=np.array(list(tasks.values()))/sum(tasks.values())))
         make = (lambda i: text_sample(mix)) if task=="text" else getattr(mix,task)
-        out[task] = pack([make(int(i)) for i in mix.r.integers(0,len(mix.s),n)], sp, C)
+        mix.drawn = []
+        out[task] = b = pack([make(int(i)) for i in mix.r.integers(0,len(mix.s),n)], sp, C)
+        b.goal = mix.s.goals(mix.drawn)
     return out

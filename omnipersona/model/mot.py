@@ -23,12 +23,12 @@ __all__ = ['MoTConfig', 'MLP', 'MoTAttention', 'MoTLayer', 'Hidden', 'MoT', 'tex
 class MoTConfig(PretrainedConfig):
     "Sizes of the unified model."
     model_type = "omnipersona_mot"
-    def __init__(self, vocab_size=372, hidden_size=256, num_hidden_layers=5, num_attention_heads=8, num_key_value_heads=8,
+    def __init__(self, vocab_size=372, hidden_size=256, num_hidden_layers=5, num_attention_heads=4, num_key_value_heads=4,
                  intermediate_size=512, rms_norm_eps=1e-6, rope_theta=1e6,
-                 z_channels=24,        # channels of the autoencoder's latent
-                 latent_patch_size=2,  # latents on a side of one token
+                 z_channels=32,        # channels of the autoencoder's latent
+                 latent_patch_size=1,  # latents on a side of one token
                  latent_downsample=8,  # pixels on a side of one latent
-                 max_latent_size=4,    # tokens on a side of the largest picture
+                 max_latent_size=8,    # tokens on a side of the largest picture
                  vit_config=None, connector_act="gelu_pytorch_tanh",
                  position_period=10.,  # of the two position tables, see `sincos_2d`
                  timestep_shift=1.,    # of the training times

@@ -9,36 +9,58 @@ from pathlib import Path
 import numpy as np, torch
 import torch.distributed as dist
 from torch import nn
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from .mot import MoT, MoTConfig, text_loss, image_loss
 from .tokenizer import tiny_tokenizer
 from .encoders import families, Shard
-from .mixture import Mixture, GROUPS, WEIGHTS, batches
+from .mixture import Mixture, DRAWING, GROUPS, WEIGHTS, batches
 
 # %% auto #0
-__all__ = ['pretrain_losses', 'Trainer', 'curves', 'main']
+__all__ = ['MOMENTS', 'Aligner', 'pretrain_losses', 'Trainer', 'curves', 'main']
 
 # %% ../../nbs/model/19_pretrain.ipynb #265be019
-def pretrain_losses(model, bs:dict) -> dict:
-    "Losses by task: cross-entropy or velocity error."
-    out = {}
+class Aligner(nn.Module):
+    "REPA (Yu et al. 2025): after layer `at`, a picture that is still noise should already tell the ViT's features of the clean one. Only while training."
+    def __init__(self, model, at:int=1):
+        super().__init__()
+        d,v = model.config.hidden_size,model.config.vit_config["hidden_size"]
+        self.map = nn.Sequential(nn.Linear(d,d),nn.SiLU(),nn.Linear(d,v))
+        model.language_model.model.layers[at].register_forward_hook(self._keep)
+    def _keep(self, layer, inputs, output): self.hidden = output[1]
+    def forward(self, b):
+        "1 - cosine, mean over the noised latent tokens of the last forward pass."
+        return 1-F.cosine_similarity(self.map(self.hidden[b.mse_weight>0]).float(),b.goal.flatten(0,1).float(),-1).mean()
+
+def pretrain_losses(model, bs:dict, aligner=None) -> dict:
+    "Losses by task: cross-entropy or velocity error; with an aligner also 'align'."
+    out,near = {},[]
     for task,b in bs.items():
         h = model(b)
-        out[task] = text_loss(model,h,b) if (b.labels>=0).any() else image_loss(model,h,b).mean()
-    return out
+        if (b.labels>=0).any(): out[task] = text_loss(model,h,b)
+        else:
+            out[task] = image_loss(model,h,b).mean()
+            if aligner: near.append(aligner(b))
+    return out|({"align":sum(near)/len(near)} if near else {})
+
+MOMENTS = ("step","exp_avg","exp_avg_sq")   # of AdamW, per parameter
 
 class Trainer:
-    "The resumable loop. `folder` holds its checkpoint and log; `weights` scale the tasks' losses."
-    def __init__(self, model, mix, folder, peak=1e-3, warm=100, steps=4000, cooldown=1000, ema=.999, weights=None, groups=None, dtype=torch.float32):
-        self.dtype = dtype        # of matrix products (autocast); weights, averages and optimiser stay float32
-        self.model,self.mix,self.dir = model,mix,Path(folder)
+    "The resumable loop. `folder` holds its checkpoint and log; `weights` scale the tasks' losses; `alone`: first steps, of drawing only; `align`: weight of the aligner, 0 for none."
+    def __init__(self, model, mix, folder, peak=1.4e-3, warm=100, steps=4000, cooldown=1000, alone=0, ema=.999, weights=None, groups=None, dtype=torch.float32, align=.5):
+        self.dtype = dtype        # of the model while it learns; optimiser and averages keep float32 copies
+        self.model,self.mix,self.dir = model.to(dtype),mix,Path(folder)
         self.dir.mkdir(parents=True,exist_ok=True)
         self.peak,self.warm,self.steps,self.cooldown,self.decay = peak,warm,steps,cooldown,ema
-        self.weights = WEIGHTS if weights is None else weights
+        self.weights = (WEIGHTS if weights is None else weights)|dict(align=align)
         self.rank,self.world = (dist.get_rank(),dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0,1)
-        self.groups = {g:((n+self.rank)//self.world,t) for g,(n,t) in (groups or GROUPS).items()}        # this process's share of every batch
+        share = lambda groups: {g:((n+self.rank)//self.world,t) for g,(n,t) in groups.items()}        # of every batch, this process's
+        self.alone,self.drawing,self.groups = alone,share(DRAWING),share(groups or GROUPS)
         mix.special,mix.channels = model.special,model.config.latent_channels
-        self.params = {k:p for k,p in model.named_parameters() if p.requires_grad and not k.startswith("vit_model")}
+        self.aligner = Aligner(model).to(dtype) if align else None
+        live = dict(model.named_parameters())|({f"align.{k}":p for k,p in self.aligner.named_parameters()} if align else {})
+        self.live = {k:p for k,p in live.items() if p.requires_grad and not k.startswith("vit_model")}
+        self.params = {k:nn.Parameter(p.detach().float().clone()) for k,p in self.live.items()}
         self.opt = torch.optim.AdamW(list(self.params.values()), peak, betas=(.9,.98), weight_decay=.01)
         self.ema = {k:p.detach().clone() for k,p in self.params.items()}
         self.step,self.rows,self.sums = 0,[],{}
@@ -46,23 +68,27 @@ class Trainer:
         return self.peak*min(1,(self.step+1)/self.warm)*min(1,max(.02,(self.steps-self.step)/max(1,self.cooldown)))
     def one(self):
         for g in self.opt.param_groups: g["lr"] = self.lr()
-        with torch.autocast("cpu",self.dtype,enabled=self.dtype!=torch.float32):
-            losses = pretrain_losses(self.model, batches(self.mix, self.groups))
+        bs = batches(self.mix, self.drawing if self.step<self.alone else self.groups)
+        for b in bs.values(): b.to("cpu",self.dtype)
+        losses = pretrain_losses(self.model, bs, self.aligner)
         sum(self.weights.get(k,1.)*v for k,v in losses.items()).backward()
-        if self.world>1: self._share_gradients()
-        nn.utils.clip_grad_norm_(self.params.values(), 1.)
+        self._gradients()
         self.opt.step()
-        self.opt.zero_grad()
+        self._publish()
         self.step += 1
         d = min(self.decay, self.step/(self.step+20))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.ema.values()), [p.detach() for p in self.params.values()], 1-d)
+        if self.rank==0: torch._foreach_lerp_(list(self.ema.values()), [p.detach() for p in self.params.values()], 1-d)
         for k,v in losses.items(): self.sums.setdefault(k,[]).append(float(v.detach()))
-    def _share_gradients(self):
-        "Every process gets the mean of all gradients."
-        grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.params.values()]
-        flat = torch.cat([g.flatten() for g in grads]); dist.all_reduce(flat); flat /= self.world
-        for p,g in zip(self.params.values(),flat.split([g.numel() for g in grads])): p.grad = g.view_as(p)
+    def _gradients(self):
+        "Give every float32 copy the mean gradient of all processes, its norm at most 1."
+        flat = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).flatten().float() for p in self.live.values()])
+        if self.world>1: dist.all_reduce(flat); flat /= self.world
+        flat *= min(1.,1/(float(flat.norm())+1e-6))
+        for (k,p),g in zip(self.params.items(),flat.split([p.numel() for p in self.live.values()])): p.grad = g.view_as(p)
+    @torch.no_grad()
+    def _publish(self):
+        "The new weights, into the model."
+        for k,p in self.live.items(): p.copy_(self.params[k]); p.grad = None
     def _fit_schedule(self, left, pace):
         "Let the cool-down end after `left` seconds, unless it has begun."
         steps = torch.tensor(self.step+int(left/pace))
@@ -76,24 +102,23 @@ class Trainer:
             if self.step%every==0:
                 self.rows.append(dict(step=self.step, lr=round(self.lr(),6), s=round(time.time()-t0), **{k:round(float(np.mean(v)),4) for k,v in sorted(self.sums.items())}))
                 self.sums = {}
-                if self.rank==0: report(json.dumps(self.rows[-1]))
-                if self.step-begun==2*every: t1,s1 = time.time(),self.step          # compiling does not count as pace
-                if seconds and self.step-begun>2*every: self._fit_schedule(seconds-(time.time()-t0), (time.time()-t1)/(self.step-s1))
-            if self.step%(every*4)==0: self.save()
+                if self.rank==0: report(json.dumps(self.rows[-1]),flush=True)
+                if seconds: self._fit_schedule(seconds-(time.time()-t0), (time.time()-t0)/(self.step-begun))
+            if self.step%(every*2)==0: self.save()
         self.save(); return self
     def save(self):
         "Weights, averages, optimiser state and step, in one file that appears at once. The first process writes."
         if self.rank: return
         st = {f"w.{k}":p.detach() for k,p in self.params.items()}|{f"e.{k}":v for k,v in self.ema.items()}
-        for k,p in self.params.items():
-            if p in self.opt.state:
-                st |= {f"m.{k}":self.opt.state[p]["exp_avg"],f"v.{k}":self.opt.state[p]["exp_avg_sq"]}
+        st |= {f"{n}.{k}":self.opt.state[p][n] for k,p in self.params.items() if p in self.opt.state for n in MOMENTS}
         save_file({k:v.contiguous() for k,v in st.items()}, self.dir/"new", metadata=dict(step=str(self.step)))
         os.replace(self.dir/"new", self.dir/"state.safetensors")
         (self.dir/"log.json").write_text("[\n"+",\n".join(json.dumps(r) for r in self.rows)+"\n]\n")
     def use_average(self):
-        "Put the averaged weights into the model."
-        for k,p in self.params.items(): p.data.copy_(self.ema[k])
+        "Put the averaged weights into the model, which becomes float32 again."
+        self.model.float()
+        for k,p in self.model.named_parameters():
+            if k in self.ema: p.data.copy_(self.ema[k])
     def resume(self):
         "Go on where the folder's checkpoint stands, if there is one."
         f = self.dir/"state.safetensors"
@@ -103,8 +128,8 @@ class Trainer:
             self.step = int(s.metadata()["step"]); st = {k:s.get_tensor(k) for k in s.keys()}
         for k,p in self.params.items():
             p.data.copy_(st[f"w.{k}"]); self.ema[k].copy_(st[f"e.{k}"])
-            if f"m.{k}" in st:
-                self.opt.state[p] = dict(step=torch.tensor(float(self.step)),exp_avg=st[f"m.{k}"],exp_avg_sq=st[f"v.{k}"])
+            if f"step.{k}" in st: self.opt.state[p] = {n:st[f"{n}.{k}"] for n in MOMENTS}
+        self._publish()
         log = self.dir/"log.json"
         self.rows = json.loads(log.read_text()) if log.exists() else []
         return self
@@ -139,14 +164,14 @@ def _doors(d, vit, n_families, jobs, start, dtype):
         fams,pics = families(100_000,n_families,jobs)
         flat = pics.reshape(-1,*pics.shape[2:])
         scenes = [s for f in fams for s in f[0]]
-        if not ae_at.exists(): train_autoencoder(flat,steps=8000,batch=32,dtype=dtype)[0].save_pretrained(ae_at)
+        if not ae_at.exists(): train_autoencoder(flat,steps=5400,batch=32,dtype=dtype)[0].save_pretrained(ae_at)
         if not vit_at.exists():
-            save_file(train_vit(flat,scenes,steps=9000,vit=vit,dtype=dtype)[0].state_dict(), vit_at)
+            save_file(train_vit(flat,scenes,steps=6800,vit=vit,dtype=dtype)[0].state_dict(), vit_at)
     vit.load_state_dict(load_file(vit_at))
     vit.config._attn_implementation = "eager"          # for 36 tokens on a CPU four times as fast as a fused kernel in bf16
     return Autoencoder.from_pretrained(ae_at).eval(),vit.eval()
 
-def _network(tok, vit, start, compiled):
+def _network(tok, vit, start):
     "The unified model, with a ViT that is finished; with the weights of the backbone `start` if one is named."
     from omnipersona.model.backbone import load_backbone
     torch.manual_seed(0)
@@ -155,12 +180,9 @@ def _network(tok, vit, start, compiled):
     model.vit_model.load_state_dict(vit.state_dict())
     model.requires_grad_(True)
     for fixed in (model.vit_model,model.latent_pos_embed,model.vit_pos_embed): fixed.requires_grad_(False)
-    if compiled:
-        torch._dynamo.config.recompile_limit = 32       # one graph for each way in which tasks differ in shape
-        for layer in model.language_model.model.layers: layer.compile(dynamic=True)
     return model
 
-def _train(rank, world, d, n_families, first, jobs, start, dtype, compiled, out, seconds, meet, schedule):
+def _train(rank, world, d, n_families, first, jobs, start, dtype, out, seconds, meet, schedule):
     "One process of the last stage: all have the same weights and each its share of every batch."
     from omnipersona.model.vision import ViT, vit_config
     from omnipersona.model.backbone import Backbone
@@ -170,24 +192,24 @@ def _train(rank, world, d, n_families, first, jobs, start, dtype, compiled, out,
         dist.init_process_group("gloo",init_method=f"file://{meet}",rank=rank,world_size=world)
     tok = tiny_tokenizer(); ae,vit = _doors(d, ViT(vit_config(hidden=160,inter=480)), n_families, jobs, start, dtype)
     shard = Shard(first,n_families,ae,vit,jobs=jobs,dtype=dtype,cache=d/f"shard-{first}-{n_families}.safetensors")
-    t = Trainer(_network(tok,vit,start,compiled),Mixture(shard,tok),d,dtype=dtype,**schedule).resume()
+    t = Trainer(_network(tok,vit,start),Mixture(shard,tok),d,dtype=dtype,**schedule).resume()
     t.mix.r = np.random.default_rng((first,t.step,rank)); torch.manual_seed(1000*t.step+rank)      # a resumed run does not repeat its samples
     t.run(seconds=seconds); t.use_average()
     if rank==0: Backbone(t.model,ae,tok).save_pretrained(out or d/"tiny")
 
-def main(folder="pretrain", n_families=20_000, first=0, steps=16_000, cooldown=4000, jobs=2, processes=2, start=None, out=None,
-         groups=None, seconds=None, dtype=None, compiled=False):
+def main(folder="pretrain", n_families=20_000, first=0, steps=4000, cooldown=800, alone=1000, jobs=2, processes=2, start=None, out=None,
+         groups=None, seconds=None, dtype=None):
     """`make pretrain`: autoencoder, ViT, then the unified model; weights in `out` (`folder`/tiny).
 
     Each stage is skipped where its result lies in `folder`; the last one resumes. `start`: a saved backbone ("tiny": the shipped one) to go on from.
     `processes` of one thread share every batch: at these sizes two processes are twice as fast as two threads. `seconds`: fit the schedule into this time.
-    `dtype` of matrix products: None takes bfloat16 where it measures faster here. `compiled`: torch.compile the layers (needs a C++ compiler, minutes, then 1.6x)."""
+    `alone`: first steps, in which it only learns to draw. `dtype`: None takes bfloat16 where that measures faster here."""
     import tempfile
     from omnipersona.basics import compute_dtype
     from omnipersona.model.vision import ViT, vit_config
     d = Path(folder); d.mkdir(parents=True,exist_ok=True)
-    dtype = dtype or compute_dtype("cpu"); schedule = dict(steps=steps,cooldown=cooldown,groups=groups)
-    rest = (d,n_families,first,jobs,start,dtype,compiled,out,seconds)
+    dtype = dtype or compute_dtype("cpu"); schedule = dict(steps=steps,cooldown=cooldown,alone=alone,groups=groups)
+    rest = (d,n_families,first,jobs,start,dtype,out,seconds)
     if processes==1: return _train(0,1,*rest,None,schedule)
     ae,vit = _doors(d, ViT(vit_config(hidden=160,inter=480)), n_families, jobs, start, dtype)
     cache = d/f"shard-{first}-{n_families}.safetensors"

@@ -200,7 +200,7 @@ def _pass_through(layers):
 def pca_autoencoder(pictures:Tensor,   # (N, 3, H, W) in [-1,1], the sample whose principal components it starts from
                     fold:int=8,        # side of a patch, pixels
                     width:int=128,     # channels inside; half of them is how many components are carried
-                    latents:int=24,    # channels of the latent
+                    latents:int=32,    # channels of the latent
                     blocks=(3,4),      # residual blocks of encoder and decoder
 ) -> Autoencoder:
     "An AutoencoderTiny that begins as principal component analysis of fold x fold patches."

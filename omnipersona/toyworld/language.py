@@ -118,14 +118,18 @@ class Edit:
 # %% ../../nbs/toyworld/03_language.ipynb #adc0ecc2
 def _what(t): return f"the {t.color} {t.species if isinstance(t,Traits) else t.kind}"
 
+def _without(s):
+    "The scene without its character; what stood beside it stays as it was."
+    return replace(s, char=None, accessory=None, left_over=s.thing is not None)
+
 def _remove(s, w, r, focus):
-    if focus and s.char: return f"remove {w} from the photo", replace(s, char=None, accessory=None)
+    if focus and s.char: return f"remove {w} from the photo", _without(s)
     opts = [("char",f"remove {w} from the photo")]*2 if s.char else []
     if s.thing and s.char: opts = opts+[("thing",f"remove {_what(s.thing)}")]
     if s.accessory: opts = opts+[("accessory",f"remove the {s.accessory}")]
     if not opts: return None
     k,text = opts[r.integers(len(opts))]
-    return text, replace(s, char=None, accessory=None) if k=="char" else replace(s, **{k:None})
+    return text, _without(s) if k=="char" else replace(s, **{k:None})
 
 # %% ../../nbs/toyworld/03_language.ipynb #1f63073b
 def _new_thing(t):

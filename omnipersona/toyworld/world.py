@@ -105,17 +105,21 @@ class Scene:
     dx:float=0.              # shift to the right, in widths of the picture
     dy:float=0.              # shift downwards, in 2% of the height
     jitter:tuple=(.5,.5,.5)  # of the place
+    left_over:bool=False     # whoever stood beside the thing is gone; it stays where and as large as it was
 
     @property
+    def alone(self): return self.char is None and not self.left_over
+    @property
     def thing_x(self):
-        if self.char is None: return SIDES[self.side]+self.dx
+        if self.alone: return SIDES[self.side]+self.dx
         return {"left":.8,"right":.2}.get(self.side, .16 if self.thing_left else .84)
     @property
     def truth(self):
         "What the picture shows, in words; None where nothing is there."
         t,c = self.thing, self.char
+        side = self.side if not self.left_over else "left" if self.thing_x<.5 else "right"
         return dict(species=c and c.species, color=c and c.color, pattern=c and c.pattern,
-                    accessory=self.accessory, place=self.place, side=self.side,
+                    accessory=self.accessory, place=self.place, side=side,
                     thing=(t.species if isinstance(t,Traits) else t.kind) if t else None, thing_color=t.color if t else None)
 
 # %% ../../nbs/toyworld/02_world.ipynb #b0d89dee
@@ -137,7 +141,7 @@ def _paint(scene, size, masks):
 
 def _paint_thing(d, scene, S, ink):
     "The thing of a scene: smaller than a character, larger where it is alone."
-    t,alone = scene.thing, scene.char is None
+    t,alone = scene.thing, scene.alone
     y,u = (.9+.02*scene.dy)*S, (.5 if alone else .27)*S*scene.size
     if isinstance(t, Traits): draw_character(Pen(d, scene.thing_x*S, y, u*(1 if alone else 1.3), scene.flip, ink), t)
     else: draw_object(Pen(d, scene.thing_x*S, y, u, scene.flip, ink), t.kind, t.hue, t.sat, t.val)
