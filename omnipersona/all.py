@@ -16,7 +16,9 @@ from .model.backbone import *
 from .model.checkpoint import *
 from .model.official import *
 from .concept.tokens import *
+from .concept.names import *
 from .concept.tasks import *
 from .concept.learn import *
+from .concept.replay import *
 from .concept.persona import *
 from .bench.metrics import *

@@ -5,6 +5,7 @@ import pytest, torch
 from PIL import Image
 from omnipersona.basics import OmniError
 from omnipersona.concept.tasks import ConceptData
+from omnipersona.concept.names import request_segments
 from omnipersona.concept.tokens import Concept, Described
 from omnipersona.concept.learn import learn
 from omnipersona.concept.persona import Persona, Result
@@ -86,7 +87,7 @@ def test_a_request_without_a_concept_goes_to_the_untouched_backbone(bb, p, img):
     assert same(p.edit(img, e, 1, QUICK).image, bb.paint([bb.edit_context(img)[0] + [bb.text(e)]], [1], QUICK)[0])
 
 def test_concepts_of_a_request_are_read_in_the_order_they_are_named(duo):
-    c = duo.concepts; prompts, text, _ = duo._request('is <Bo-2> next to <maeve> ? is <Bo-2> ?')
+    c = duo.concepts; prompts, text, _ = request_segments(duo.bb, 'is <Bo-2> next to <maeve> ? is <Bo-2> ?', duo.concepts)
     assert [s.ids for s in prompts] == [c['Bo-2'].prompt().ids, c['maeve'].prompt().ids] and text == f"is {c['Bo-2'].token} next to {c['maeve'].token} ? is {c['Bo-2'].token} ?"
 
 @pytest.mark.parametrize('name', ['maeve', 'Bo-2', 'X', 'a_b', '007', 'n'*32, 'MAEVE', 'dog'])

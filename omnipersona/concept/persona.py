@@ -4,39 +4,17 @@
 
 # %% ../../nbs/concept/24_persona.ipynb #fe0b357b
 from __future__ import annotations
-import math, re, time
+import math, time
 from dataclasses import dataclass, field, replace
 from PIL import Image
-from ..basics import OmniError, load_image, square
-from ..model.tokenizer import clean
+from ..basics import OmniError
 from ..model.flow import Guidance
 from .tokens import Concept, Concepts, Described
+from .names import as_typed, request_segments
+from .replay import Replay, ReplayConfig
 
 # %% auto #0
-__all__ = ['named', 'Result', 'Persona']
-
-# %% ../../nbs/concept/24_persona.ipynb #3bfa56db
-_NAME = re.compile(r"<([^<>|]*)>")
-
-def named(text:str,           # a request: 'Is <maeve> here?'
-          concepts:Concepts,
-) -> tuple:                   # ('is <name_0> here ?', ['maeve'])
-    "The text with reserved names, and whom it names, in order of appearance. Raises OmniError for no text and for unknown names."
-    if not isinstance(text,str) or not text.strip():
-        raise OmniError(f"{text!r}: an empty request; write what you want to know or see")
-    found,parts = [],_NAME.split(text)                     # words, name, words, name, ...
-    for n in parts[1::2]:
-        if n not in concepts:
-            known = ', '.join(f'<{k}>' for k in concepts.items) or 'none'
-            raise OmniError(f"<{n}>: no such concept; this Persona knows {known}")
-        if n not in found: found.append(n)
-    words = [concepts[p].token if i%2 else clean(p) for i,p in enumerate(parts)]
-    return " ".join(w for w in words if w),found
-
-def _as_typed(text, concepts):
-    "A text of the model's with the concepts' own names in it again."
-    name = {c.token:f"<{c.name}>" for c in concepts.items.values()}
-    return re.sub(r"<[^<>]*>", lambda m: name.get(m[0],m[0]), text)
+__all__ = ['Result', 'Persona']
 
 # %% ../../nbs/concept/24_persona.ipynb #26593cf8
 @dataclass
@@ -50,7 +28,8 @@ class Result:
     seconds:float=0.               # its share, where many were asked at once
     seed:int|None=None             # of a picture's noise
     finished:bool=True             # False: the answer was cut off at `max_tokens`
-    trace:object=None              # the place of knowledge replay
+    trace:object=None              # what was replayed before drawing, see `Trace`
+    _again:object=field(default=None,repr=False,compare=False)   # draws again after another trace
     def __str__(self): return self.text if self.text is not None else f"[a picture for: {self.request}]"
     def _repr_png_(self):
         return None if self.image is None else self.image.resize((256,256),Image.NEAREST)._repr_png_()
@@ -70,13 +49,8 @@ class Persona:
             if c.bb.fingerprint!=bb.fingerprint:
                 raise OmniError(f"<{c.name}> was made for backbone {c.bb.fingerprint}, this one is {bb.fingerprint}; "
                                 "learn it again")
-    def _request(self, text):
-        "(system prompts, text with reserved names, its segment)."
-        t,names = named(text,self.concepts)
-        try: return [self.concepts[n].prompt() for n in names],t,self.bb.text(t)
-        except OmniError as e: raise OmniError(_as_typed(str(e),self.concepts)) from None
     def _result(self, request, prompt, seconds, **kw):
-        return Result(request,_as_typed(prompt,self.concepts),seconds=seconds,**kw)
+        return Result(request,as_typed(prompt,self.concepts),seconds=seconds,**kw)
 
     def ask(self, question:str, image=None, max_tokens:int=24) -> Result:
         "Answer a question, about a picture (PIL or a path) if one is given."
@@ -85,36 +59,60 @@ class Persona:
         "Answers to many questions at once; `images`: one for each, or None."
         if images is not None: _same_length(questions,images)
         t0 = time.time()
-        reqs = [self._request(q) for q in questions]
+        reqs = [request_segments(self.bb,q,self.concepts) for q in questions]
         seen = self.bb.seen(images) if images is not None else None
         rows = [[*p,*([seen[i]] if seen else []),q] for i,(p,_,q) in enumerate(reqs)]
         out = self.bb.answer(rows,self.concepts,max_tokens)
         dt = (time.time()-t0)/len(rows)
-        return [self._result(q,t,dt,text=_as_typed(a,self.concepts),
+        return [self._result(q,t,dt,text=as_typed(a,self.concepts),
                              probability=float(math.exp(sum(o.logprobs))),finished=o.finished)
                 for q,(_,t,_),(a,o) in zip(questions,reqs,out)]
 
-    def generate(self, prompt:str, seed:int=0, guidance:Guidance|None=None, drop:str="all") -> Result:
-        "Draw a picture. The same seed starts from the same noise. `drop`: what guidance compares with, 'all' or 'last'."
-        return self.generate_many([prompt],[seed],guidance,drop)[0]
-    def generate_many(self, prompts:list, seeds:list, guidance=None, drop="all") -> list:
-        "Pictures for many prompts at once."
-        _same_length(prompts,seeds)
-        t0 = time.time()
-        reqs = [self._request(p) for p in prompts]
-        pics = self.bb.paint([[*p,q] for p,_,q in reqs],seeds,guidance or "draw",self.concepts,drop=drop)
-        dt = (time.time()-t0)/len(pics)
-        return [self._result(p,t,dt,image=im,seed=s) for p,(_,t,_),im,s in zip(prompts,reqs,pics,seeds)]
+# %% ../../nbs/concept/24_persona.ipynb #7038d435
+def _traces(self, requests, replay):
+    "What is replayed before drawing: a Trace for every request, or None for each."
+    if not replay: return [None]*len(requests)
+    return Replay(self.bb,self.concepts,replay if isinstance(replay,ReplayConfig) else ReplayConfig())(requests)
 
-    def edit(self, image, instruction:str, seed:int=0, guidance:Guidance|None=None) -> Result:
-        "Change a picture (PIL or a path) as told."
-        return self.edit_many([image],[instruction],[seed],guidance)[0]
-    def edit_many(self, images:list, instructions:list, seeds:list, guidance=None) -> list:
-        "Many edits at once."
-        _same_length(images,instructions,seeds)
-        t0 = time.time()
-        reqs = [self._request(p) for p in instructions]
-        src = self.bb.edit_context(images)
-        pics = self.bb.paint([[*p,*s,q] for (p,_,q),s in zip(reqs,src)],seeds,guidance or "edit",self.concepts)
-        dt = (time.time()-t0)/len(pics)
-        return [self._result(p,t,dt,image=im,seed=s) for p,(_,t,_),im,s in zip(instructions,reqs,pics,seeds)]
+def _paint(self, requests, traces, seeds, guidance, drop, sources=None):
+    "Results with pictures, each drawn after its trace's prompt if it has one; `sources`: pictures to edit, or None."
+    t0 = time.time()
+    got = [request_segments(self.bb,t.prompt if t else r,self.concepts) for r,t in zip(requests,traces)]
+    before = self.bb.edit_context(sources) if sources is not None else [[]]*len(got)
+    preset = guidance or ("draw" if sources is None else "edit")
+    pics = self.bb.paint([[*p,*s,q] for (p,_,q),s in zip(got,before)],seeds,preset,self.concepts,drop=drop)
+    dt = (time.time()-t0)/len(pics)
+    again = lambda k: lambda trace: _paint(self,requests[k:k+1],[trace],seeds[k:k+1],guidance,drop,sources and sources[k:k+1])[0]
+    return [self._result(r,g[1],dt+(t.seconds if t else 0),image=im,seed=s,trace=t,_again=again(k))
+            for k,(r,g,t,im,s) in enumerate(zip(requests,got,traces,pics,seeds))]
+
+# %% ../../nbs/concept/24_persona.ipynb #8a1d12aa
+def _generate_many(self, prompts:list, seeds:list, guidance=None, drop="all", replay=False) -> list:
+    "Pictures for many prompts at once."
+    _same_length(prompts,seeds)
+    return _paint(self,prompts,_traces(self,prompts,replay),list(seeds),guidance,drop)
+
+def _generate(self, prompt:str, seed:int=0,
+              guidance:Guidance|None=None,  # None: the backbone's own
+              drop:str="all",               # what guidance compares with, 'all' or 'last'
+              replay=False,                 # True or a ReplayConfig: say what is known before drawing
+) -> Result:
+    "Draw a picture. The same seed starts from the same noise."
+    return self.generate_many([prompt],[seed],guidance,drop,replay)[0]
+
+def _edit_many(self, images:list, instructions:list, seeds:list, guidance=None, replay=False) -> list:
+    "Many edits at once."
+    _same_length(images,instructions,seeds)
+    return _paint(self,instructions,_traces(self,instructions,replay),list(seeds),guidance,"last",list(images))
+
+def _edit(self, image, instruction:str, seed:int=0, guidance:Guidance|None=None, replay=False) -> Result:
+    "Change a picture (PIL or a path) as told."
+    return self.edit_many([image],[instruction],[seed],guidance,replay)[0]
+
+def _what_if(self, result:Result,  # of `generate` or `edit` with replay
+             answer:str) -> Result:
+    "The same picture, from the same noise, had the replayed answer been another one. Raises OmniError where nothing was replayed."
+    if result.trace is None: raise OmniError(f"{result.request!r}: drawn without replay; draw it with replay=True")
+    return result._again(result.trace.with_answer(answer))
+
+Persona.generate,Persona.generate_many,Persona.edit,Persona.edit_many,Persona.what_if = _generate,_generate_many,_edit,_edit_many,_what_if
