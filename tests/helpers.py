@@ -15,7 +15,7 @@ from omnipersona.concept.learn import Recipe
 VIT = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48, patch_size=10, image_size=60, num_channels=3)
 SIZES = dict(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=96, z_channels=8, vit_config=VIT)
 QUICK = Guidance(5, 2., 2., 1.)            # four steps of drawing
-SHORT = Recipe(steps=6, warm=2, mix=Mix(copies=2))
+SHORT = Recipe(steps=6, warm=2, mix=Mix(copies=2), precision='float32')   # exact, so that runs can be compared
 
 def random_backbone(seed=0, **sizes):
     "A backbone that knows nothing. One seed gives the same weights in every process; the state of torch's own generator is left alone."

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from ..basics import OmniError, check_name, atomic_write
+from ..basics import OmniError, check_name, atomic_write, compute_dtype
 from ..model.attend import KVCache
 from ..model.segments import Text, Drawn, pack
 from .tokens import Concept, initial_rows
@@ -36,8 +36,14 @@ class Recipe:
     routing:str="decoupled"
     init:str="images"
     mix:Mix=Mix()
+    precision:str="auto"     # of matrix products: 'auto' is the fastest format of this machine, see `compute_dtype`; or 'float32', 'bfloat16'
     def rate(self, step): return self.lr*min(1,(step+1)/self.warm)*.5*(1+math.cos(math.pi*min(1,step/self.steps)))
     def weight(self, task): return {"draw":self.image,"edit":self.edit}.get(task,1.)
+    def dtype(self, device) -> torch.dtype:
+        "What to compute in on a device. Raises OmniError for an unknown precision."
+        known = dict(auto=None,float32=torch.float32,bfloat16=torch.bfloat16,float16=torch.float16)
+        if self.precision not in known: raise OmniError(f"precision={self.precision!r}: one of {', '.join(known)}")
+        return known[self.precision] or compute_dtype(device)
 
 # %% ../../nbs/concept/22_learn.ipynb #f0d4343e
 def concept_cache(bb, concept) -> KVCache:
@@ -142,11 +148,15 @@ class Learner(Resumable):
         if self.skipped>=10:
             raise FloatingPointError(f"the loss is not finite since step {self.step-9}; lower the learning rate ({self.recipe.lr}) or use float32")
         return row
+    def _cast(self):
+        "Matrix products in the recipe's precision, where the backbone is kept in float32."
+        dtype = self.recipe.dtype(self.bb.device)
+        return torch.autocast(self.bb.device.type, dtype, enabled=self.bb.dtype==torch.float32!=dtype)
     def _compute(self):
         r = self.recipe
         self.opt.param_groups[0]["lr"] = r.rate(self.step)
         share = slice(self.acc.process_index,None,self.acc.num_processes) if self.acc else slice(None)
-        losses = task_losses(self.bb, self.concept, samples(self.enc,r.mix,self.gen), share)
+        with self._cast(): losses = task_losses(self.bb, self.concept, samples(self.enc,r.mix,self.gen), share)
         words = sum(n for t,(_,n) in losses.items() if t in SPOKEN)            # one mean over all words, one per kind of picture
         total = sum(l/(words if t in SPOKEN else n)*r.weight(t) for t,(l,n) in losses.items())
         self.opt.zero_grad()

@@ -17,9 +17,21 @@ from .encoders import families, Shard
 from .mixture import Mixture, DRAWING, GROUPS, WEIGHTS, batches
 
 # %% auto #0
-__all__ = ['MOMENTS', 'Aligner', 'pretrain_losses', 'Trainer', 'curves', 'main']
+__all__ = ['MOMENTS', 'pretrain_losses', 'Aligner', 'Trainer', 'curves', 'main']
 
-# %% ../../nbs/model/19_pretrain.ipynb #265be019
+# %% ../../nbs/model/19_pretrain.ipynb #65b73566
+def pretrain_losses(model, bs:dict, aligner=None) -> dict:
+    "Losses by task: cross-entropy or velocity error; with an aligner also 'align'."
+    out,near = {},[]
+    for task,b in bs.items():
+        h = model(b)
+        if (b.labels>=0).any(): out[task] = text_loss(model,h,b)
+        else:
+            out[task] = image_loss(model,h,b).mean()
+            if aligner: near.append(aligner(b))
+    return out|({"align":sum(near)/len(near)} if near else {})
+
+# %% ../../nbs/model/19_pretrain.ipynb #e4542f63
 class Aligner(nn.Module):
     "REPA (Yu et al. 2025): after layer `at`, a picture that is still noise should already tell the ViT's features of the clean one. Only while training."
     def __init__(self, model, at:int=1):
@@ -32,20 +44,41 @@ class Aligner(nn.Module):
         "1 - cosine, mean over the noised latent tokens of the last forward pass."
         return 1-F.cosine_similarity(self.map(self.hidden[b.mse_weight>0]).float(),b.goal.flatten(0,1).float(),-1).mean()
 
-def pretrain_losses(model, bs:dict, aligner=None) -> dict:
-    "Losses by task: cross-entropy or velocity error; with an aligner also 'align'."
-    out,near = {},[]
-    for task,b in bs.items():
-        h = model(b)
-        if (b.labels>=0).any(): out[task] = text_loss(model,h,b)
-        else:
-            out[task] = image_loss(model,h,b).mean()
-            if aligner: near.append(aligner(b))
-    return out|({"align":sum(near)/len(near)} if near else {})
-
+# %% ../../nbs/model/19_pretrain.ipynb #b9a52f26
 MOMENTS = ("step","exp_avg","exp_avg_sq")   # of AdamW, per parameter
 
-class Trainer:
+class _Checkpoints:
+    "Saving, going on and finishing, for `Trainer`."
+    def save(self):
+        "Weights, averages, optimiser state and step, in one file that appears at once. The first process writes."
+        if self.rank: return
+        st = {f"w.{k}":p.detach() for k,p in self.params.items()}|{f"e.{k}":v for k,v in self.ema.items()}
+        st |= {f"{n}.{k}":self.opt.state[p][n] for k,p in self.params.items() if p in self.opt.state for n in MOMENTS}
+        save_file({k:v.contiguous() for k,v in st.items()}, self.dir/"new", metadata=dict(step=str(self.step)))
+        os.replace(self.dir/"new", self.dir/"state.safetensors")
+        (self.dir/"log.json").write_text("[\n"+",\n".join(json.dumps(r) for r in self.rows)+"\n]\n")
+    def use_average(self):
+        "Put the averaged weights into the model, which becomes float32 again."
+        self.model.float()
+        for k,p in self.model.named_parameters():
+            if k in self.ema: p.data.copy_(self.ema[k])
+    def resume(self):
+        "Go on where the folder's checkpoint stands, if there is one."
+        f = self.dir/"state.safetensors"
+        if not f.exists(): return self
+        from safetensors import safe_open
+        with safe_open(f,"pt") as s:
+            self.step = int(s.metadata()["step"]); st = {k:s.get_tensor(k) for k in s.keys()}
+        for k,p in self.params.items():
+            p.data.copy_(st[f"w.{k}"]); self.ema[k].copy_(st[f"e.{k}"])
+            if f"step.{k}" in st: self.opt.state[p] = {n:st[f"{n}.{k}"] for n in MOMENTS}
+        self._publish()
+        log = self.dir/"log.json"
+        self.rows = json.loads(log.read_text()) if log.exists() else []
+        return self
+
+# %% ../../nbs/model/19_pretrain.ipynb #6e56d8d2
+class Trainer(_Checkpoints):
     "The resumable loop. `folder` holds its checkpoint and log; `weights` scale the tasks' losses; `alone`: first steps, of drawing only; `align`: weight of the aligner, 0 for none."
     def __init__(self, model, mix, folder, peak=1.4e-3, warm=100, steps=4000, cooldown=1000, alone=0, ema=.999, weights=None, groups=None, dtype=torch.float32, align=.5):
         self.dtype = dtype        # of the model while it learns; optimiser and averages keep float32 copies
@@ -105,33 +138,7 @@ class Trainer:
                 if self.rank==0: report(json.dumps(self.rows[-1]),flush=True)
                 if seconds: self._fit_schedule(seconds-(time.time()-t0), (time.time()-t0)/(self.step-begun))
             if self.step%(every*2)==0: self.save()
-        self.save(); return self
-    def save(self):
-        "Weights, averages, optimiser state and step, in one file that appears at once. The first process writes."
-        if self.rank: return
-        st = {f"w.{k}":p.detach() for k,p in self.params.items()}|{f"e.{k}":v for k,v in self.ema.items()}
-        st |= {f"{n}.{k}":self.opt.state[p][n] for k,p in self.params.items() if p in self.opt.state for n in MOMENTS}
-        save_file({k:v.contiguous() for k,v in st.items()}, self.dir/"new", metadata=dict(step=str(self.step)))
-        os.replace(self.dir/"new", self.dir/"state.safetensors")
-        (self.dir/"log.json").write_text("[\n"+",\n".join(json.dumps(r) for r in self.rows)+"\n]\n")
-    def use_average(self):
-        "Put the averaged weights into the model, which becomes float32 again."
-        self.model.float()
-        for k,p in self.model.named_parameters():
-            if k in self.ema: p.data.copy_(self.ema[k])
-    def resume(self):
-        "Go on where the folder's checkpoint stands, if there is one."
-        f = self.dir/"state.safetensors"
-        if not f.exists(): return self
-        from safetensors import safe_open
-        with safe_open(f,"pt") as s:
-            self.step = int(s.metadata()["step"]); st = {k:s.get_tensor(k) for k in s.keys()}
-        for k,p in self.params.items():
-            p.data.copy_(st[f"w.{k}"]); self.ema[k].copy_(st[f"e.{k}"])
-            if f"step.{k}" in st: self.opt.state[p] = {n:st[f"{n}.{k}"] for n in MOMENTS}
-        self._publish()
-        log = self.dir/"log.json"
-        self.rows = json.loads(log.read_text()) if log.exists() else []
+        self.save()
         return self
 
 # %% ../../nbs/model/19_pretrain.ipynb #7257d30f
@@ -151,7 +158,7 @@ def curves(log:list, smooth:int=3):
     plt.close(fig)
     return fig
 
-# %% ../../nbs/model/19_pretrain.ipynb #46eebb52
+# %% ../../nbs/model/19_pretrain.ipynb #e1b54a51
 def _doors(d, vit, n_families, jobs, start, dtype):
     "The autoencoder and the ViT in folder `d`: found there, taken from the saved backbone `start`, or trained on families of their own."
     from omnipersona.model.encoders import train_autoencoder, train_vit
@@ -182,6 +189,7 @@ def _network(tok, vit, start):
     for fixed in (model.vit_model,model.latent_pos_embed,model.vit_pos_embed): fixed.requires_grad_(False)
     return model
 
+# %% ../../nbs/model/19_pretrain.ipynb #9ff50d51
 def _train(rank, world, d, n_families, first, jobs, start, dtype, out, seconds, meet, schedule):
     "One process of the last stage: all have the same weights and each its share of every batch."
     from omnipersona.model.vision import ViT, vit_config
