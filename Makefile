@@ -2,12 +2,12 @@
 # make test        everything that must hold (CI runs this)
 # make export      notebooks -> omnipersona/          make clean-notebooks   strip counts and widget state
 # make readme      nbs/index.ipynb -> README.md       make build             wheel and sdist in dist/
-# make bench-main  the numbers of the main task       make pretrain          the tiny backbone's weights, again
+# make bench-main, bench-replay, bench-recipes        make pretrain          the tiny backbone's weights, again
 # Each sets up .venv first. What has not changed is not done again: `make -B test` does it all.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help venv test demo bench-main pretrain export clean-notebooks readme build
+.PHONY: help venv test demo bench-main bench-replay bench-recipes pretrain export clean-notebooks readme build
 
 VENV    ?= .venv
 WORKERS ?= 2
@@ -75,6 +75,12 @@ demo: demo/01_quickstart.ipynb
 
 bench-main: $(READY)
 	$(BIN)/python -c 'from omnipersona.bench.main_bench import main; main()'
+
+bench-replay: $(READY)
+	$(BIN)/python -c 'from omnipersona.bench.replay_bench import main; main()'
+
+bench-recipes: $(READY)
+	$(BIN)/python -c 'from omnipersona.bench.main_bench import compare; compare()'
 
 pretrain: $(READY)
 	$(BIN)/python -c 'from omnipersona.model.pretrain import main; main()'

@@ -19,9 +19,9 @@ from ..concept.persona import Persona
 from .metrics import *
 
 # %% auto #0
-__all__ = ['FLOORS', 'CHARACTERS', 'batched', 'bench_drawing', 'bench_vqa', 'judged_edits', 'some_edits', 'bench_edits',
-           'bench_subject', 'bench_concept', 'recognised', 'answered', 'drawn_like', 'edited', 'one_concept',
-           'concepts_table', 'main']
+__all__ = ['FLOORS', 'CHARACTERS', 'RECIPES', 'batched', 'bench_drawing', 'bench_vqa', 'judged_edits', 'some_edits',
+           'bench_edits', 'bench_subject', 'bench_concept', 'recognised', 'answered', 'drawn_like', 'edited',
+           'one_concept', 'concepts_table', 'main', 'compare']
 
 # %% ../../nbs/bench/41_main_bench.ipynb #81017db7
 FLOORS = {"drawn species":.95, "drawn colour":.95, "drawn object and its colour":.90, "drawn accessory":.85, "drawn scene":.99,
@@ -145,6 +145,12 @@ def _cell(cs, seed, recipe, threads):
     bb,judge = load_backbone("tiny"),ToyJudge()
     return cs,seed,*one_concept(bb,judge,cs,seed,recipe)
 
+def _learnt(cs, seed, recipe, threads):
+    torch.set_num_threads(threads)
+    bb,judge = load_backbone("tiny"),ToyJudge(); char = ToyWorld(bb.size).character(cs)
+    c = learn(bb,ToyWorld(bb.size).concept_data(char,10,seed),"maeve",seed,recipe,progress=False)
+    return bench_concept(bb,judge,c,char,seed=seed)|{"seconds to learn":c.summary["seconds"]}
+
 def concepts_table(cells) -> tuple:
     "({name: summary}, {name: paired comparison with words}) of finished cells."
     ours,words = [c[2] for c in cells],[c[3] for c in cells]
@@ -171,4 +177,20 @@ def main(out="bench/main.json", characters=CHARACTERS, seeds=(0,1), jobs=2, n=12
     report = dict(rows=rows,paired=against,judge=judge.accuracy,backbone=bb.fingerprint,seconds=round(time.time()-t0))
     Path(out).write_text(json.dumps(report,indent=1))
     print(f"{time.time()-t0:.0f} s, written to {out}")
+    return rows
+
+# %% ../../nbs/bench/41_main_bench.ipynb #2ffe4dc0
+RECIPES = {"images":Recipe(),"words":Recipe(init="words"),"random":Recipe(init="random"),"coupled":Recipe(routing="coupled")}
+
+def compare(recipes=RECIPES, characters=CHARACTERS[:4], seeds=(0,), jobs=2, out="bench/recipes.json") -> dict:
+    "Every score of each recipe: {recipe: {score: summary}}, printed side by side and written as JSON."
+    from joblib import Parallel, delayed
+    threads = max(1,(os.cpu_count() or 1)//jobs)
+    todo = [(n,c,s) for n in recipes for c in characters for s in seeds]
+    got = Parallel(jobs)(delayed(_learnt)(c,s,recipes[n],threads) for n,c,s in todo)
+    rows = {n:{k:summary([g[k] for (m,*_),g in zip(todo,got) if m==n]) for k in got[0]} for n in recipes}
+    print(f"{'':34}"+"".join(f"{n:>16}" for n in recipes)+f"   (n = {len(characters)*len(seeds)}, mean and sd)")
+    for k in got[0]: print(f"{k:34}"+"".join(f"{rows[n][k]['mean']:9.3f} {rows[n][k]['sd']:6.3f}" for n in recipes),flush=True)
+    Path(out).parent.mkdir(parents=True,exist_ok=True)
+    Path(out).write_text(json.dumps(rows,indent=1))
     return rows

@@ -16,9 +16,9 @@ from .encoders import Shard, SOLO, LOOK, EDIT0
 __all__ = ['DRAWING', 'GROUPS', 'WEIGHTS', 'Mixture', 'facts_text', 'edit_requests', 'any_request', 'plain_request', 'parsed',
            'text_sample', 'batches']
 
-# %% ../../nbs/model/18_mixture.ipynb #f43dc98d
-class Mixture:
-    "Random samples of every pretraining task. `tok`: the tokenizer; `copies`: noise levels per drawn picture; `shift`: time shift."
+# %% ../../nbs/model/18_mixture.ipynb #18533d04
+class _Sampler:
+    "What all tasks share. `tok`: the tokenizer; `copies`: noise levels per drawn picture; `shift`: time shift."
     def __init__(self, shard:Shard, tok, seed:int=0, copies:int=2, shift:float=1.):
         self.s,self.tok,self.r,self.copies,self.shift = shard,tok,np.random.default_rng(seed),copies,shift
         self.drawn = []                   # (family, place) of what the samples of a batch draw, in their order
@@ -43,14 +43,20 @@ class Mixture:
     def picture(self, i, j, und=None):
         "A picture as context: latents and ViT, or the ViT alone."
         return [self.s.seen(i,j)] if und else [self.s.clean(i,j),self.s.seen(i,j)]
-
-    def t2i(self, i):
-        j = int(self.r.choice([0,1,2,LOOK,SOLO],p=[.2,.2,.2,.2,.2])); sc = self.s.fams[i][0][j]
-        return ([] if self.coin(.1) else [self.text(caption(sc,self.r,keep=.85))])+self.draw(i,j,1)
+    def described(self, i):
+        t = self.s.fams[i][0][0].char
+        return f"a {t.color} {t.pattern} {t.species}"
     def prefix(self, i, n, ref):
         "Who `n` is: shown with latents and ViT, shown to the ViT only, or described."
         if self.intro==2: return [self.text(f"{n} is {self.described(i)} .")]
         return [self.text(f"{n} is"),*self.picture(i,ref,und=self.intro==1)]
+
+# %% ../../nbs/model/18_mixture.ipynb #4c93a06f
+class _Draws(_Sampler):
+    "Tasks that end in a picture."
+    def t2i(self, i):
+        j = int(self.r.choice([0,1,2,LOOK,SOLO],p=[.2,.2,.2,.2,.2])); sc = self.s.fams[i][0][j]
+        return ([] if self.coin(.1) else [self.text(caption(sc,self.r,keep=.85))])+self.draw(i,j,1)
     def subject(self, i):
         n = self.name()
         a,b = self.r.permutation(3)[:2]
@@ -70,6 +76,10 @@ class Mixture:
         src = [] if u<.06 else self.picture(i,k)
         ins = [] if .06<=u<.14 else [self.text(text.replace("<who>",self.who(i,n)))]
         return head+src+ins+self.draw(i,EDIT0+k)
+
+# %% ../../nbs/model/18_mixture.ipynb #304df4cd
+class _Talks(_Sampler):
+    "Tasks that end in words."
     def photo(self, i):
         "A photograph to ask about, perhaps after its character was introduced: (scene, name, segments)."
         j = int(self.r.choice(3)) if self.named else int(self.r.choice([0,1,2,LOOK,SOLO],p=[.22,.22,.22,.22,.12]))
@@ -85,9 +95,6 @@ class Mixture:
         "Yes/no questions. Whether a word fits a picture is learnt much later than which word does, so there are many."
         scene,n,out = self.photo(i)
         return out+self.turns([yes_no(scene,self.r,n) for _ in range(turns)])
-    def described(self, i):
-        t = self.s.fams[i][0][0].char
-        return f"a {t.color} {t.pattern} {t.species}"
     def recognise(self, i, asked=4):
         "A name, shown or described, then photographs of it, of its look-alike and of others: is it there?"
         n,refs,k = self.name(),self.r.permutation(3),len(self.shown)
@@ -113,7 +120,11 @@ class Mixture:
         for q in self.r.permutation(3)[:2]: out += [self.text(qs[q][0]),self.text(qs[q][1],True)]
         return out
 
-# %% ../../nbs/model/18_mixture.ipynb #36b66f26
+# %% ../../nbs/model/18_mixture.ipynb #c97fb7b6
+class Mixture(_Draws,_Talks):
+    "Random samples of every pretraining task. `tok`: the tokenizer; `copies`: noise levels per drawn picture; `shift`: time shift."
+
+# %% ../../nbs/model/18_mixture.ipynb #3d479398
 def facts_text(n, ch, keys, r) -> str:
     "Who `n` is and its facts, in random order. `ch`: (description, facts)."
     keys = [k for k in keys]; r.shuffle(keys)
@@ -139,6 +150,7 @@ def plain_request(r, n) -> str:
     while found is None: found = edit_scene(scene,str(r.choice(EDITS)),r,n)
     return found[0]
 
+# %% ../../nbs/model/18_mixture.ipynb #2f104fa0
 def parsed(m, n, key) -> tuple:
     "(request, the question it raises)."
     if m.coin(.3): return plain_request(m.r,n),"nothing"
