@@ -13,8 +13,8 @@ from .flow import shift_time
 from .encoders import Shard, SOLO, LOOK, EDIT0
 
 # %% auto #0
-__all__ = ['DRAWING', 'GROUPS', 'WEIGHTS', 'Mixture', 'facts_text', 'edit_requests', 'any_request', 'plain_request', 'parsed',
-           'text_sample', 'batches']
+__all__ = ['DRAWING', 'GROUPS', 'WEIGHTS', 'free_question', 'Mixture', 'facts_text', 'edit_requests', 'any_request',
+           'plain_request', 'parsed', 'text_sample', 'batches']
 
 # %% ../../nbs/model/18_mixture.ipynb #18533d04
 class _Sampler:
@@ -24,8 +24,8 @@ class _Sampler:
         self.drawn = []                   # (family, place) of what the samples of a batch draw, in their order
         self.plan()
     def plan(self):
-        "What the samples of a batch have in common, so that they are alike in length: whether names are used, and how a name is introduced."
-        self.named,self.told = self.coin(.4),self.coin(.2)
+        "What the samples of a batch have in common, so that they are alike in length: whether names are used, how a name is introduced, whether yes/no questions are prepared."
+        self.named,self.told,self.helped = self.coin(.4),self.coin(.2),self.coin(.5)
         self.intro = int(self.r.choice(3,p=[.6,.15,.25]))               # shown with latents and ViT, shown to the ViT only, described
         self.shown = [self.coin(.5) for _ in range(1 if self.coin(.7) else 2)]   # references of a recognition: to the ViT only?
     def text(self, s, loss=False): return Text(self.tok(s), loss)
@@ -77,7 +77,19 @@ class _Draws(_Sampler):
         ins = [] if .06<=u<.14 else [self.text(text.replace("<who>",self.who(i,n)))]
         return head+src+ins+self.draw(i,EDIT0+k)
 
-# %% ../../nbs/model/18_mixture.ipynb #304df4cd
+# %% ../../nbs/model/18_mixture.ipynb #bae7a836
+def free_question(q:str,     # a yes/no question
+                  free:list,  # the (question, answer) pairs about the same photograph, from `open_questions`
+) -> tuple:                   # one of them
+    "The free question whose answer settles a yes/no question."
+    words = q.split()
+    if "taken" in words: key = "where"
+    elif "there" in words: key = "next" if set(words)&set(COLORS) and any("next" in f for f,_ in free) else "photo"
+    elif "wearing" in words: key = "wearing"
+    else: key = "color" if words[-2] in COLORS else "side"
+    return next((f,a) for f,a in free if key in f.split())
+
+# %% ../../nbs/model/18_mixture.ipynb #2eba0138
 class _Talks(_Sampler):
     "Tasks that end in words."
     def photo(self, i):
@@ -92,20 +104,22 @@ class _Talks(_Sampler):
         scene,n,out = self.photo(i); qs = open_questions(scene,n)
         return out+self.turns([qs[k] for k in self.r.permutation(len(qs))[:turns]])
     def yesno(self, i, turns=7):
-        "Yes/no questions. Whether a word fits a picture is learnt much later than which word does, so there are many."
-        scene,n,out = self.photo(i)
-        return out+self.turns([yes_no(scene,self.r,n) for _ in range(turns)])
+        "Yes/no questions. Whether a word fits a picture is learnt much later than which word does; so in half of the batches every question follows the free one that it is about."
+        scene,n,out = self.photo(i); qa = [yes_no(scene,self.r,n) for _ in range(turns-3*self.helped)]
+        return out+self.turns([x for q,a in qa for x in ([free_question(q,open_questions(scene,n))] if self.helped else [])+[(q,a)]])
     def recognise(self, i, asked=4):
         "A name, shown or described, then photographs of it, of its look-alike and of others: is it there?"
         n,refs,k = self.name(),self.r.permutation(3),len(self.shown)
         if self.told: out = [self.text(f"{n} is {self.described(i)} .")]
         else: out = [self.text(f"{n} is"),*(x for ref,und in zip(refs,self.shown) for x in self.picture(i,ref,und))]
-        for _ in range(asked):
+        if self.helped: out += self.turns([(f"what is {n} ?",self.described(i))])
+        for _ in range(asked-self.helped):
             yes = self.coin(.5)
             if yes: q = (i,self.r.choice(refs[k:]))
             elif not self.told and self.coin(.5): q = (i,LOOK)                  # the same words fit it
             else: q = (self.stranger(i),int(self.r.integers(3)))
-            out += [self.s.seen(*q),self.text(f"is {n} in the photo ?"),self.text("yes" if yes else "no",True)]
+            about = [("what is in the photo ?",self.described(q[0]))] if self.helped else []
+            out += [self.s.seen(*q),*self.turns([*about,(f"is {n} in the photo ?","yes" if yes else "no")])]
         return out
     def stranger(self, i):
         "A family whose character has another description."
