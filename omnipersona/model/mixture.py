@@ -13,7 +13,7 @@ from .flow import shift_time
 from .encoders import Shard, SOLO, LOOK, EDIT0
 
 # %% auto #0
-__all__ = ['DRAWING', 'GROUPS', 'WEIGHTS', 'free_question', 'Mixture', 'facts_text', 'edit_requests', 'any_request',
+__all__ = ['YES_NO', 'DRAWING', 'GROUPS', 'WEIGHTS', 'free_question', 'Mixture', 'facts_text', 'edit_requests', 'any_request',
            'plain_request', 'parsed', 'text_sample', 'batches']
 
 # %% ../../nbs/model/18_mixture.ipynb #18533d04
@@ -90,6 +90,8 @@ def free_question(q:str,     # a yes/no question
     return next((f,a) for f,a in free if key in f.split())
 
 # %% ../../nbs/model/18_mixture.ipynb #2eba0138
+YES_NO = ("yes","no")
+
 class _Talks(_Sampler):
     "Tasks that end in words."
     def photo(self, i):
@@ -98,7 +100,9 @@ class _Talks(_Sampler):
         n = self.name() if self.named else None
         head = self.prefix(i,n,(j+1)%3) if n else []
         return self.s.fams[i][0][j], n, head+[self.s.seen(i,j)]
-    def turns(self, qa): return [x for q,a in qa for x in (self.text(q),self.text(a,True))]
+    def turns(self, qa, only=None):
+        "Questions and answers, to be learnt; or only those answers that are in `only`."
+        return [x for q,a in qa for x in (self.text(q),self.text(a,only is None or a in only))]
     def vqa(self, i, turns=4):
         "Questions with a free answer, each once."
         scene,n,out = self.photo(i); qs = open_questions(scene,n)
@@ -106,20 +110,28 @@ class _Talks(_Sampler):
     def yesno(self, i, turns=7):
         "Yes/no questions. Whether a word fits a picture is learnt much later than which word does; so in half of the batches every question follows the free one that it is about."
         scene,n,out = self.photo(i); qa = [yes_no(scene,self.r,n) for _ in range(turns-3*self.helped)]
-        return out+self.turns([x for q,a in qa for x in ([free_question(q,open_questions(scene,n))] if self.helped else [])+[(q,a)]])
+        hint = lambda q: [free_question(q,open_questions(scene,n))] if self.helped else []
+        return out+self.turns([x for q,a in qa for x in (*hint(q),(q,a))],YES_NO)
+    def check(self, i, turns=8):
+        "The same questions after a caption instead of a photograph: comparing words comes before comparing pictures with words."
+        scene = self.s.fams[i][0][int(self.r.choice([0,1,2,LOOK,SOLO]))]; qa = []
+        while len(qa)<turns:
+            q = yes_no(scene,self.r)
+            if " on the " not in q[0]: qa.append(q)                          # a caption does not say where somebody stands
+        return [self.text(describe_scene(scene)),*self.turns(qa)]
     def recognise(self, i, asked=4):
         "A name, shown or described, then photographs of it, of its look-alike and of others: is it there?"
         n,refs,k = self.name(),self.r.permutation(3),len(self.shown)
         if self.told: out = [self.text(f"{n} is {self.described(i)} .")]
         else: out = [self.text(f"{n} is"),*(x for ref,und in zip(refs,self.shown) for x in self.picture(i,ref,und))]
-        if self.helped: out += self.turns([(f"what is {n} ?",self.described(i))])
+        if self.helped: out += self.turns([(f"what is {n} ?",self.described(i))],YES_NO)
         for _ in range(asked-self.helped):
             yes = self.coin(.5)
             if yes: q = (i,self.r.choice(refs[k:]))
             elif not self.told and self.coin(.5): q = (i,LOOK)                  # the same words fit it
             else: q = (self.stranger(i),int(self.r.integers(3)))
             about = [("what is in the photo ?",self.described(q[0]))] if self.helped else []
-            out += [self.s.seen(*q),*self.turns([*about,(f"is {n} in the photo ?","yes" if yes else "no")])]
+            out += [self.s.seen(*q),*self.turns([*about,(f"is {n} in the photo ?","yes" if yes else "no")],YES_NO)]
         return out
     def stranger(self, i):
         "A family whose character has another description."
@@ -190,9 +202,10 @@ def text_sample(m) -> list:
     return [m.text(f"request : {T} question : {fact_question(k,n)} answer : {fact} rewrite :"),m.text(T2,True)]
 
 # %% ../../nbs/model/18_mixture.ipynb #db664850
-DRAWING = dict(t2i=(96,dict(t2i=1.)), text=(6,dict(text=1.)))      # what the first steps are about
-GROUPS = dict(t2i=(56,dict(t2i=1.)), context=(20,dict(edit=.65,subject=.35)), talk=(20,dict(vqa=.2,yesno=.35,recognise=.35,know=.1)), text=(6,dict(text=1.)))
-WEIGHTS = dict(yesno=2.,recognise=2.)      # what is slowest to learn
+DRAWING = dict(t2i=(64,dict(t2i=1.)), text=(4,dict(text=1.)))      # what the first steps are about
+GROUPS = dict(t2i=(48,dict(t2i=1.)), context=(12,dict(edit=.6,subject=.4)), look=(10,dict(yesno=1.)), talk=(14,dict(vqa=.35,recognise=.55,know=.1)),
+              check=(12,dict(check=1.)), text=(4,dict(text=1.)))
+WEIGHTS = dict(yesno=3.,recognise=3.,check=2.)      # what is slowest to learn
 
 def batches(mix:Mixture, groups=GROUPS) -> dict:
     "One packed batch per group, homogeneous in task so that little is padding."
