@@ -93,7 +93,7 @@ def train_autoencoder(pics, steps=2000, batch=16, peak=1.5e-3, seed=0, ae:Autoen
     with torch.no_grad(): ae.scale = float(1/ae.encode(as_pixels(pics[:256])).std())
     return ae,rows
 
-# %% ../../nbs/model/17_encoders.ipynb #66f969f7
+# %% ../../nbs/model/17_encoders.ipynb #c67a5345
 THINGS = OBJECTS+SPECIES
 HEADS = dict(species=SPECIES, color=list(COLORS), pattern=PATTERNS, accessory=ACCESSORIES, place=PLACES, side=list(SIDES), thing=THINGS, thing_color=list(COLORS))
 
@@ -105,6 +105,7 @@ def targets(s:Scene) -> tuple:
     a = [math.radians(t.hue2),math.radians(t.hue)]
     return y,[math.cos(a[0]),math.sin(a[0]),math.cos(a[1]),math.sin(a[1]),(t.sat-.78)*6,(t.val-.86)*8,(t.ear-1)*4,(t.head-1)*6,(t.body-1)*5,(t.eye-1)*4,(t.gap-1)*4,t.mark[0]*7,(t.mark[2]-.085)*25]
 
+# %% ../../nbs/model/17_encoders.ipynb #3a692731
 class Readout(nn.Module):
     "Attention queries over ViT tokens, one per head and one for the traits."
     def __init__(self, d):
@@ -117,6 +118,7 @@ class Readout(nn.Module):
         o,_ = self.att(self.q.expand(len(f),-1,-1),f,f,need_weights=False)
         return [m(o[:,i]) for i,m in enumerate(self.out)]
 
+# %% ../../nbs/model/17_encoders.ipynb #639bfb91
 def vit_inputs(x, c) -> torch.Tensor:
     "Pixels (B,3,H,W) -> patches at the ViT's own size."
     if x.shape[-1]!=c.image_size:

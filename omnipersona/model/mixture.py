@@ -112,13 +112,6 @@ class _Talks(_Sampler):
         scene,n,out = self.photo(i); qa = [yes_no(scene,self.r,n) for _ in range(turns-3*self.helped)]
         hint = lambda q: [free_question(q,open_questions(scene,n))] if self.helped else []
         return out+self.turns([x for q,a in qa for x in (*hint(q),(q,a))],YES_NO)
-    def check(self, i, turns=8):
-        "The same questions after a caption instead of a photograph: comparing words comes before comparing pictures with words."
-        scene = self.s.fams[i][0][int(self.r.choice([0,1,2,LOOK,SOLO]))]; qa = []
-        while len(qa)<turns:
-            q = yes_no(scene,self.r)
-            if " on the " not in q[0]: qa.append(q)                          # a caption does not say where somebody stands
-        return [self.text(describe_scene(scene)),*self.turns(qa)]
     def recognise(self, i, asked=4):
         "A name, shown or described, then photographs of it, of its look-alike and of others: is it there?"
         n,refs,k = self.name(),self.r.permutation(3),len(self.shown)
@@ -203,9 +196,8 @@ def text_sample(m) -> list:
 
 # %% ../../nbs/model/18_mixture.ipynb #db664850
 DRAWING = dict(t2i=(64,dict(t2i=1.)), text=(4,dict(text=1.)))      # what the first steps are about
-GROUPS = dict(t2i=(48,dict(t2i=1.)), context=(12,dict(edit=.6,subject=.4)), look=(10,dict(yesno=1.)), talk=(14,dict(vqa=.35,recognise=.55,know=.1)),
-              check=(12,dict(check=1.)), text=(4,dict(text=1.)))
-WEIGHTS = dict(yesno=3.,recognise=3.,check=2.)      # what is slowest to learn
+GROUPS = dict(t2i=(56,dict(t2i=1.)), context=(16,dict(edit=.6,subject=.4)), talk=(10,dict(vqa=.4,yesno=.25,recognise=.25,know=.1)), text=(4,dict(text=1.)))
+WEIGHTS = dict(yesno=3.,recognise=3.)      # what is slowest to learn
 
 def batches(mix:Mixture, groups=GROUPS) -> dict:
     "One packed batch per group, homogeneous in task so that little is padding."

@@ -80,7 +80,7 @@ class _Checkpoints:
 # %% ../../nbs/model/19_pretrain.ipynb #6e56d8d2
 class Trainer(_Checkpoints):
     "The resumable loop. `folder` holds its checkpoint and log; `weights` scale the tasks' losses; `alone`: first steps, of drawing only; `align`: weight of the aligner, 0 for none."
-    def __init__(self, model, mix, folder, peak=1.4e-3, warm=100, steps=4000, cooldown=1000, alone=0, ema=.999, weights=None, groups=None, dtype=torch.float32, align=.5):
+    def __init__(self, model, mix, folder, peak=1.2e-3, warm=100, steps=4000, cooldown=1000, alone=0, ema=.997, weights=None, groups=None, dtype=torch.float32, align=.5):
         self.dtype = dtype        # of the model while it learns; optimiser and averages keep float32 copies
         self.model,self.mix,self.dir = model.to(dtype),mix,Path(folder)
         self.dir.mkdir(parents=True,exist_ok=True)
@@ -205,7 +205,7 @@ def _train(rank, world, d, n_families, first, jobs, start, dtype, out, seconds, 
     t.run(seconds=seconds); t.use_average()
     if rank==0: Backbone(t.model,ae,tok).save_pretrained(out or d/"tiny")
 
-def main(folder="pretrain", n_families=20_000, first=0, steps=4000, cooldown=800, alone=1000, jobs=2, processes=2, start=None, out=None,
+def main(folder="pretrain", n_families=20_000, first=0, steps=3500, cooldown=720, alone=1650, jobs=2, processes=2, start=None, out=None,
          groups=None, seconds=None, dtype=None):
     """`make pretrain`: autoencoder, ViT, then the unified model; weights in `out` (`folder`/tiny).
 
