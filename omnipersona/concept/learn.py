@@ -25,8 +25,8 @@ __all__ = ['SPOKEN', 'DRAWN', 'Recipe', 'concept_cache', 'repeated', 'task_losse
 @dataclass(frozen=True)
 class Recipe:
     "Hyper-parameters. The defaults are the recommended recipe for the tiny backbone."
-    steps:int=200
-    lr:float=2e-2
+    steps:int=350
+    lr:float=3e-2
     warm:int=20
     weight_decay:float=0.
     clip:float=1.

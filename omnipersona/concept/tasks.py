@@ -179,7 +179,7 @@ class Mix:
     facts:int=2
     draw:int=2
     edit:int=1
-    copies:int=4
+    copies:int=2
     shift:float=1.   # of the times of noised copies
 
 def samples(e:Encoded, mix:Mix,
