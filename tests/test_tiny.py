@@ -19,7 +19,7 @@ def test_its_fingerprint_and_words(tiny):
     assert tiny.name == 'tiny' and tiny.size == 64 and len(tiny.fingerprint) == 16 and tiny.tok('what is the toy of <name_0> ?') and set(tiny.presets) >= {'draw', 'edit'}
 
 def test_answers_about_pictures(tiny, world):
-    "Pictures nobody trained on: far more colours right than the one in eight of guessing. "
+    "Pictures nobody trained on: far more colours right than the one in eight of guessing."
     photos = [world.photo(world.character(s), seed=s) for s in range(900, 924)]; seen = tiny.seen([p.image for p in photos])
     got = [t for t, _ in tiny.answer([[f, tiny.text(f"what color is the {p.truth['species']} ?")] for f, p in zip(seen, photos)], max_tokens=6)]
     assert np.mean([g == p.truth['color'] for g, p in zip(got, photos)]) >= .7, got
@@ -29,6 +29,12 @@ def test_yes_no_questions_are_answered_with_yes_or_no(tiny, world):
     photos = [world.photo(world.character(s), seed=s) for s in range(900, 912)]
     said = [t for t, _ in tiny.answer([[tiny.seen(x.image)[0], tiny.text('is the photo taken at the moon ?')] for x in photos], max_tokens=4)]
     assert set(said) <= {'yes', 'no'}, said
+
+@pytest.mark.xfail(strict=True, reason='yes/no questions are near chance with the second weights (19_pretrain); take this mark away when they are not')
+def test_it_says_no_as_well(tiny, world):
+    photos = [world.photo(world.character(s), seed=s) for s in range(900, 912)]; no = lambda p: 'moon' if p.truth['place'] != 'moon' else 'beach'
+    p = tiny.probability([[tiny.seen(x.image)[0], tiny.text(f'is the photo taken at the {no(x)} ?')] for x in photos], ['yes', 'no'])
+    assert (p[:, 1] > .5).float().mean() >= .7
 
 def test_draws_bodies_of_the_right_kind_and_colour(tiny, judge):
     "Far above the one in seven and the one in eight of guessing."

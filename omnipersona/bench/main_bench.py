@@ -20,8 +20,8 @@ from .metrics import *
 
 # %% auto #0
 __all__ = ['FLOORS', 'CHARACTERS', 'RECIPES', 'batched', 'bench_drawing', 'bench_vqa', 'judged_edits', 'some_edits',
-           'bench_edits', 'bench_subject', 'bench_concept', 'recognised', 'answered', 'drawn_like', 'edited',
-           'one_concept', 'concepts_table', 'main', 'compare']
+           'bench_edits', 'bench_subject', 'bench_concept', 'recognised', 'answered', 'drawn_like', 'edited', 'learnt',
+           'tokens_scored', 'words_scored', 'run_cells', 'write_report', 'concepts_table', 'main', 'compare']
 
 # %% ../../nbs/bench/41_main_bench.ipynb #81017db7
 FLOORS = {"drawn species":.95, "drawn colour":.95, "drawn object and its colour":.90, "drawn accessory":.85, "drawn scene":.99,
@@ -130,52 +130,62 @@ def edited(p, w, judge, char, seed, n=12) -> dict:
     right = judged_edits(pics,edits,judge)
     return {"concept edits: done and kept":float(np.mean([d["both"] for d in right])), "concept edits: done":float(np.mean([d["done"] for d in right]))}
 
-def one_concept(bb, judge, char_seed, seed, recipe=Recipe()) -> tuple:
-    "Learn one held-out character and score it, and its description in words: (scores of the tokens, scores of the words)."
-    w = ToyWorld(bb.size); char = w.character(char_seed)
-    c = learn(bb,w.concept_data(char,10,seed),"maeve",seed,recipe,progress=False)
-    d = Described(bb,"maeve",char.description,char.facts)
-    return bench_concept(bb,judge,c,char,seed=seed)|{"seconds to learn":c.summary["seconds"]}, bench_concept(bb,judge,d,char,seed=seed)
+def learnt(cs:int,           # seed of the character
+           seed:int,         # of its photographs and of learning
+           recipe=Recipe(),
+) -> tuple:                  # (Backbone, ToyJudge, Character, Concept)
+    "A held-out character, learnt from ten photographs, and who will look at it."
+    bb,w = load_backbone("tiny"),ToyWorld()
+    char = w.character(cs)
+    return bb,ToyJudge(),char,learn(bb,w.concept_data(char,10,seed),"maeve",seed,recipe,progress=False)
+
+def tokens_scored(cs, seed, recipe=Recipe()) -> dict:
+    "Every score of a learnt character."
+    bb,judge,char,c = learnt(cs,seed,recipe)
+    return bench_concept(bb,judge,c,char,seed=seed)|{"seconds to learn":c.summary["seconds"]}
+
+def words_scored(cs, seed) -> dict:
+    "The same scores for its description and its facts in words."
+    bb,judge,char = load_backbone("tiny"),ToyJudge(),ToyWorld().character(cs)
+    return bench_concept(bb,judge,Described(bb,"maeve",char.description,char.facts),char,seed=seed)
 
 # %% ../../nbs/bench/41_main_bench.ipynb #46781414
 CHARACTERS = (123,204,305,406,507,608,709,810)
 
-def _cell(cs, seed, recipe, threads):
-    torch.set_num_threads(threads)
-    bb,judge = load_backbone("tiny"),ToyJudge()
-    return cs,seed,*one_concept(bb,judge,cs,seed,recipe)
+def run_cells(cell, todo:list, jobs:int=2) -> list:
+    "`cell(*arguments)` for every entry of `todo`, in `jobs` processes that share the cores."
+    from joblib import Parallel, delayed
+    def one(*arguments):
+        torch.set_num_threads(max(1,(os.cpu_count() or 1)//jobs))
+        return cell(*arguments)
+    return Parallel(jobs,verbose=5)(delayed(one)(*t) for t in todo)
 
-def _learnt(cs, seed, recipe, threads):
-    torch.set_num_threads(threads)
-    bb,judge = load_backbone("tiny"),ToyJudge(); char = ToyWorld(bb.size).character(cs)
-    c = learn(bb,ToyWorld(bb.size).concept_data(char,10,seed),"maeve",seed,recipe,progress=False)
-    return bench_concept(bb,judge,c,char,seed=seed)|{"seconds to learn":c.summary["seconds"]}
+def write_report(out, report:dict):
+    "Write a report as JSON; folders on the way are made."
+    Path(out).parent.mkdir(parents=True,exist_ok=True)
+    Path(out).write_text(json.dumps(report,indent=1))
 
-def concepts_table(cells) -> tuple:
-    "({name: summary}, {name: paired comparison with words}) of finished cells."
-    ours,words = [c[2] for c in cells],[c[3] for c in cells]
+def concepts_table(ours:list, words:list) -> tuple:
+    "({name: summary}, {name: paired comparison with words}) of the scores of tokens and of words, cell by cell."
     rows = {k:summary([o[k] for o in ours]) for k in ours[0]}
     rows |= {f"words: {k}":summary([w[k] for w in words]) for k in words[0]}
     return rows,{k:paired([o[k] for o in ours],[w[k] for w in words]) for k in ("recognition, look-alikes","identity of drawings")}
 
 def main(out="bench/main.json", characters=CHARACTERS, seeds=(0,1), jobs=2, n=128, recipe=Recipe()):
     "Run everything, print the table and write it as JSON."
-    from joblib import Parallel, delayed
     t0 = time.time()
     bb,judge = load_backbone("tiny"),ToyJudge()
     print(judge)
     base = bench_drawing(bb,judge,n)|bench_vqa(bb,n)|bench_edits(bb,judge,n//2)|bench_subject(bb,judge,16)
     rows = {k:summary(v) for k,v in base.items()}; print(table(rows,FLOORS),flush=True)
-    threads = max(1,(os.cpu_count() or 1)//jobs)
-    cells = Parallel(jobs,verbose=5)(delayed(_cell)(c,s,recipe,threads) for c in characters for s in seeds)
-    more,against = concepts_table(cells)
+    todo = [(c,s) for c in characters for s in seeds]
+    ours = run_cells(tokens_scored,[(*t,recipe) for t in todo],jobs)
+    more,against = concepts_table(ours,run_cells(words_scored,todo,jobs))
     rows |= more
     print(table(rows,FLOORS))
     for k,v in against.items():
         print(f"tokens minus words, {k}: {v['difference']:+.3f}, p = {v['p']:.4f}, n = {v['n']} (Wilcoxon)")
-    Path(out).parent.mkdir(parents=True,exist_ok=True)
-    report = dict(rows=rows,paired=against,judge=judge.accuracy,backbone=bb.fingerprint,seconds=round(time.time()-t0))
-    Path(out).write_text(json.dumps(report,indent=1))
+    write_report(out,dict(rows=rows,paired=against,judge=judge.accuracy,backbone=bb.fingerprint,seconds=round(time.time()-t0)))
     print(f"{time.time()-t0:.0f} s, written to {out}")
     return rows
 
@@ -184,13 +194,10 @@ RECIPES = {"images":Recipe(),"words":Recipe(init="words"),"random":Recipe(init="
 
 def compare(recipes=RECIPES, characters=CHARACTERS[:4], seeds=(0,), jobs=2, out="bench/recipes.json") -> dict:
     "Every score of each recipe: {recipe: {score: summary}}, printed side by side and written as JSON."
-    from joblib import Parallel, delayed
-    threads = max(1,(os.cpu_count() or 1)//jobs)
     todo = [(n,c,s) for n in recipes for c in characters for s in seeds]
-    got = Parallel(jobs)(delayed(_learnt)(c,s,recipes[n],threads) for n,c,s in todo)
+    got = run_cells(tokens_scored,[(c,s,recipes[n]) for n,c,s in todo],jobs)
     rows = {n:{k:summary([g[k] for (m,*_),g in zip(todo,got) if m==n]) for k in got[0]} for n in recipes}
     print(f"{'':34}"+"".join(f"{n:>16}" for n in recipes)+f"   (n = {len(characters)*len(seeds)}, mean and sd)")
     for k in got[0]: print(f"{k:34}"+"".join(f"{rows[n][k]['mean']:9.3f} {rows[n][k]['sd']:6.3f}" for n in recipes),flush=True)
-    Path(out).parent.mkdir(parents=True,exist_ok=True)
-    Path(out).write_text(json.dumps(rows,indent=1))
+    write_report(out,rows)
     return rows

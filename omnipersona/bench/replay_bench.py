@@ -4,22 +4,18 @@
 
 # %% ../../nbs/bench/42_replay_bench.ipynb #4e6ab226
 from __future__ import annotations
-import json, os, time
-from pathlib import Path
-import numpy as np, torch
-from ..basics import OmniError
+import numpy as np
 from ..toyworld.world import ToyWorld
 from ..toyworld.language import requests, fact_question
 from ..toyworld.judge import ToyJudge
-from ..model.backbone import load_backbone
-from ..concept.learn import learn, Recipe
-from ..concept.replay import Replay, ReplayConfig
+from ..concept.learn import Recipe
+from ..concept.replay import ReplayConfig
 from ..concept.persona import Persona
 from .metrics import identity_scores, paired, summary, table
-from .main_bench import CHARACTERS
+from .main_bench import CHARACTERS, learnt, run_cells, write_report
 
 # %% auto #0
-__all__ = ['fact_requests', 'parg', 'main']
+__all__ = ['fact_requests', 'parg', 'replay_scored', 'main']
 
 # %% ../../nbs/bench/42_replay_bench.ipynb #313446de
 def fact_requests(char, name:str) -> list:  # of (key, request, request that says it, fact)
@@ -49,24 +45,19 @@ def parg(p:Persona, judge, char, config:ReplayConfig|None=None, seed:int=0) -> d
             "replay's share of the time":float(np.mean([t.seconds/r.seconds for t,r in zip(traces,replayed)]))}
 
 # %% ../../nbs/bench/42_replay_bench.ipynb #58d5f476
-def _cell(cs, seed, examples, recipe, threads):
-    torch.set_num_threads(threads)
-    bb,judge,w = load_backbone("tiny"),ToyJudge(),ToyWorld()
-    char = w.character(cs)
-    p = Persona(bb,learn(bb,w.concept_data(char,10,seed),"maeve",seed,recipe,progress=False))
-    return {n:parg(p,judge,char,ReplayConfig(n_examples=n),seed) for n in examples}
+def replay_scored(cs, seed, examples, recipe=Recipe()) -> dict:
+    "{number of examples: scores} of a learnt character."
+    bb,judge,char,c = learnt(cs,seed,recipe)
+    return {n:parg(Persona(bb,c),judge,char,ReplayConfig(n_examples=n),seed) for n in examples}
 
 def main(out="bench/replay.json", characters=CHARACTERS, seeds=(0,1), examples=(0,1,2,4,6), jobs=2, recipe=Recipe()) -> dict:
     "Every score for each number of in-context examples, mean, spread and n, and replay against none in pairs; written as JSON."
-    from joblib import Parallel, delayed
-    threads = max(1,(os.cpu_count() or 1)//jobs)
-    got = Parallel(jobs)(delayed(_cell)(c,s,examples,recipe,threads) for c in characters for s in seeds)
-    print(ToyJudge())
+    judge = ToyJudge(); print(judge)
+    got = run_cells(replay_scored,[(c,s,examples,recipe) for c in characters for s in seeds],jobs)
     rows = {n:{k:summary([g[n][k] for g in got]) for k in got[0][n]} for n in examples}
     for n in examples: print(f"\n{n} examples\n"+table(rows[n]))
-    best = max(examples,key=lambda n: rows[n]["replay"]["mean"])
-    against = paired([g[best]["replay"] for g in got],[g[best]["as given"] for g in got])
-    print(f"\nreplay ({best} examples) minus none: {against['difference']:+.3f}, p = {against['p']:.4f}, n = {against['n']} (Wilcoxon)")
-    Path(out).parent.mkdir(parents=True,exist_ok=True)
-    Path(out).write_text(json.dumps(dict(rows=rows,paired=against,judge=ToyJudge().accuracy),indent=1))
+    n = min(examples,key=lambda n: abs(n-ReplayConfig().n_examples))                 # the default; the best of several would flatter
+    against = paired([g[n]["replay"] for g in got],[g[n]["as given"] for g in got])
+    print(f"\nreplay ({n} examples) minus none: {against['difference']:+.3f}, p = {against['p']:.4f}, n = {against['n']} (Wilcoxon)")
+    write_report(out,dict(rows=rows,paired=against,judge=judge.accuracy))
     return rows

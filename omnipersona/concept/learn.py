@@ -119,13 +119,14 @@ class Resumable:
             self.opt.state[self.concept.rows] = dict(step=torch.tensor(float(self.step)),**moments)
         return self
 
-# %% ../../nbs/concept/22_learn.ipynb #2d05cdcd
+# %% ../../nbs/concept/22_learn.ipynb #a4be50a5
 def data_hash(data:ConceptData) -> str:
     "Identifies what is learnt from: all texts and the pixels of all pictures."
     texts = repr([data.captions,data.facts,data.qa,[e[1] for e in data.edits]]).encode()
     edited = [picture for source,_,target in data.edits for picture in (source,target)]
     return hashlib.sha256(texts+b"".join(i.tobytes() for i in [*data.images,*data.look_alikes,*data.others,*edited])).hexdigest()[:16]
 
+# %% ../../nbs/concept/22_learn.ipynb #f9f967ec
 class Learner(Resumable):
     "Learns one concept step by step; `log` holds the losses of every step. `accelerator`: an accelerate.Accelerator for several processes."
     def __init__(self, bb, data:ConceptData, name:str, seed:int=0, recipe:Recipe=Recipe(), accelerator=None, encoded:Encoded|None=None):

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, asdict, replace
 from pathlib import Path
 from PIL import Image, ImageChops
 from ..basics import OmniError, atomic_write
-from ..model.segments import Text
 from .tokens import Concepts
 from .names import named, as_typed, request_segments
 

@@ -17,6 +17,8 @@ __all__ = ['YES_NO', 'DRAWING', 'GROUPS', 'WEIGHTS', 'free_question', 'Mixture',
            'plain_request', 'parsed', 'text_sample', 'batches']
 
 # %% ../../nbs/model/18_mixture.ipynb #18533d04
+YES_NO = ("yes","no")
+
 class _Sampler:
     "What all tasks share. `tok`: the tokenizer; `copies`: noise levels per drawn picture; `shift`: time shift."
     def __init__(self, shard:Shard, tok, seed:int=0, copies:int=2, shift:float=1.):
@@ -50,6 +52,9 @@ class _Sampler:
         "Who `n` is: shown with latents and ViT, shown to the ViT only, or described."
         if self.intro==2: return [self.text(f"{n} is {self.described(i)} .")]
         return [self.text(f"{n} is"),*self.picture(i,ref,und=self.intro==1)]
+    def turns(self, qa, only=None):
+        "Questions and answers, to be learnt; or only those answers that are in `only`."
+        return [x for q,a in qa for x in (self.text(q),self.text(a,only is None or a in only))]
 
 # %% ../../nbs/model/18_mixture.ipynb #4c93a06f
 class _Draws(_Sampler):
@@ -89,20 +94,15 @@ def free_question(q:str,     # a yes/no question
     else: key = "color" if words[-2] in COLORS else "side"
     return next((f,a) for f,a in free if key in f.split())
 
-# %% ../../nbs/model/18_mixture.ipynb #2eba0138
-YES_NO = ("yes","no")
-
-class _Talks(_Sampler):
-    "Tasks that end in words."
+# %% ../../nbs/model/18_mixture.ipynb #5bdb2ec2
+class _Asks(_Sampler):
+    "Questions about a photograph."
     def photo(self, i):
         "A photograph to ask about, perhaps after its character was introduced: (scene, name, segments)."
         j = int(self.r.choice(3)) if self.named else int(self.r.choice([0,1,2,LOOK,SOLO],p=[.22,.22,.22,.22,.12]))
         n = self.name() if self.named else None
         head = self.prefix(i,n,(j+1)%3) if n else []
         return self.s.fams[i][0][j], n, head+[self.s.seen(i,j)]
-    def turns(self, qa, only=None):
-        "Questions and answers, to be learnt; or only those answers that are in `only`."
-        return [x for q,a in qa for x in (self.text(q),self.text(a,only is None or a in only))]
     def vqa(self, i, turns=4):
         "Questions with a free answer, each once."
         scene,n,out = self.photo(i); qs = open_questions(scene,n)
@@ -112,6 +112,10 @@ class _Talks(_Sampler):
         scene,n,out = self.photo(i); qa = [yes_no(scene,self.r,n) for _ in range(turns-3*self.helped)]
         hint = lambda q: [free_question(q,open_questions(scene,n))] if self.helped else []
         return out+self.turns([x for q,a in qa for x in (*hint(q),(q,a))],YES_NO)
+
+# %% ../../nbs/model/18_mixture.ipynb #2eba0138
+class _Recognises(_Sampler):
+    "Who is it, and is it there?"
     def recognise(self, i, asked=4):
         "A name, shown or described, then photographs of it, of its look-alike and of others: is it there?"
         n,refs,k = self.name(),self.r.permutation(3),len(self.shown)
@@ -140,7 +144,7 @@ class _Talks(_Sampler):
         return out
 
 # %% ../../nbs/model/18_mixture.ipynb #c97fb7b6
-class Mixture(_Draws,_Talks):
+class Mixture(_Draws,_Asks,_Recognises):
     "Random samples of every pretraining task. `tok`: the tokenizer; `copies`: noise levels per drawn picture; `shift`: time shift."
 
 # %% ../../nbs/model/18_mixture.ipynb #3d479398

@@ -77,8 +77,27 @@ class _Checkpoints:
         self.rows = json.loads(log.read_text()) if log.exists() else []
         return self
 
+# %% ../../nbs/model/19_pretrain.ipynb #92b7076e
+class _Copies:
+    "For `Trainer`: the model works in any format; optimiser and averages see float32 copies of its weights."
+    def _copy(self, peak):
+        self.params = {k:nn.Parameter(p.detach().float().clone()) for k,p in self.live.items()}
+        self.opt = torch.optim.AdamW(list(self.params.values()), peak, betas=(.9,.98), weight_decay=.01, fused=True)
+        self.ema = {k:p.detach().clone() for k,p in self.params.items()}
+    def _gradients(self):
+        "Give every float32 copy the mean gradient of all processes, its norm at most 1."
+        flat = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).flatten() for p in self.live.values()])
+        if self.world>1: dist.all_reduce(flat)
+        flat = flat.float()/self.world
+        flat *= min(1.,1/(float(flat.norm())+1e-6))
+        for (k,p),g in zip(self.params.items(),flat.split([p.numel() for p in self.live.values()])): p.grad = g.view_as(p)
+    @torch.no_grad()
+    def _publish(self):
+        "The new weights, into the model."
+        for k,p in self.live.items(): p.copy_(self.params[k]); p.grad = None
+
 # %% ../../nbs/model/19_pretrain.ipynb #6e56d8d2
-class Trainer(_Checkpoints):
+class Trainer(_Copies,_Checkpoints):
     "The resumable loop. `folder` holds its checkpoint and log; `weights` scale the tasks' losses; `alone`: first steps, of drawing only; `align`: weight of the aligner, 0 for none."
     def __init__(self, model, mix, folder, peak=1.2e-3, warm=100, steps=4000, cooldown=1000, alone=0, ema=.997, weights=None, groups=None, dtype=torch.float32, align=.5):
         self.dtype = dtype        # of the model while it learns; optimiser and averages keep float32 copies
@@ -93,9 +112,7 @@ class Trainer(_Checkpoints):
         self.aligner = Aligner(model).to(dtype) if align else None
         live = dict(model.named_parameters())|({f"align.{k}":p for k,p in self.aligner.named_parameters()} if align else {})
         self.live = {k:p for k,p in live.items() if p.requires_grad and not k.startswith("vit_model")}
-        self.params = {k:nn.Parameter(p.detach().float().clone()) for k,p in self.live.items()}
-        self.opt = torch.optim.AdamW(list(self.params.values()), peak, betas=(.9,.98), weight_decay=.01)
-        self.ema = {k:p.detach().clone() for k,p in self.params.items()}
+        self._copy(peak)
         self.step,self.rows,self.sums = 0,[],{}
     def lr(self):
         return self.peak*min(1,(self.step+1)/self.warm)*min(1,max(.02,(self.steps-self.step)/max(1,self.cooldown)))
@@ -112,16 +129,6 @@ class Trainer(_Checkpoints):
         d = min(self.decay, self.step/(self.step+20))
         if self.rank==0: torch._foreach_lerp_(list(self.ema.values()), [p.detach() for p in self.params.values()], 1-d)
         for k,v in losses.items(): self.sums.setdefault(k,[]).append(float(v.detach()))
-    def _gradients(self):
-        "Give every float32 copy the mean gradient of all processes, its norm at most 1."
-        flat = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).flatten().float() for p in self.live.values()])
-        if self.world>1: dist.all_reduce(flat); flat /= self.world
-        flat *= min(1.,1/(float(flat.norm())+1e-6))
-        for (k,p),g in zip(self.params.items(),flat.split([p.numel() for p in self.live.values()])): p.grad = g.view_as(p)
-    @torch.no_grad()
-    def _publish(self):
-        "The new weights, into the model."
-        for k,p in self.live.items(): p.copy_(self.params[k]); p.grad = None
     def _fit_schedule(self, left, pace):
         "Let the cool-down end after `left` seconds, unless it has begun."
         steps = torch.tensor(self.step+int(left/pace))
@@ -145,15 +152,16 @@ class Trainer(_Checkpoints):
 def curves(log:list, smooth:int=3):
     "A matplotlib Figure of a pretraining log: losses by task over steps."
     import matplotlib.pyplot as plt
-    fig,axes = plt.subplots(1,2,figsize=(9,2.6))
+    fig,axes = plt.subplots(1,3,figsize=(11,2.6))
     for k in sorted({k for r in log for k in r}-{"step","lr","s"}):
-        ax = axes[int(k in ("t2i","edit","subject"))]
+        ax = axes[("t2i","edit","subject").count(k) or 2*(k=="align")]
         ax.plot([r["step"] for r in log if k in r],[r[k] for r in log if k in r],label=k,lw=1)
         ax.legend(fontsize=8)
         ax.set_xlabel("step",fontsize=8)
     axes[0].set_title("cross-entropy (nats per token)",fontsize=9)
     axes[0].set_yscale("log")
     axes[1].set_title("velocity error (MSE)",fontsize=9)
+    axes[2].set_title("1 - cosine to the ViT's features",fontsize=9)
     fig.tight_layout()
     plt.close(fig)
     return fig
