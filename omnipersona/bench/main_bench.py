@@ -4,7 +4,7 @@
 
 # %% ../../nbs/bench/41_main_bench.ipynb #da3c15f0
 from __future__ import annotations
-import json, os, time
+import json, time
 from pathlib import Path
 import numpy as np, torch
 from dataclasses import replace
@@ -153,10 +153,11 @@ def words_scored(cs, seed) -> dict:
 CHARACTERS = (123,204,305,406,507,608,709,810)
 
 def run_cells(cell, todo:list, jobs:int=2) -> list:
-    "`cell(*arguments)` for every entry of `todo`, in `jobs` processes that share the cores."
+    "`cell(*arguments)` for every entry of `todo`, in `jobs` processes that share the threads of this one."
     from joblib import Parallel, delayed
+    threads = torch.get_num_threads()
     def one(*arguments):
-        torch.set_num_threads(max(1,(os.cpu_count() or 1)//jobs))
+        torch.set_num_threads(max(1,threads//jobs))
         return cell(*arguments)
     return Parallel(jobs,verbose=5)(delayed(one)(*t) for t in todo)
 

@@ -152,11 +152,11 @@ class Trainer(_Copies,_Checkpoints):
 def curves(log:list, smooth:int=3):
     "A matplotlib Figure of a pretraining log: losses by task over steps."
     import matplotlib.pyplot as plt
-    fig,axes = plt.subplots(1,3,figsize=(11,2.6))
+    fig,axes = plt.subplots(1,3,figsize=(12.5,2.6))
     for k in sorted({k for r in log for k in r}-{"step","lr","s"}):
         ax = axes[("t2i","edit","subject").count(k) or 2*(k=="align")]
         ax.plot([r["step"] for r in log if k in r],[r[k] for r in log if k in r],label=k,lw=1)
-        ax.legend(fontsize=8)
+        ax.legend(fontsize=7,loc="upper left",bbox_to_anchor=(1,1))
         ax.set_xlabel("step",fontsize=8)
     axes[0].set_title("cross-entropy (nats per token)",fontsize=9)
     axes[0].set_yscale("log")
