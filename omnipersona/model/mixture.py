@@ -13,12 +13,10 @@ from .flow import shift_time
 from .encoders import Shard, SOLO, LOOK, EDIT0
 
 # %% auto #0
-__all__ = ['YES_NO', 'DRAWING', 'GROUPS', 'WEIGHTS', 'free_question', 'Mixture', 'facts_text', 'edit_requests', 'any_request',
-           'plain_request', 'parsed', 'text_sample', 'batches']
+__all__ = ['DRAWING', 'COMPARING', 'TALKING', 'GROUPS', 'STAGES', 'Mixture', 'facts_text', 'edit_requests', 'any_request',
+           'plain_request', 'parsed', 'facts_asked', 'text_sample', 'batches']
 
 # %% ../../nbs/model/18_mixture.ipynb #18533d04
-YES_NO = ("yes","no")
-
 class _Sampler:
     "What all tasks share. `tok`: the tokenizer; `copies`: noise levels per drawn picture; `shift`: time shift."
     def __init__(self, shard:Shard, tok, seed:int=0, copies:int=2, shift:float=1.):
@@ -26,8 +24,8 @@ class _Sampler:
         self.drawn = []                   # (family, place) of what the samples of a batch draw, in their order
         self.plan()
     def plan(self):
-        "What the samples of a batch have in common, so that they are alike in length: whether names are used, how a name is introduced, whether yes/no questions are prepared."
-        self.named,self.told,self.helped = self.coin(.4),self.coin(.2),self.coin(.5)
+        "What the samples of a batch have in common, so that they are alike in length: whether names are used, how a name is introduced."
+        self.named,self.told = self.coin(.4),self.coin(.2)
         self.intro = int(self.r.choice(3,p=[.6,.15,.25]))               # shown with latents and ViT, shown to the ViT only, described
         self.shown = [self.coin(.5) for _ in range(1 if self.coin(.7) else 2)]   # references of a recognition: to the ViT only?
     def text(self, s, loss=False): return Text(self.tok(s), loss)
@@ -52,9 +50,9 @@ class _Sampler:
         "Who `n` is: shown with latents and ViT, shown to the ViT only, or described."
         if self.intro==2: return [self.text(f"{n} is {self.described(i)} .")]
         return [self.text(f"{n} is"),*self.picture(i,ref,und=self.intro==1)]
-    def turns(self, qa, only=None):
-        "Questions and answers, to be learnt; or only those answers that are in `only`."
-        return [x for q,a in qa for x in (self.text(q),self.text(a,only is None or a in only))]
+    def turns(self, qa):
+        "Questions and their answers, which are to be learnt."
+        return [x for q,a in qa for x in (self.text(q),self.text(a,True))]
 
 # %% ../../nbs/model/18_mixture.ipynb #4c93a06f
 class _Draws(_Sampler):
@@ -82,18 +80,6 @@ class _Draws(_Sampler):
         ins = [] if .06<=u<.14 else [self.text(text.replace("<who>",self.who(i,n)))]
         return head+src+ins+self.draw(i,EDIT0+k)
 
-# %% ../../nbs/model/18_mixture.ipynb #bae7a836
-def free_question(q:str,     # a yes/no question
-                  free:list,  # the (question, answer) pairs about the same photograph, from `open_questions`
-) -> tuple:                   # one of them
-    "The free question whose answer settles a yes/no question."
-    words = q.split()
-    if "taken" in words: key = "where"
-    elif "there" in words: key = "next" if set(words)&set(COLORS) and any("next" in f for f,_ in free) else "photo"
-    elif "wearing" in words: key = "wearing"
-    else: key = "color" if words[-2] in COLORS else "side"
-    return next((f,a) for f,a in free if key in f.split())
-
 # %% ../../nbs/model/18_mixture.ipynb #5bdb2ec2
 class _Asks(_Sampler):
     "Questions about a photograph."
@@ -107,28 +93,37 @@ class _Asks(_Sampler):
         "Questions with a free answer, each once."
         scene,n,out = self.photo(i); qs = open_questions(scene,n)
         return out+self.turns([qs[k] for k in self.r.permutation(len(qs))[:turns]])
-    def yesno(self, i, turns=7):
-        "Yes/no questions. Whether a word fits a picture is learnt much later than which word does; so in half of the batches every question follows the free one that it is about."
-        scene,n,out = self.photo(i); qa = [yes_no(scene,self.r,n) for _ in range(turns-3*self.helped)]
-        hint = lambda q: [free_question(q,open_questions(scene,n))] if self.helped else []
-        return out+self.turns([x for q,a in qa for x in (*hint(q),(q,a))],YES_NO)
+    def yesno(self, i, turns=8):
+        "Yes/no questions of all kinds, with repetitions."
+        scene,n,out = self.photo(i)
+        return out+self.turns([yes_no(scene,self.r,n) for _ in range(turns)])
+    def whether(self, who, color):
+        "A balanced question about a color."
+        if self.coin(.5): return f"is {who} {color} ?","yes"
+        return f"is {who} {self.r.choice([c for c in COLORS if c!=color])} ?","no"
+    def colors(self, i, turns=8):
+        "The simplest comparison: is the character of this color?"
+        j = int(self.r.choice([0,1,2,LOOK])); t = self.s.fams[i][0][j].char
+        return [self.s.seen(i,j),*self.turns([self.whether(f"the {t.species}",t.color) for _ in range(turns)])]
+    def words(self, i, turns=8):
+        "The same without a picture: a word against a word."
+        n,t = self.name(),self.s.fams[i][0][0].char
+        return [self.text(f"{n} is {self.described(i)} ."),*self.turns([self.whether(n,t.color) for _ in range(turns)])]
 
 # %% ../../nbs/model/18_mixture.ipynb #2eba0138
 class _Recognises(_Sampler):
     "Who is it, and is it there?"
-    def recognise(self, i, asked=4):
+    def recognise(self, i, asked=6):
         "A name, shown or described, then photographs of it, of its look-alike and of others: is it there?"
         n,refs,k = self.name(),self.r.permutation(3),len(self.shown)
         if self.told: out = [self.text(f"{n} is {self.described(i)} .")]
         else: out = [self.text(f"{n} is"),*(x for ref,und in zip(refs,self.shown) for x in self.picture(i,ref,und))]
-        if self.helped: out += self.turns([(f"what is {n} ?",self.described(i))],YES_NO)
-        for _ in range(asked-self.helped):
+        for _ in range(asked):
             yes = self.coin(.5)
             if yes: q = (i,self.r.choice(refs[k:]))
             elif not self.told and self.coin(.5): q = (i,LOOK)                  # the same words fit it
             else: q = (self.stranger(i),int(self.r.integers(3)))
-            about = [("what is in the photo ?",self.described(q[0]))] if self.helped else []
-            out += [self.s.seen(*q),*self.turns([*about,(f"is {n} in the photo ?","yes" if yes else "no")],YES_NO)]
+            out += [self.s.seen(*q),*self.turns([(f"is {n} in the photo ?","yes" if yes else "no")])]
         return out
     def stranger(self, i):
         "A family whose character has another description."
@@ -179,16 +174,18 @@ def parsed(m, n, key) -> tuple:
     if m.coin(.3): return plain_request(m.r,n),"nothing"
     return any_request(m.r,key,n,random_facts(m.r)[key])[0],fact_question(key,n)
 
+def facts_asked(m, asked=6) -> list:
+    "Facts of one to three names, then questions about any of them: right answers differ only in whom they belong to."
+    r,out,qa = m.r,[],[]
+    for n in r.permutation(m.tok.names)[:r.integers(1,4)]:
+        who = (Character(random_traits(r)).description,random_facts(r)); keys = [k for k in FACTS if m.coin(.7)] or ["toy"]
+        out.append(m.text(facts_text(n,who,keys,r))); qa += [(f"what is {n} ?",who[0]),*((fact_question(k,n),who[1][k]) for k in keys)]
+    return out+m.turns([qa[i] for i in r.permutation(len(qa))[:asked]])
+
 def text_sample(m) -> list:
-    "Facts of one or two names with a question, intent parsing after 0 to 6 examples, or prompt rewriting."
+    "Questions about facts, intent parsing after 0 to 6 examples, or prompt rewriting."
     r,n = m.r,m.name(); key = lambda: str(r.choice(list(FACTS))); k = key(); u = r.random()
-    someone = lambda: (Character(random_traits(r)).description, random_facts(r))
-    if u<.45:
-        who = someone(); known = [f for f in FACTS if f==k or m.coin(.6)]; about = facts_text(n,who,known,r)
-        if m.coin(.3):
-            more = facts_text(m.name(n),someone(),known,r)
-            about = f"{about} {more}" if m.coin(.5) else f"{more} {about}"
-        return [m.text(about),m.text(fact_question(k,n)),m.text(who[1][k],True)]
+    if u<.45: return facts_asked(m)
     if u<.75:
         out = []
         for _ in range(int(r.choice([0,1,2,4,6],p=[.4,.2,.2,.1,.1]))):
@@ -199,9 +196,11 @@ def text_sample(m) -> list:
     return [m.text(f"request : {T} question : {fact_question(k,n)} answer : {fact} rewrite :"),m.text(T2,True)]
 
 # %% ../../nbs/model/18_mixture.ipynb #db664850
-DRAWING = dict(t2i=(64,dict(t2i=1.)), text=(4,dict(text=1.)))      # what the first steps are about
-GROUPS = dict(t2i=(56,dict(t2i=1.)), context=(16,dict(edit=.6,subject=.4)), talk=(10,dict(vqa=.4,yesno=.25,recognise=.25,know=.1)), text=(4,dict(text=1.)))
-WEIGHTS = dict(yesno=3.,recognise=3.)      # what is slowest to learn
+DRAWING = dict(t2i=(64,dict(t2i=1.)), text=(4,dict(text=1.)))
+COMPARING = dict(talk=(16,dict(colors=1.)))
+TALKING = dict(talk=(16,dict(yesno=.4,colors=.05,vqa=.2,know=.1,words=.05,text=.2)), who=(6,dict(recognise=1.)))
+GROUPS = dict(t2i=(28,dict(t2i=1.)), context=(10,dict(edit=.6,subject=.4)), talk=(6,dict(vqa=.3,yesno=.3,recognise=.3,know=.1)), text=(8,dict(text=1.)))
+STAGES = ((1650,DRAWING),(250,COMPARING),(1500,TALKING))      # (steps, groups) before the mixture GROUPS
 
 def batches(mix:Mixture, groups=GROUPS) -> dict:
     "One packed batch per group, homogeneous in task so that little is padding."

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from .mot import MoT, MoTConfig, text_loss, image_loss
 from .tokenizer import tiny_tokenizer
 from .encoders import families, Shard
-from .mixture import Mixture, DRAWING, GROUPS, WEIGHTS, batches
+from .mixture import Mixture, GROUPS, STAGES, batches
 
 # %% auto #0
 __all__ = ['MOMENTS', 'pretrain_losses', 'Aligner', 'Trainer', 'curves', 'main']
@@ -98,16 +98,16 @@ class _Copies:
 
 # %% ../../nbs/model/19_pretrain.ipynb #6e56d8d2
 class Trainer(_Copies,_Checkpoints):
-    "The resumable loop. `folder` holds its checkpoint and log; `weights` scale the tasks' losses; `alone`: first steps, of drawing only; `align`: weight of the aligner, 0 for none."
-    def __init__(self, model, mix, folder, peak=1.2e-3, warm=100, steps=4000, cooldown=1000, alone=0, ema=.997, weights=None, groups=None, dtype=torch.float32, align=.5):
+    "The resumable loop. `folder` holds its checkpoint and log; `stages`: (steps, groups) before the mixture `groups`; `weights` scale the tasks' losses; `align`: weight of the aligner, 0 for none."
+    def __init__(self, model, mix, folder, peak=1.2e-3, warm=100, steps=4000, cooldown=1000, stages=(), ema=.997, weights=None, groups=None, dtype=torch.float32, align=.5):
         self.dtype = dtype        # of the model while it learns; optimiser and averages keep float32 copies
         self.model,self.mix,self.dir = model.to(dtype),mix,Path(folder)
         self.dir.mkdir(parents=True,exist_ok=True)
         self.peak,self.warm,self.steps,self.cooldown,self.decay = peak,warm,steps,cooldown,ema
-        self.weights = (WEIGHTS if weights is None else weights)|dict(align=align)
+        self.weights = (weights or {})|dict(align=align)
         self.rank,self.world = (dist.get_rank(),dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0,1)
         share = lambda groups: {g:((n+self.rank)//self.world,t) for g,(n,t) in groups.items()}        # of every batch, this process's
-        self.alone,self.drawing,self.groups = alone,share(DRAWING),share(groups or GROUPS)
+        self.stages = [*((n,share(g)) for n,g in stages),(float("inf"),share(groups or GROUPS))]
         mix.special,mix.channels = model.special,model.config.latent_channels
         self.aligner = Aligner(model).to(dtype) if align else None
         live = dict(model.named_parameters())|({f"align.{k}":p for k,p in self.aligner.named_parameters()} if align else {})
@@ -116,9 +116,15 @@ class Trainer(_Copies,_Checkpoints):
         self.step,self.rows,self.sums = 0,[],{}
     def lr(self):
         return self.peak*min(1,(self.step+1)/self.warm)*min(1,max(.02,(self.steps-self.step)/max(1,self.cooldown)))
+    def groups(self) -> dict:
+        "What the next step is made of."
+        at = self.step
+        for n,g in self.stages:
+            if at<n: return g
+            at -= n
     def one(self):
         for g in self.opt.param_groups: g["lr"] = self.lr()
-        bs = batches(self.mix, self.drawing if self.step<self.alone else self.groups)
+        bs = batches(self.mix, self.groups())
         for b in bs.values(): b.to("cpu",self.dtype)
         losses = pretrain_losses(self.model, bs, self.aligner)
         sum(self.weights.get(k,1.)*v for k,v in losses.items()).backward()
@@ -213,18 +219,18 @@ def _train(rank, world, d, n_families, first, jobs, start, dtype, out, seconds, 
     t.run(seconds=seconds); t.use_average()
     if rank==0: Backbone(t.model,ae,tok).save_pretrained(out or d/"tiny")
 
-def main(folder="pretrain", n_families=20_000, first=0, steps=3500, cooldown=720, alone=1650, jobs=2, processes=2, start=None, out=None,
-         groups=None, seconds=None, dtype=None):
+def main(folder="pretrain", n_families=20_000, first=0, steps=8000, cooldown=1500, stages=STAGES, jobs=2, processes=2, start=None, out=None,
+         groups=None, peak=1.2e-3, seconds=None, dtype=None):
     """`make pretrain`: autoencoder, ViT, then the unified model; weights in `out` (`folder`/tiny).
 
     Each stage is skipped where its result lies in `folder`; the last one resumes. `start`: a saved backbone ("tiny": the shipped one) to go on from.
     `processes` of one thread share every batch: at these sizes two processes are twice as fast as two threads. `seconds`: fit the schedule into this time.
-    `alone`: first steps, in which it only learns to draw. `dtype`: None takes bfloat16 where that measures faster here."""
+    `stages`: (steps, groups) before the mixture `groups`. `dtype`: None takes bfloat16 where that measures faster here."""
     import tempfile
     from omnipersona.basics import compute_dtype
     from omnipersona.model.vision import ViT, vit_config
     d = Path(folder); d.mkdir(parents=True,exist_ok=True)
-    dtype = dtype or compute_dtype("cpu"); schedule = dict(steps=steps,cooldown=cooldown,alone=alone,groups=groups)
+    dtype = dtype or compute_dtype("cpu"); schedule = dict(peak=peak,steps=steps,cooldown=cooldown,stages=stages,groups=groups)
     rest = (d,n_families,first,jobs,start,dtype,out,seconds)
     if processes==1: return _train(0,1,*rest,None,schedule)
     ae,vit = _doors(d, ViT(vit_config(hidden=160,inter=480)), n_families, jobs, start, dtype)
