@@ -4,7 +4,8 @@
 
 # %% ../../nbs/model/17_backbone.ipynb #79a56c83
 from __future__ import annotations
-import hashlib, json
+import hashlib, importlib, json, re
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 import torch
@@ -20,7 +21,7 @@ from .tokenizer import Tokenizer
 from .generate import prefill, say, draw, score_next
 
 # %% auto #0
-__all__ = ['Backbone', 'load_backbone']
+__all__ = ['READERS', 'HUB', 'mark', 'digest', 'Backbone', 'load_saved', 'find_backbone', 'load_backbone']
 
 # %% ../../nbs/model/17_backbone.ipynb #cdc91990
 class _Doors:
@@ -28,6 +29,14 @@ class _Doors:
     def __init__(self, model:MoT, ae:Autoencoder, tok:Tokenizer, size:int):
         self.model,self.ae = model.eval().requires_grad_(False),ae.eval().requires_grad_(False)
         self.tok,self.size = tok,size
+        self.offload = False        # True: ViT and autoencoder wait in the CPU's memory and visit the device when they are needed
+    @contextmanager
+    def _awake(self, encoder):
+        "The ViT or the autoencoder, on the device."
+        encoder.to(self.device)
+        try: yield encoder
+        finally:
+            if self.offload: encoder.to("cpu")
     @property
     def device(self): return self.model.get_input_embeddings().weight.device
     @property
@@ -51,12 +60,12 @@ class _Doors:
         x,n = self.pixels(images),c.image_size//c.patch_size
         if x.shape[-1]!=c.image_size:
             x = F.interpolate(x.float(), size=(c.image_size,)*2, mode="bicubic", antialias=True, align_corners=False).clamp(-1,1)
-        f = self.model.vit_model(patchify(x.to(self.dtype),c.patch_size),(n,n))
+        with self._awake(self.model.vit_model) as vit: f = vit(patchify(x.to(self.dtype),c.patch_size),(n,n))
         return [Seen(v.clone(),(n,n)) for v in f]
     @torch.no_grad()
     def clean(self, images, generator=None) -> list:
         "A clean `Drawn` segment for each picture: latents. `generator`: of an autoencoder that samples."
-        z = patchify(self.ae.encode(self.pixels(images),generator),self.model.config.latent_patch_size)
+        with self._awake(self.ae) as ae: z = patchify(ae.encode(self.pixels(images),generator),self.model.config.latent_patch_size)
         return [Drawn(v.clone(),self.grid) for v in z]
     def edit_context(self, images) -> list:
         "[clean latents, ViT features] of each source picture, in BAGEL's order."
@@ -65,7 +74,7 @@ class _Doors:
     def decode(self, x:Tensor) -> list:
         "Latent tokens (B,N,C) -> PIL pictures."
         z = unpatchify(x.to(self.dtype), self.model.config.latent_patch_size, self.grid)
-        return [to_image(p) for p in self.ae.decode(z)]
+        with self._awake(self.ae) as ae: return [to_image(p) for p in ae.decode(z)]
     def noise(self, seeds) -> Tensor:
         "(B,N,C) starting noise, one seed for each picture, the same on every device."
         n = (self.grid[0]*self.grid[1],self.model.config.latent_channels)
@@ -73,13 +82,16 @@ class _Doors:
         return torch.stack([one(s) for s in seeds]).to(self.device)
 
 # %% ../../nbs/model/17_backbone.ipynb #2addf953
-def _digest(state:dict,  # name: tensor
-) -> str:                # 16 hexadecimal digits
-    "Hash of the name, the shape and the first values, in bf16, of every tensor."
+def mark(p:Tensor) -> bytes:
+    "The shape and the first values, in bf16, of a tensor."
+    first = p.flatten()[:64].float().cpu().to(torch.bfloat16)
+    return str(tuple(p.shape)).encode()+first.view(torch.int16).numpy().tobytes()
+
+def digest(marks:dict,  # name: mark
+) -> str:               # 16 hexadecimal digits
+    "Hash of the names and marks of all tensors."
     h = hashlib.sha256()
-    for k,p in sorted(state.items()):
-        first = p.flatten()[:64].float().cpu().to(torch.bfloat16)
-        h.update(f"{k}{tuple(p.shape)}".encode()+first.view(torch.int16).numpy().tobytes())
+    for k,m in sorted(marks.items()): h.update(k.encode()+m)
     return h.hexdigest()[:16]
 
 def _hooks(concept):
@@ -92,6 +104,7 @@ class Backbone(_Doors):
     "A frozen unified model with its doors. `size`: pixels of the pictures it draws; `presets`: Guidance for 'draw' and 'edit'."
     def __init__(self, model:MoT, ae:Autoencoder, tok:Tokenizer, size:int=64, presets=None, name:str="tiny"):
         super().__init__(model, ae, tok, size)
+        self.marks = None        # of the weights as they are stored, where those in memory are quantised
         self.name,self.presets = name,presets or {k:PRESETS[k] for k in ("draw","edit")}
 
     def answer(self, samples:list,  # B lists of segments
@@ -123,8 +136,8 @@ class Backbone(_Doors):
 
     @property
     def fingerprint(self) -> str:
-        "Identifies the backbone a concept was made for: a hash of the shape and the first values of every weight, in bf16."
-        return _digest(self.model.state_dict())
+        "Identifies the backbone a concept was made for: a hash of the shape and the first values of every weight, in bf16. Quantisation does not change it."
+        return digest(self.marks or {k:mark(p) for k,p in self.model.state_dict().items()})
     def to(self, device):
         "Move everything to a device."
         self.model.to(device)
@@ -152,33 +165,51 @@ def _save(bb, path, dtype):
 _FILES = ("config.json","model.safetensors","backbone.json","tokenizer.json",
           "ae/config.json","ae/outer.json","ae/diffusion_pytorch_model.safetensors")
 
-def _folder(name):
-    "The folder that is meant by a name, if it is complete."
-    import omnipersona
-    path = Path(omnipersona.__file__).parent/"weights"/name if name=="tiny" else Path(name)
-    if not path.is_dir():
-        raise OmniError(f"{name}: no such folder; use load_backbone('tiny') or the folder of a saved backbone")
+def load_saved(path, dtype=None, device=None, quant=None, image_size=None) -> Backbone:
+    "Read a folder that `Backbone.save_pretrained` wrote; in float32 unless told otherwise. Raises OmniError for one that is not complete or damaged, and for what such a folder cannot do."
+    import tokenizers, transformers
+    if quant or image_size: raise OmniError(f"{path}: quant={quant!r}, image_size={image_size!r} are for checkpoints in the official layout; this is a small backbone with pictures of one size")
     for f in _FILES:
         if not (path/f).exists(): raise OmniError(f"{path}: {f} is missing; this is not a complete backbone folder")
-    return path
-
-def _load(path, dtype):
-    "Read a folder that is complete."
-    import tokenizers
-    o = json.loads((path/"backbone.json").read_text())
-    model = MoT.from_pretrained(path, dtype=dtype)
-    ae = Autoencoder.from_pretrained(path/"ae").to(dtype)
-    tok = Tokenizer(tokenizers.Tokenizer.from_file(str(path/"tokenizer.json")), o["spare"], o["rows"], o["names"])
-    presets = {k:Guidance(**{**v,"interval":tuple(v["interval"])}) for k,v in o["presets"].items()}
-    return Backbone(model, ae, tok, o["size"], presets, o["name"])
-
-def load_backbone(name:str="tiny",          # "tiny" (ships with the package) or a folder
-                  dtype=torch.float32,      # what it computes in
-                  device=None) -> Backbone: # None: a GPU if there is one
-    "Load a backbone. Raises OmniError for a folder that is none, not complete or damaged."
-    import transformers
-    path = _folder(name)
     transformers.utils.logging.disable_progress_bar()
-    try: return _load(path, dtype).to(device or default_device())
+    try:
+        o = json.loads((path/"backbone.json").read_text())
+        model = MoT.from_pretrained(path, dtype=dtype or torch.float32)
+        ae = Autoencoder.from_pretrained(path/"ae").to(dtype or torch.float32)
+        tok = Tokenizer(tokenizers.Tokenizer.from_file(str(path/"tokenizer.json")), o["spare"], o["rows"], o["names"])
+        presets = {k:Guidance(**{**v,"interval":tuple(v["interval"])}) for k,v in o["presets"].items()}
+        return Backbone(model, ae, tok, o["size"], presets, o["name"]).to(device or default_device())
     except Exception as e:
         raise OmniError(f"{path}: cannot be read as a backbone ({type(e).__name__}: {e}); copy it again") from e
+
+# %% ../../nbs/model/17_backbone.ipynb #d7d6f938
+_OFFICIAL = ("llm_config.json","vit_config.json","ema.safetensors")
+READERS = {f:"omnipersona.model.official:load_official" for f in _OFFICIAL}|{"":"omnipersona.model.backbone:load_saved"}   # a file that tells the layout: who reads it
+HUB = {"bagel-7b-mot":"ByteDance-Seed/BAGEL-7B-MoT"}
+_WANTED = ("*config.json","ema.safetensors","ae.safetensors","tokenizer*","vocab.json","merges.txt","backbone.json","model.safetensors","ae/*")
+
+def _from_hub(name):
+    "The local copy of a repository of the hub."
+    from huggingface_hub import snapshot_download
+    try: return Path(snapshot_download(HUB.get(name,name), allow_patterns=list(_WANTED)))
+    except Exception as e: raise OmniError(f"{name}: no such folder, and the Hugging Face hub does not give it ({type(e).__name__}: {e})") from None
+
+def find_backbone(name) -> Path:
+    "The folder that a name means: 'tiny', 'bagel-7b-mot', a folder, or owner/name on the hub, which is downloaded. Raises OmniError where there is none."
+    import omnipersona
+    path = Path(omnipersona.__file__).parent/"weights"/name if name=="tiny" else Path(name)
+    if path.is_dir(): return path
+    if str(name) in HUB or re.fullmatch(r"[\w.-]+/[\w.-]+",str(name)): return _from_hub(str(name))
+    raise OmniError(f"{name}: no such folder; use load_backbone('tiny'), 'bagel-7b-mot', the folder of a backbone, or owner/name on the Hugging Face hub")
+
+def load_backbone(name:str="tiny",          # 'tiny' (ships with the package), 'bagel-7b-mot', a folder, or owner/name on the Hugging Face hub
+                  dtype=None,               # what it computes in; None: float32 if small, else the fastest format of the device
+                  device=None,              # None: a GPU if there is one
+                  quant:str|None=None,      # official layout: 'nf4' or 'int8', the two experts' weights quantised while they are read
+                  image_size:int|None=None, # official layout: longest side of pictures, pixels; None: as far as the position tables reach
+) -> Backbone:
+    "Load a backbone. Raises OmniError for a folder that is none, not complete or damaged."
+    path = find_backbone(name)
+    reader = next(r for f,r in READERS.items() if (path/f).exists())
+    module,function = reader.split(":")
+    return getattr(importlib.import_module(module),function)(path, dtype, device, quant=quant, image_size=image_size)

@@ -5,9 +5,11 @@
 # %% ../../nbs/model/14_mot.ipynb #fd6c6110
 from __future__ import annotations
 from dataclasses import dataclass
+from functools import partial
 import torch
 from torch import Tensor, nn
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
@@ -17,7 +19,7 @@ from .vision import ViT, vit_config, sincos_2d
 from .segments import Batch, Special
 
 # %% auto #0
-__all__ = ['MoTConfig', 'MLP', 'MoTAttention', 'MoTLayer', 'Hidden', 'MoT', 'text_loss', 'image_loss']
+__all__ = ['MoTConfig', 'MLP', 'normed', 'MoTAttention', 'MoTLayer', 'Hidden', 'MoT', 'text_loss', 'image_loss']
 
 # %% ../../nbs/model/14_mot.ipynb #46ccc654
 class MoTConfig(PretrainedConfig):
@@ -72,7 +74,16 @@ class MLP(nn.Module):
         self.gate_proj = nn.Linear(d,inter,bias=False)
         self.up_proj = nn.Linear(d,inter,bias=False)
         self.down_proj = nn.Linear(inter,d,bias=False)
-    def forward(self, x): return self.down_proj(F.silu(self.gate_proj(x))*self.up_proj(x))
+    def forward(self, x):
+        g,u = self.gate_proj(x),self.up_proj(x)
+        if x.dtype!=torch.float16: return self.down_proj(F.silu(g)*u)
+        h = F.silu(g.float())*u.float()                                # in float16 numbers end at 65,504
+        s = (h.abs().amax(-1,keepdim=True)/1000).clamp(min=1)
+        return self.down_proj((h/s).half()).float()*s
+
+def normed(norm, x):
+    "A norm's output, in the format of its weights."
+    return norm(x).to(norm.weight.dtype)
 
 # %% ../../nbs/model/14_mot.ipynb #b879b745
 class MoTAttention(nn.Module):
@@ -120,10 +131,10 @@ class MoTLayer(nn.Module):
                 setattr(self, n+s, Qwen2RMSNorm(c.hidden_size,eps=c.rms_norm_eps))
     def forward(self, u, g, cos, sin, mask, layer, cache=None, record=None):
         "As `MoTAttention.forward`."
-        a,b,new = self.self_attn(self.input_layernorm(u),self.input_layernorm_moe_gen(g),cos,sin,mask,layer,cache,record)
+        a,b,new = self.self_attn(normed(self.input_layernorm,u),normed(self.input_layernorm_moe_gen,g),cos,sin,mask,layer,cache,record)
         u,g = u+a,g+b
-        u = u+self.mlp(self.post_attention_layernorm(u))
-        g = g+self.mlp_moe_gen(self.post_attention_layernorm_moe_gen(g))
+        u = u+self.mlp(normed(self.post_attention_layernorm,u))
+        g = g+self.mlp_moe_gen(normed(self.post_attention_layernorm_moe_gen,g))
         return u,g,new
 
 # %% ../../nbs/model/14_mot.ipynb #05d075a0
@@ -210,6 +221,8 @@ class MoT(PreTrainedModel):
     base_model_prefix = "language_model"
     _no_split_modules = ["MoTLayer"]
     _supports_sdpa = True
+    supports_gradient_checkpointing = True
+    gradient_checkpointing = False      # a layer's inner values are computed again in the backward pass instead of being kept
     def __init__(self, config:MoTConfig):
         super().__init__(config)
         c,d = config,config.hidden_size
@@ -244,11 +257,14 @@ class MoT(PreTrainedModel):
         u,g = self.embed(b, splice)
         m,mask = self.language_model.model,_with_cache(b.mask,cache)
         cos,sin = rope(b.position, m.layers[0].self_attn.dim, self.config.rope_theta)
+        if u.dtype==torch.float16: u,g = u.float(),g.float()          # the sum over all layers outgrows float16
+        again = partial(checkpoint,use_reentrant=False) if self.gradient_checkpointing and torch.is_grad_enabled() else None
         new = []
         for i,layer in enumerate(m.layers):
-            u,g,kv = layer(u,g,cos,sin,mask,i,cache,record and record(i))
+            args = (u,g,cos,sin,mask,i,cache,record and record(i))
+            u,g,kv = again(layer,*args) if again else layer(*args)
             new.append(kv)
-        return Hidden(m.norm(u), m.norm_moe_gen(g), new)
+        return Hidden(normed(m.norm,u), normed(m.norm_moe_gen,g), new)
 
     def logits(self, h:Tensor) -> Tensor:
         "Und hidden states (..., D) to scores of words (..., vocab)."

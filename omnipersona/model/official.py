@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from PIL import Image
-from ..basics import OmniError, default_device, load_image, to_tensor, to_image
+from ..basics import OmniError, default_device, compute_dtype, load_image, to_tensor, to_image
 from .flow import PRESETS
 from .vision import Autoencoder, patchify, unpatchify
 from .segments import Seen, Drawn
@@ -18,7 +18,8 @@ from .mot import MoT, MoTConfig
 from .tokenizer import Tokenizer, SPECIALS
 from .generate import draw
 from .checkpoint import FILES, read_json, check_folder, stored_shapes, compare_keys
-from .backbone import Backbone, _hooks
+from .quant import check_quant, quantise_places, put
+from .backbone import Backbone, _hooks, mark
 
 # %% auto #0
 __all__ = ['OUTER', 'VAE', 'BAGEL_7B', 'SMALL', 'mot_config', 'empty_mot', 'empty_ae', 'official_ae_key', 'ae_shapes',
@@ -131,10 +132,16 @@ class Fit:
     def __call__(self, image:Image.Image) -> Image.Image:
         return image.resize(self.size(image.size), Image.Resampling.BICUBIC)
 
-def default_fits(c:MoTConfig) -> tuple:
-    "(autoencoder's, ViT's) `Fit`: the official demo's 1024/512/16 and 980/224/14, in proportion where the position tables are smaller."
+def default_fits(c:MoTConfig,
+                 image_size:int|None=None, # longest side, pixels
+) -> tuple:
+    "(autoencoder's, ViT's) `Fit`: the official demo's 1024/512/16 and 980/224/14, in proportion where the position tables are smaller or `image_size` is. Raises OmniError for a size that does not fit."
     p,v = c.latent_downsample*c.latent_patch_size,c.vit_config["patch_size"]
-    L,S = min(1024,c.max_latent_size*p),min(980,c.vit_side*v)
+    most = c.max_latent_size*p
+    if image_size is not None and not (p<=image_size<=most and image_size%p==0):
+        raise OmniError(f"image_size={image_size}: a multiple of {p} pixels up to {most}, which is how far this model's position table reaches")
+    L,S = image_size or min(1024,most),min(980,c.vit_side*v)
+    if image_size: S = max(v,min(S,image_size//v*v))
     return Fit(L,max(p,L//2//p*p),p), Fit(S,max(v,S*224//980//v*v),v)
 
 # %% ../../nbs/model/18_official.ipynb #0efb473d
@@ -155,12 +162,12 @@ class BagelBackbone(Backbone):
         out,p = [],self.model.vit_model.config.patch_size
         for x in (self._tensor(self.fits[1](i)) for i in self._fitted(images)):
             grid = (x.shape[2]//p,x.shape[3]//p)
-            out.append(Seen(self.model.vit_model(patchify(x,p),grid)[0],grid))
+            with self._awake(self.model.vit_model) as vit: out.append(Seen(vit(patchify(x,p),grid)[0],grid))
         return out
     @torch.no_grad()
     def clean(self, images, generator=None) -> list:
         "A clean `Drawn` segment for each picture, each with its own grid."
-        return [self.latent(self.ae.encode(x,generator)) for x in self.pixels(images)]
+        with self._awake(self.ae) as ae: return [self.latent(ae.encode(x,generator)) for x in self.pixels(images)]
     def latent(self, z:Tensor) -> Drawn:
         "Latents (1,z,h,w) -> a clean segment."
         p = self.model.config.latent_patch_size
@@ -168,7 +175,8 @@ class BagelBackbone(Backbone):
     @torch.inference_mode()
     def decode(self, x:Tensor, grid:tuple|None=None) -> list:
         "Latent tokens (B,N,C) of a (rows, columns) grid -> PIL pictures."
-        return [to_image(self.ae.decode(z[None])[0]) for z in unpatchify(x.to(self.dtype), self.model.config.latent_patch_size, grid or self.grid)]
+        zs = unpatchify(x.to(self.dtype), self.model.config.latent_patch_size, grid or self.grid)
+        with self._awake(self.ae) as ae: return [to_image(ae.decode(z[None])[0]) for z in zs]
     def noise(self, seeds, grid:tuple|None=None) -> Tensor:
         "(B,N,C) starting noise, one seed for each picture, the same on every device."
         h,w = grid or self.grid; n = (h*w,self.model.config.latent_channels)
@@ -187,42 +195,49 @@ class BagelBackbone(Backbone):
         return out
 
 # %% ../../nbs/model/18_official.ipynb #14c57752
-def _tensors(path, dtype, device):
+def _fill(module, path, dtype, device, rename=lambda k: k) -> dict:
+    "Read a file into a memoryless module, tensor by tensor; the marks of what is stored."
     from safetensors import safe_open
-    with safe_open(str(path),"pt",device=str(device)) as f:
-        for k in f.keys(): yield k,f.get_tensor(k).to(dtype)
-
-def _fill(module, stored, rename=lambda k: k):
-    "Put tensors in the places of a memoryless module's, whatever shape they are stored in."
-    t = dict(stored)
-    module.load_state_dict({k:t[rename(k)].view(v.shape) for k,v in module.state_dict().items()}, assign=True)
+    marks = {}
+    with safe_open(str(path),"pt") as f:
+        for k,old in list(module.state_dict().items()):
+            t = f.get_tensor(rename(k)).view(old.shape)
+            marks[k] = mark(t); put(module,k,t,device,dtype)
+    return marks
 
 def _sides(shapes):
     "The sides of the position tables that a file holds."
     tables = dict(max_latent_size="latent_pos_embed.pos_embed",vit_max_num_patch_per_side="vit_pos_embed.pos_embed")
     return {k:math.isqrt(shapes[t][0]) for k,t in tables.items() if t in shapes}
 
-def load_official(path,                 # folder of a checkpoint in the official layout
-                  dtype=torch.bfloat16, # what it computes in
-                  device=None,          # None: a GPU if there is one
-                  fits:tuple|None=None, # (autoencoder's, ViT's) `Fit`; None: the official demo's
+def load_official(path,                     # folder of a checkpoint in the official layout
+                  dtype=None,               # what it computes in; None: the fastest format that the device really has, see `compute_dtype`
+                  device=None,              # None: a GPU if there is one
+                  fits:tuple|None=None,     # (autoencoder's, ViT's) `Fit`; None: the official demo's
+                  quant:str|None=None,      # 'nf4' or 'int8': the weights of both experts
+                  image_size:int|None=None, # longest side of pictures, pixels
 ) -> BagelBackbone:
     "Load BAGEL. Raises OmniError, before any weight is read, for files or tensors that are missing, unexpected, truncated or of a wrong shape."
     path = check_folder(path)
+    check_quant(quant)
     llm,vit,outer = (read_json(path/f) for f in FILES[:3])
-    device = device or default_device()
+    device = device or default_device(); dtype = dtype or compute_dtype(device)
     ema,aes = path/"ema.safetensors",path/"ae.safetensors"
     have,have_ae = stored_shapes(ema),stored_shapes(aes)
     c = mot_config(llm,vit,outer|_sides(have))
+    fits = fits or default_fits(c,image_size)
     tok = official_tokenizer(path,c.vocab_size)
     c.special,c.spare = tok.special,tok.spare
     model,ae = empty_mot(c,(vit["image_size"]//vit["patch_size"])**2),empty_ae(outer.get("vae_config",{}))
     compare_keys(have, {k:v.shape for k,v in model.state_dict().items()}, str(ema))
     compare_keys(have_ae, ae_shapes(ae.net), str(aes))
+    quantise_places(model.language_model.model.layers, quant, dtype)
     n = len(ae.net.config.block_out_channels)
-    _fill(model, _tensors(ema,dtype,device))
-    _fill(ae.net, _tensors(aes,dtype,device), lambda k: official_ae_key(k,n))
-    return BagelBackbone(model, ae, tok, fits, name=path.name)
+    marks = _fill(model, ema, dtype, device)
+    _fill(ae.net, aes, dtype, device, lambda k: official_ae_key(k,n))
+    bb = BagelBackbone(model, ae, tok, fits, name=path.name)
+    bb.marks = marks
+    return bb
 
 # %% ../../nbs/model/18_official.ipynb #87213ab1
 SMALL = dict(llm=dict(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=96, vocab_size=400), outer=dict(max_latent_size=8, vit_max_num_patch_per_side=8,
