@@ -23,7 +23,8 @@ from .backbone import Backbone, _hooks, mark
 
 # %% auto #0
 __all__ = ['OUTER', 'VAE', 'BAGEL_7B', 'SMALL', 'mot_config', 'empty_mot', 'empty_ae', 'official_ae_key', 'ae_shapes',
-           'official_tokenizer', 'Fit', 'default_fits', 'BagelBackbone', 'load_official', 'random_official']
+           'official_tokenizer', 'Fit', 'default_fits', 'BagelBackbone', 'load_official', 'save_byte_tokenizer',
+           'random_official']
 
 # %% ../../nbs/model/18_official.ipynb #2c52c7f3
 OUTER = dict(latent_patch_size=2, max_latent_size=64, vit_max_num_patch_per_side=70, connector_act="gelu_pytorch_tanh", timestep_shift=1.)
@@ -243,13 +244,13 @@ def load_official(path,                     # folder of a checkpoint in the offi
 SMALL = dict(llm=dict(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=96, vocab_size=400), outer=dict(max_latent_size=8, vit_max_num_patch_per_side=8,
              vae_config=dict(ch=32, ch_mult=[1,1,1,1], num_res_blocks=1, z_channels=4)), vit=dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48, patch_size=14, image_size=112))
 
-def _byte_tokenizer():
-    "A tokenizer whose words are the 256 bytes and the special tokens."
+def save_byte_tokenizer(path):
+    "Write tokenizer.json, whose words are the 256 bytes and the special tokens, to a folder."
     import tokenizers as T
     letters = sorted(T.pre_tokenizers.ByteLevel.alphabet())
     hf = T.Tokenizer(T.models.BPE({b:i for i,b in enumerate(letters)},[]))
     hf.pre_tokenizer,hf.decoder = T.pre_tokenizers.ByteLevel(add_prefix_space=False),T.decoders.ByteLevel()
-    hf.add_special_tokens(list(SPECIALS.values())); return hf
+    hf.add_special_tokens(list(SPECIALS.values())); hf.save(str(Path(path)/"tokenizer.json"))
 
 def random_official(path, seed:int=0, sizes:dict=SMALL) -> Path:
     "Write a random checkpoint in the official layout; `sizes` as in `BAGEL_7B`. The tokenizer's words are single bytes."
@@ -258,7 +259,7 @@ def random_official(path, seed:int=0, sizes:dict=SMALL) -> Path:
     path.mkdir(parents=True,exist_ok=True)
     vae = sizes["outer"].get("vae_config",{})
     for f,part in zip(FILES,("llm","vit","outer")): (path/f).write_text(json.dumps(sizes[part],indent=1))
-    _byte_tokenizer().save(str(path/"tokenizer.json"))
+    save_byte_tokenizer(path)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = MoT(mot_config(**sizes))
