@@ -14,7 +14,9 @@ from .model.tokenizer import *
 from .model.generate import *
 from .model.backbone import *
 from .model.checkpoint import *
+from .model.quant import *
 from .model.official import *
+from .model.planner import *
 from .concept.tokens import *
 from .concept.names import *
 from .concept.tasks import *

@@ -136,7 +136,7 @@ def test_contexts_of_guidance(samples):
     assert contexts([t, c, s, t])[1] == [t, c, s] and contexts([t, c, s, t], 'all')[1] == [c, s] and contexts([t, t], 'all')[1] == []
 
 def test_presets_are_bagels():
-    assert PRESETS['bagel_draw'] == Guidance(50, 3., 4., 1.5, (.4, 1.), 'global', 0.) and PRESETS['bagel_edit'] == Guidance(50, 3., 4., 2., (0., 1.), 'text_channel', 0.)
+    assert PRESETS['bagel_draw'] == Guidance(50, 3., 4., 1., (.4, 1.), 'global', 0.) and PRESETS['bagel_edit'] == Guidance(50, 3., 4., 2., (0., 1.), 'text_channel', 0.)
 
 # ---- saved and loaded ---------------------------------------------------------------------------------------------
 @pytest.fixture(scope='module')

@@ -18,7 +18,7 @@ from .vision import Autoencoder, patchify, unpatchify
 from .segments import Text, Seen, Drawn
 from .mot import MoT
 from .tokenizer import Tokenizer
-from .generate import prefill, say, draw, score_next
+from .generate import prefill, say, draw, score_next, require_finite
 
 # %% auto #0
 __all__ = ['READERS', 'HUB', 'mark', 'digest', 'Backbone', 'load_saved', 'find_backbone', 'load_backbone']
@@ -60,12 +60,13 @@ class _Doors:
         x,n = self.pixels(images),c.image_size//c.patch_size
         if x.shape[-1]!=c.image_size:
             x = F.interpolate(x.float(), size=(c.image_size,)*2, mode="bicubic", antialias=True, align_corners=False).clamp(-1,1)
-        with self._awake(self.model.vit_model) as vit: f = vit(patchify(x.to(self.dtype),c.patch_size),(n,n))
+        with self._awake(self.model.vit_model) as vit: f = require_finite(vit(patchify(x.to(self.dtype),c.patch_size),(n,n)),"ViT features")
         return [Seen(v.clone(),(n,n)) for v in f]
     @torch.no_grad()
     def clean(self, images, generator=None) -> list:
         "A clean `Drawn` segment for each picture: latents. `generator`: of an autoencoder that samples."
-        with self._awake(self.ae) as ae: z = patchify(ae.encode(self.pixels(images),generator),self.model.config.latent_patch_size)
+        with self._awake(self.ae) as ae: z = ae.encode(self.pixels(images),generator)
+        z = patchify(require_finite(z,"latents"),self.model.config.latent_patch_size)
         return [Drawn(v.clone(),self.grid) for v in z]
     def edit_context(self, images) -> list:
         "[clean latents, ViT features] of each source picture, in BAGEL's order."

@@ -54,7 +54,7 @@ class Guidance:
     renorm_min:float=0.
     def active(self, t:float) -> bool: return self.text>1 and self.interval[0]<t<=self.interval[1]
 
-PRESETS = dict(bagel_draw=Guidance(50,3.,4.,1.5,(.4,1.),"global",0.), bagel_edit=Guidance(50,3.,4.,2.,(0.,1.),"text_channel",0.),
+PRESETS = dict(bagel_draw=Guidance(50,3.,4.,1.,(.4,1.),"global",0.), bagel_edit=Guidance(50,3.,4.,2.,(0.,1.),"text_channel",0.),
                draw=Guidance(25,2.,3.,1.,(0.,1.),"global",0.), edit=Guidance(25,2.,2.,1.2,(0.,1.),"text_channel",0.))
 
 def _renorm(w:Tensor, v:Tensor, dims, least:float) -> Tensor:

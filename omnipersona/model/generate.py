@@ -12,7 +12,13 @@ from .segments import Text, Seen, Drawn, pack
 from .flow import Guidance, euler, guide, time_grid
 
 # %% auto #0
-__all__ = ['empty_cache', 'prefill', 'Said', 'say', 'score_next', 'contexts', 'draw']
+__all__ = ['require_finite', 'empty_cache', 'prefill', 'Said', 'say', 'score_next', 'contexts', 'draw']
+
+# %% ../../nbs/model/16_generate.ipynb #ac08b561
+def require_finite(x:Tensor, what:str) -> Tensor:
+    "The same tensor. Raises FloatingPointError where a number in it is not finite: what would follow is noise that looks like an answer."
+    if bool(torch.isfinite(x).all()): return x
+    raise FloatingPointError(f"{what}: numbers that are not finite; load the backbone with dtype=torch.float32, or torch.bfloat16 where the GPU really has it")
 
 # %% ../../nbs/model/16_generate.ipynb #ab259cf9
 def empty_cache(rows:int,       # samples
@@ -87,6 +93,7 @@ def say(model,                  # MoT
         h = model(b, cache, splice, record)
         cache = cache.extended(h.new, b.valid, cache.position+1)
         nxt,lp = _choose(_sayable(model, model.logits(h.und[:,-1])), temperature, generator)
+        require_finite(lp,"the answer")
         ids = nxt.tolist()
         for o,i,l in zip(out,ids,lp.tolist()):
             if o.finished or len(o.ids)>=max_tokens: continue
@@ -106,7 +113,7 @@ def score_next(model,            # MoT
 ) -> Tensor:                     # (B, len(choices)), rows sum to 1
     "Probabilities of single-token answers, renormalised over the choices."
     b = _pack(model, [[Text([model.special.bos],wrap=False)]]*len(cache.position), frozenset(), cache.position.tolist())
-    return model.logits(model(b, cache, splice).und[:,-1]).float()[:,choices].softmax(-1)
+    return require_finite(model.logits(model(b, cache, splice).und[:,-1]).float()[:,choices], "the answer").softmax(-1)
 
 # %% ../../nbs/model/16_generate.ipynb #3747614e
 def contexts(segments:list,     # the whole context of a picture
@@ -158,4 +165,4 @@ def draw(model,                # MoT
         if not on: return v
         v = v.view(k,B,*v.shape[1:])
         return guide(v[0], v[1], v[2] if k>2 else None, g)
-    return euler(velocity, noise.float(), time_grid(g.num_timesteps,g.shift), callback)
+    return require_finite(euler(velocity, noise.float(), time_grid(g.num_timesteps,g.shift), callback), "the picture")

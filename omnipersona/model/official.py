@@ -16,7 +16,7 @@ from .vision import Autoencoder, patchify, unpatchify
 from .segments import Seen, Drawn
 from .mot import MoT, MoTConfig
 from .tokenizer import Tokenizer, SPECIALS
-from .generate import draw
+from .generate import draw, require_finite
 from .checkpoint import FILES, read_json, check_folder, stored_shapes, compare_keys
 from .quant import check_quant, quantise_places, put
 from .backbone import Backbone, _hooks, mark
@@ -161,14 +161,15 @@ class BagelBackbone(Backbone):
     def seen(self, images) -> list:
         "A `Seen` segment for each picture, each with its own grid."
         out,p = [],self.model.vit_model.config.patch_size
-        for x in (self._tensor(self.fits[1](i)) for i in self._fitted(images)):
-            grid = (x.shape[2]//p,x.shape[3]//p)
-            with self._awake(self.model.vit_model) as vit: out.append(Seen(vit(patchify(x,p),grid)[0],grid))
+        with self._awake(self.model.vit_model) as vit:
+            for x in (self._tensor(self.fits[1](i)) for i in self._fitted(images)):
+                grid = (x.shape[2]//p,x.shape[3]//p)
+                out.append(Seen(require_finite(vit(patchify(x,p),grid)[0],"ViT features"),grid))
         return out
     @torch.no_grad()
     def clean(self, images, generator=None) -> list:
         "A clean `Drawn` segment for each picture, each with its own grid."
-        with self._awake(self.ae) as ae: return [self.latent(ae.encode(x,generator)) for x in self.pixels(images)]
+        with self._awake(self.ae) as ae: return [self.latent(require_finite(ae.encode(x,generator),"latents")) for x in self.pixels(images)]
     def latent(self, z:Tensor) -> Drawn:
         "Latents (1,z,h,w) -> a clean segment."
         p = self.model.config.latent_patch_size
@@ -235,7 +236,7 @@ def load_official(path,                     # folder of a checkpoint in the offi
     quantise_places(model.language_model.model.layers, quant, dtype)
     n = len(ae.net.config.block_out_channels)
     marks = _fill(model, ema, dtype, device)
-    _fill(ae.net, aes, dtype, device, lambda k: official_ae_key(k,n))
+    _fill(ae.net, aes, torch.float32 if dtype==torch.float16 else dtype, device, lambda k: official_ae_key(k,n))   # float16 is too short for its sums
     bb = BagelBackbone(model, ae, tok, fits, name=path.name)
     bb.marks = marks
     return bb

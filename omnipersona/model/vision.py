@@ -112,19 +112,20 @@ class ViT(nn.Module):
 
 # %% ../../nbs/model/12_vision.ipynb #b7b2d448
 class Autoencoder(nn.Module):
-    "Pixels in [-1,1] to latents and back, whatever diffusers network is inside: `scale*(z-shift)` of the network's z."
+    "Pixels in [-1,1] to latents and back, whatever diffusers network is inside: `scale*(z-shift)` of the network's z. The network may compute in another format than what goes in and out."
     def __init__(self, net, fold:int=1, scale:float=1., shift:float=0.):
         super().__init__()
         self.net,self.fold,self.scale,self.shift = net,fold,scale,shift
     def encode(self, x:Tensor,  # (B, 3, H, W) in [-1,1]
                generator=None,  # of the noise, where the network samples
     ) -> Tensor:                # (B, z, h, w)
-        o = self.net.encode(F.pixel_unshuffle(x, self.fold) if self.fold>1 else x)
+        own = x.to(self.net.dtype)
+        o = self.net.encode(F.pixel_unshuffle(own, self.fold) if self.fold>1 else own)
         z = o.latents if hasattr(o,"latents") else o.latent_dist.sample(generator)
-        return self.scale*(z-self.shift)
+        return (self.scale*(z-self.shift)).to(x.dtype)
     def decode(self, z:Tensor,  # (B, z, h, w)
     ) -> Tensor:                # (B, 3, H, W), not clamped
-        x = self.net.decode(z/self.scale+self.shift).sample
+        x = self.net.decode((z/self.scale+self.shift).to(self.net.dtype)).sample.to(z.dtype)
         return F.pixel_shuffle(x, self.fold) if self.fold>1 else x
     def save_pretrained(self, path, dtype=None):
         "Write the network (its weights as `dtype`), fold, scale and shift to a folder."
