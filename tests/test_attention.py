@@ -19,7 +19,20 @@ def test_recording_changes_nothing(who):
     assert (maps.weights >= 0).all() and (maps.weights.sum(3) <= 1.0001).all() and maps.weights.sum() > 0
 
 def test_weights_are_those_of_attend(who):
-    "A whole row of the recorded weights adds up to 1, in answers too; the answer stays."
+    "What is computed beside the model equals what `attend` gives its own recorder, in every guidance branch; columns are the named tokens."
+    bb, c = who.bb, who.concepts['maeve']
+    segs, own = [c.prompt(), bb.text(f'a photo of {c.token}')], []
+    with record(bb, queries=lambda b, cache: slice(None) if b.x.shape[1] and (b.latent_pos >= 0).any() else None) as tr:
+        bb.paint([segs], [3], QUICK, who.concepts, drop='all', record=lambda t: lambda layer: own.append)
+    assert len(own) == len(tr.entries) > 0
+    assert all(np.allclose(w.float().cpu(), e['weights'], atol=1e-5) for w, e in zip(own, tr.entries))
+    maps = concept_maps(who, ASK, 3, QUICK)[1]
+    first, lu = own[0][0], 2                                  # (heads, [start, end, latents], keys); the gen tokens are the cached gen slots
+    n_key = first.shape[-1]-first.shape[1]                    # cached keys: [und | gen]
+    assert np.allclose(first[:, lu:, n_key-16:n_key].transpose(1, 2).flatten(2).numpy(), maps.weights[0, 0, :, 17:].reshape(4, 16, -1), atol=1e-5)
+
+def test_recording_an_answer(who):
+    "A whole row of the recorded weights adds up to 1; the answer stays."
     off = who.ask('is <maeve> a dog ?')
     with record(who.bb) as tr: on = who.ask('is <maeve> a dog ?')
     assert on.text == off.text and on.probability == off.probability

@@ -11,7 +11,6 @@ from PIL import Image
 from ..basics import OmniError, png_bytes
 from ..model.attend import rotate
 from ..model.segments import pack
-from ..model.generate import prefill, contexts
 from ..concept.names import request_segments, named
 from ..concept.persona import Result, Persona
 
