@@ -24,3 +24,4 @@ from .concept.learn import *
 from .concept.replay import *
 from .concept.persona import *
 from .bench.metrics import *
+from .inside.attention import *
