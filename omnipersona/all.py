@@ -22,3 +22,4 @@ from .concept.learn import *
 from .concept.replay import *
 from .concept.persona import *
 from .bench.metrics import *
+from .widgets.pieces import *
