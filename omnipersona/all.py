@@ -25,3 +25,4 @@ from .concept.replay import *
 from .concept.persona import *
 from .bench.metrics import *
 from .inside.attention import *
+from .widgets.pieces import *
