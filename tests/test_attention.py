@@ -48,3 +48,24 @@ def test_limits_and_choices(who):
 def test_pointing():
     mask = np.zeros((8, 8), bool); mask[:4, :4] = True
     assert pointing_game([[1, 0], [0, 0]], mask) and not pointing_game([[0, 1], [0, 0]], mask)
+
+# ---- photographs with a known outline -------------------------------------------------------------------------------
+def test_maps_of_a_photograph(bb, concept, world, char):
+    "The same numbers as attend's own recorder gives, for name, und and gen columns; the outline is the photograph's."
+    from omnipersona.inside.attention import photo_maps, pointing_by_layer, cells_on
+    from omnipersona.model.segments import Drawn, pack
+    from omnipersona.concept.names import request_segments
+    photo, p = world.photo(char, seed=5), Persona(bb, concept)
+    maps = photo_maps(p, photo, 'a photo of <maeve>', t=.5, seed=3)
+    prompts, _, q = request_segments(bb, 'a photo of <maeve>', p.concepts); z = bb.clean(photo.image)[0]; c = p.concepts['maeve']
+    b = pack([[*prompts, q, Drawn(z.x, z.grid, .5, bb.noise([3])[0])]], bb.model.special, bb.model.config.latent_channels, p.concepts.gen_ids)
+    seen = {}
+    with torch.no_grad(): bb.model(b, splice=p.concepts.splice, record=lambda layer: lambda w: seen.__setitem__(layer, w))
+    ids = torch.cat([b.ids, b.gen_ids], 1)[0].tolist(); rows = [b.ids.shape[1] + i for i in (b.latent_pos[0] >= 0).nonzero()[:, 0].tolist()]
+    for layer, w in seen.items():
+        for k, i in enumerate(c.ids):
+            want = w[0][:, rows][:, :, ids.index(i)].reshape(-1, *bb.grid); assert np.allclose(maps.weights[0, layer, :, k], want, atol=1e-5), (layer, k)
+    assert (maps.mask == np.asarray(photo.mask)).all()
+    t = pointing_by_layer([maps]); assert set(t) == {'und', 'gen', 'chance'} and t['chance'][0] == cells_on(photo.mask, bb.grid).mean()
+    mine = maps.weights.copy(); mine[:] = cells_on(photo.mask, bb.grid); maps.weights = mine
+    assert pointing_by_layer([maps])['gen'] == [1.]*mine.shape[1]

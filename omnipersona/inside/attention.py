@@ -10,12 +10,13 @@ import numpy as np, torch
 from PIL import Image
 from ..basics import OmniError, png_bytes
 from ..model.attend import rotate
-from ..model.segments import pack
+from ..model.segments import Drawn, pack
 from ..concept.names import request_segments, named
 from ..concept.persona import Result, Persona
 
 # %% auto #0
-__all__ = ['AttentionTrace', 'record', 'ConceptMaps', 'heat_png', 'concept_maps', 'pointing_game']
+__all__ = ['AttentionTrace', 'record', 'ConceptMaps', 'heat_png', 'concept_maps', 'maps_figure', 'pointing_game', 'photo_maps',
+           'cells_on', 'pointing_by_layer']
 
 # %% ../../nbs/inside/30_attention.ipynb #a7700004
 def _weights(attn, args, heads, q_at, k_at):
@@ -139,6 +140,21 @@ def _maps(bb, tr, c, name, picture):
     experts = ["name"]+["und"]*c.n_und+["gen"]*c.n_gen
     return ConceptMaps(w.reshape(*w.shape[:-1],*bb.grid),labels,experts,[e["t"] for e in tr.entries[::L]],picture)
 
+# %% ../../nbs/inside/30_attention.ipynb #691b64eb
+def maps_figure(maps:ConceptMaps, step=None):
+    "A matplotlib Figure: und tokens above, gen tokens below, one column for each layer."
+    import io, matplotlib.pyplot as plt
+    L = maps.weights.shape[1]
+    fig,axes = plt.subplots(2,L,figsize=(1.3*L,2.9),dpi=70,squeeze=False)
+    for row,expert in zip(axes,("und","gen")):
+        for layer,ax in enumerate(row):
+            m = maps.map(expert,step,layer)
+            ax.imshow(Image.open(io.BytesIO(heat_png(maps.picture,m,size=96)))); ax.set_axis_off()
+            ax.set_title(f"{expert}, layer {layer}\n{m.mean():.1%} of attention",fontsize=7)
+    fig.tight_layout()
+    plt.close(fig)
+    return fig
+
 # %% ../../nbs/inside/30_attention.ipynb #a7700009
 def pointing_game(map2d, mask) -> bool:
     "Does the map's largest cell lie mostly on the mask (pixels, bool)?"
@@ -146,3 +162,33 @@ def pointing_game(map2d, mask) -> bool:
     r,c = np.unravel_index(m.argmax(),m.shape)
     h,w = k.shape[0]//m.shape[0],k.shape[1]//m.shape[1]
     return bool(k[r*h:(r+1)*h,c*w:(c+1)*w].mean()>=.5)
+
+# %% ../../nbs/inside/30_attention.ipynb #f9bbf055
+def photo_maps(persona:Persona,
+               photo,         # with .image and .mask, such as `ToyWorld.photo` gives
+               request:str,   # what the photograph would be drawn for; names a learnt concept
+               t:float=.6,    # how much of it is noise
+               seed:int=0) -> ConceptMaps:
+    "Maps of one step on a photograph whose outline is known."
+    bb,cs = persona.bb,persona.concepts
+    prompts,_,q = request_segments(bb,request,cs)
+    name = named(request,cs)[1][0]; c,z = cs[name],bb.clean(photo.image)[0]
+    b = pack([[*prompts,q,Drawn(z.x,z.grid,t,bb.noise([seed])[0])]],bb.model.special,bb.model.config.latent_channels,cs.gen_ids).to(bb.device,bb.dtype)
+    ids = torch.cat([b.ids,b.gen_ids],1)[0].tolist(); at = [ids.index(i) for i in c.ids]
+    latents = lambda b,_: b.ids.shape[1]+(b.latent_pos[0]>=0).nonzero()[:,0]
+    with torch.no_grad(), record(bb,latents,lambda b,_: at,reduce=lambda w: w[0]) as tr: bb.model(b,splice=cs.splice)
+    maps = _maps(bb,tr,c,name,photo.image)
+    maps.mask = np.asarray(photo.mask)
+    return maps
+
+def cells_on(mask, grid) -> np.ndarray:
+    "Which cells of a (rows, columns) grid lie at least half on a mask."
+    k = np.asarray(mask,float); h,w = k.shape[0]//grid[0],k.shape[1]//grid[1]
+    return k[:h*grid[0],:w*grid[1]].reshape(grid[0],h,grid[1],w).mean((1,3))>=.5
+
+def pointing_by_layer(many:list) -> dict:
+    "{und, gen, chance: share of `ConceptMaps` with a mask whose largest cell is on it, for each layer}; chance is the share of cells that are."
+    layers = range(many[0].weights.shape[1])
+    hit = lambda e: [float(np.mean([pointing_game(m.map(e,layer=l),m.mask) for m in many])) for l in layers]
+    chance = float(np.mean([cells_on(m.mask,m.weights.shape[-2:]).mean() for m in many]))
+    return dict(und=hit("und"),gen=hit("gen"),chance=[chance]*len(layers))
