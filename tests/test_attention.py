@@ -1,5 +1,5 @@
 "Attention: recording changes nothing, maps are shares of attention, and mistakes are named."
-import numpy as np, pytest
+import numpy as np, pytest, torch
 from helpers import QUICK, same
 from omnipersona.basics import OmniError
 from omnipersona.concept.tokens import Concept
