@@ -25,4 +25,5 @@ from .concept.replay import *
 from .concept.persona import *
 from .bench.metrics import *
 from .inside.attention import *
+from .inside.knockout import *
 from .widgets.pieces import *
