@@ -27,3 +27,4 @@ from .bench.metrics import *
 from .inside.attention import *
 from .inside.knockout import *
 from .widgets.pieces import *
+from .widgets.explorers import *
