@@ -15,8 +15,8 @@ from ..concept.names import request_segments, named
 from ..concept.persona import Result, Persona
 
 # %% auto #0
-__all__ = ['AttentionTrace', 'record', 'ConceptMaps', 'heat_png', 'concept_maps', 'maps_figure', 'pointing_game', 'photo_maps',
-           'cells_on', 'pointing_by_layer']
+__all__ = ['AttentionTrace', 'record', 'ConceptMaps', 'heat_png', 'first_named', 'concept_maps', 'maps_figure', 'pointing_game',
+           'photo_maps', 'cells_on', 'pointing_by_layer']
 
 # %% ../../nbs/inside/30_attention.ipynb #a7700004
 def _weights(attn, args, heads, q_at, k_at):
@@ -114,13 +114,17 @@ def _columns(bb, segs, concept):
     first = [ids.index(i) for i in concept.ids if i in prompt]
     return first,len(ids)
 
+def first_named(request:str, concepts) -> tuple:
+    "(name, concept) of the first learnt concept that a request names. Raises OmniError for none."
+    names = named(request,concepts)[1]
+    if not names or not hasattr(concepts[names[0]],"ids"): raise OmniError(f"{request!r}: name a learnt concept, such as <{next(iter(concepts.items))}>")
+    return names[0],concepts[names[0]]
+
 def concept_maps(persona:Persona, request:str, seed=0, guidance="draw", drop="all", limit=512e6) -> tuple:  # Result, ConceptMaps
     "Draw, and record from each latent to each token of the first concept named (conditional branch). Raises OmniError for no learnt concept, or over `limit` bytes."
     bb,cs = persona.bb,persona.concepts
     prompts,text,q = request_segments(bb,request,cs)
-    names = named(request,cs)[1]
-    if not names or not hasattr(cs[names[0]],"ids"): raise OmniError(f"{request!r}: name a learnt concept, such as <maeve>")
-    c,g = cs[names[0]],bb.presets[guidance] if isinstance(guidance,str) else guidance
+    name,c = first_named(request,cs); g = bb.presets[guidance] if isinstance(guidance,str) else guidance
     at,M = _columns(bb,[*prompts,q],c)
     cf = bb.model.config
     need = g.num_timesteps*cf.num_hidden_layers*cf.num_attention_heads*len(at)*bb.grid[0]*bb.grid[1]*4
@@ -129,7 +133,7 @@ def concept_maps(persona:Persona, request:str, seed=0, guidance="draw", drop="al
     cols = lambda b,cache: [len(cache)-M+i for i in at]
     with record(bb,latents,cols,reduce=lambda w: w[0],limit=limit) as tr:
         result = persona.generate(request,seed,g,drop)
-    return result,_maps(bb,tr,c,names[0],result.image)
+    return result,_maps(bb,tr,c,name,result.image)
 
 def _maps(bb, tr, c, name, picture):
     "Entries of a trace, each (heads, latents, tokens), as ConceptMaps."
@@ -169,10 +173,10 @@ def photo_maps(persona:Persona,
                request:str,   # what the photograph would be drawn for; names a learnt concept
                t:float=.6,    # how much of it is noise
                seed:int=0) -> ConceptMaps:
-    "Maps of one step on a photograph whose outline is known."
+    "Maps of one step on a photograph whose outline is known. Raises OmniError for no learnt concept."
     bb,cs = persona.bb,persona.concepts
     prompts,_,q = request_segments(bb,request,cs)
-    name = named(request,cs)[1][0]; c,z = cs[name],bb.clean(photo.image)[0]
+    name,c = first_named(request,cs); z = bb.clean(photo.image)[0]
     b = pack([[*prompts,q,Drawn(z.x,z.grid,t,bb.noise([seed])[0])]],bb.model.special,bb.model.config.latent_channels,cs.gen_ids).to(bb.device,bb.dtype)
     ids = torch.cat([b.ids,b.gen_ids],1)[0].tolist(); at = [ids.index(i) for i in c.ids]
     latents = lambda b,_: b.ids.shape[1]+(b.latent_pos[0]>=0).nonzero()[:,0]

@@ -11,7 +11,7 @@ from ..model.segments import Text, pack
 from ..concept.tokens import Concept
 from ..concept.names import request_segments, named
 from ..concept.persona import Persona
-from .attention import record
+from .attention import first_named, record
 
 # %% auto #0
 __all__ = ['token_labels', 'knock_out', 'answer_logprob', 'answer_mass', 'answer_effects', 'rank_correlation', 'token_figure']
@@ -51,9 +51,7 @@ def answer_logprob(p:Persona, question:str, answer:str, image=None) -> float:
 @torch.no_grad()
 def answer_mass(p:Persona, question:str, answer:str, image=None) -> np.ndarray:  # (words and the end, tokens)
     "Attention from the place where each word of an answer is said to each token of the first concept named: summed over layers, mean over heads."
-    names = named(question,p.concepts)[1]
-    if not names: raise OmniError(f"{question!r}: name a concept, such as <{next(iter(p.concepts.items))}>")
-    c,b = p.concepts[names[0]],_batch(p,question,answer,image)
+    c,b = first_named(question,p.concepts)[1],_batch(p,question,answer,image)
     ids = torch.cat([b.ids,b.gen_ids],1)[0].tolist(); at = [ids.index(i) for i in c.ids]
     says = (b.labels[0]>=0).nonzero()[:,0].tolist()
     with record(p.bb,lambda *_: says,lambda *_: at,reduce=lambda w: w[0].mean(0)) as tr: p.bb.model(b,splice=p.concepts.splice)
@@ -61,13 +59,13 @@ def answer_mass(p:Persona, question:str, answer:str, image=None) -> np.ndarray: 
 
 def answer_effects(p:Persona, question:str, answer:str, image=None) -> np.ndarray:  # (tokens,)
     "By how much the log-probability of an answer falls without each token."
-    name = named(question,p.concepts)[1][0]; c = p.concepts[name]
+    name,c = first_named(question,p.concepts)
     others = [x for k,x in p.concepts.items.items() if k!=name]
     full = answer_logprob(p,question,answer,image)
     return np.array([full-answer_logprob(Persona(p.bb,[knock_out(c,i),*others]),question,answer,image) for i in range(len(c.rows))])
 
 def rank_correlation(a, b) -> float:
-    "Spearman's: the correlation of ranks, ties sharing theirs."
+    "Spearman's: the correlation of ranks, ties sharing theirs. nan where one of the two is constant."
     def rank(x):
         x = np.asarray(x,float); _,inverse,n = np.unique(x,return_inverse=True,return_counts=True)
         return (np.cumsum(n)-(n-1)/2)[inverse]

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/widgets/52_explorers.ipynb #ff2a87eb
 from __future__ import annotations
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from ..basics import OmniError, png_bytes
 from ..concept.replay import Replay, ReplayConfig, Trace, EXAMPLES, difference
 from .pieces import plain, picture_html, export_page
