@@ -24,3 +24,7 @@ from .concept.learn import *
 from .concept.replay import *
 from .concept.persona import *
 from .bench.metrics import *
+from .inside.attention import *
+from .inside.knockout import *
+from .widgets.pieces import *
+from .widgets.explorers import *

@@ -55,7 +55,7 @@ def test_of_two_concepts_only_the_one_that_is_named_is_asked(bb, world):
         assert t.question == f'what is the toy of <{name}> ?' and retrieval.tokens_read == alone.stages[1].tokens_read, t
 
 # What it should do and these weights do not yet: the kind of a fact is remembered, its colour is mixed up. Take the marks away when it does.
-not_yet = pytest.mark.xfail(strict=True, reason='the second weights mix up the colours of facts (README)')
+not_yet = pytest.mark.xfail(strict=True, reason='these weights mix up the colours of facts (README)')
 
 @not_yet
 def test_all_facts_but_one_are_right(replay, char):
@@ -73,7 +73,7 @@ def test_each_of_two_concepts_has_its_own_fact(bb, world):
     for name, c in (('ann', a), ('bo', b)):
         t, = r([f'a photo of the toy of <{name}>']); assert t.answer == c.facts['toy'], t
 
-@pytest.mark.xfail(strict=True, reason='a boat is no toy of this world, and the second weights rewrite it into one')
+@pytest.mark.xfail(strict=True, reason='a boat is no toy of this world, and these weights rewrite it into one')
 def test_an_answer_of_another_kind_is_written_as_it_is(replay):
     t, = replay([asks('toy')]); assert 'blue boat' in t.with_answer('a blue boat').prompt
 

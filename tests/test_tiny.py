@@ -25,12 +25,21 @@ def test_answers_about_pictures(tiny, world):
     assert np.mean([g == p.truth['color'] for g, p in zip(got, photos)]) >= .7, got
 
 def test_yes_no_questions_are_answered_with_yes_or_no(tiny, world):
-    "Whether they are right is another matter: these weights mostly guess (README)."
     photos = [world.photo(world.character(s), seed=s) for s in range(900, 912)]
     said = [t for t, _ in tiny.answer([[tiny.seen(x.image)[0], tiny.text('is the photo taken at the moon ?')] for x in photos], max_tokens=4)]
     assert set(said) <= {'yes', 'no'}, said
 
-@pytest.mark.xfail(strict=True, reason='yes/no questions are near chance with the second weights (19_pretrain); take this mark away when they are not')
+@pytest.mark.parametrize('about', ['color', 'place'])
+def test_a_given_word_is_compared(tiny, world, about):
+    "Half of the questions are to be affirmed, half denied: both, far above guessing."
+    photos = [world.photo(world.character(s), seed=s) for s in range(900, 924)]; rows, want = [], []
+    for i, x in enumerate(photos):
+        word = x.truth[about] if i % 2 else photos[i-1].truth[about] if photos[i-1].truth[about] != x.truth[about] else None
+        if word is None: continue
+        rows.append([tiny.seen(x.image)[0], tiny.text(f'is the photo taken at the {word} ?' if about == 'place' else f"is the {x.truth['species']} {word} ?")]); want.append(i % 2)
+    yes = (tiny.probability(rows, ['yes', 'no'])[:, 0] > .5).numpy(); want = np.array(want, bool)
+    assert (yes[want]).mean() >= .8 and (~yes[~want]).mean() >= .8, (yes, want)
+
 def test_it_says_no_as_well(tiny, world):
     photos = [world.photo(world.character(s), seed=s) for s in range(900, 912)]; no = lambda p: 'moon' if p.truth['place'] != 'moon' else 'beach'
     p = tiny.probability([[tiny.seen(x.image)[0], tiny.text(f'is the photo taken at the {no(x)} ?')] for x in photos], ['yes', 'no'])
