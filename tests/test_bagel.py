@@ -4,11 +4,11 @@ import pytest, torch
 from helpers import *
 from omnipersona.basics import OmniError
 from omnipersona.model.backbone import load_backbone, find_backbone
-from omnipersona.model.official import random_official, Fit
+from omnipersona.model.official import random_official
 from omnipersona.model.segments import pack, Drawn
 from omnipersona.model.mot import image_loss
 from omnipersona.concept.tokens import Concept
-from omnipersona.concept.tasks import ConceptData, Encoded, samples
+from omnipersona.concept.tasks import ConceptData, samples
 from omnipersona.concept.learn import Learner, learn, task_losses
 from omnipersona.concept.persona import Persona
 
