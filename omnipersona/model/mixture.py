@@ -13,8 +13,8 @@ from .flow import shift_time
 from .encoders import Shard, SOLO, LOOK, EDIT0
 
 # %% auto #0
-__all__ = ['DRAWING', 'COMPARING', 'TALKING', 'GROUPS', 'STAGES', 'Mixture', 'facts_text', 'edit_requests', 'any_request',
-           'plain_request', 'parsed', 'facts_asked', 'text_sample', 'batches']
+__all__ = ['DRAWING', 'COMPARING', 'TALKING', 'LOOKING', 'GROUPS', 'STAGES', 'Mixture', 'facts_text', 'edit_requests',
+           'any_request', 'plain_request', 'parsed', 'facts_asked', 'text_sample', 'batches']
 
 # %% ../../nbs/model/18_mixture.ipynb #18533d04
 class _Sampler:
@@ -209,8 +209,9 @@ def text_sample(m) -> list:
 DRAWING = dict(t2i=(64,dict(t2i=1.)), text=(4,dict(text=1.)))
 COMPARING = dict(talk=(16,dict(colors=1.)))
 TALKING = dict(talk=(16,dict(yesno=.4,colors=.05,vqa=.2,know=.1,words=.05,text=.2)), who=(6,dict(recognise=1.)))
-GROUPS = dict(t2i=(28,dict(t2i=1.)), context=(10,dict(edit=.6,subject=.4)), talk=(6,dict(vqa=.3,yesno=.3,recognise=.3,know=.1)), text=(8,dict(text=1.)))
-STAGES = ((1650,DRAWING),(250,COMPARING),(1500,TALKING))      # (steps, groups) before the mixture GROUPS
+LOOKING = dict(looks=(14,dict(looks=1.)), talk=(4,dict(vqa=.5,yesno=.4,know=.1)))
+GROUPS = dict(t2i=(48,dict(t2i=1.)), context=(14,dict(edit=.55,subject=.45)), talk=(8,dict(vqa=.35,yesno=.55,know=.1)), who=(8,dict(looks=.6,recognise=.4)), text=(6,dict(text=1.)))
+STAGES = ((1650,DRAWING),(250,COMPARING),(1500,TALKING),(900,LOOKING))      # (steps, groups) before the mixture GROUPS
 
 def batches(mix:Mixture, groups=GROUPS) -> dict:
     "One packed batch per group, homogeneous in task so that little is padding."
