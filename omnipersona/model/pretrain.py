@@ -149,6 +149,7 @@ class Trainer(_Copies,_Checkpoints):
         for b in bs.values(): b.to("cpu",self.dtype)
         losses = pretrain_losses(self.model, bs, self.aligner, self.reader)
         sum(self.weights.get(k,1.)*v for k,v in losses.items()).backward()
+        if not any((b.mse_weight>0).any() for b in bs.values()): self._rest()
         self._gradients()
         self.opt.step()
         self._publish()
@@ -156,6 +157,10 @@ class Trainer(_Copies,_Checkpoints):
         d = min(self.decay, self.step/(self.step+20))
         if self.rank==0: torch._foreach_lerp_(list(self.ema.values()), [p.detach() for p in self.params.values()], 1-d)
         for k,v in losses.items(): self.sums.setdefault(k,[]).append(float(v.detach()))
+    def _rest(self):
+        "Where nothing is drawn, what draws is not changed either: the generation expert also reads the clean pictures of a context, and would soon read them only."
+        for k,p in self.live.items():
+            if "moe_gen" in k or k.startswith(("vae2llm","llm2vae","time_embedder")): p.grad = None
     def _fit_schedule(self, left, pace):
         "Let the cool-down end after `left` seconds, unless it has begun."
         steps = torch.tensor(self.step+int(left/pace))
