@@ -26,5 +26,6 @@ from .concept.persona import *
 from .bench.metrics import *
 from .inside.attention import *
 from .inside.knockout import *
+from .inside.flow import *
 from .widgets.pieces import *
 from .widgets.explorers import *
