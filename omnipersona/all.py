@@ -27,5 +27,7 @@ from .bench.metrics import *
 from .inside.attention import *
 from .inside.knockout import *
 from .inside.flow import *
+from .inside.sources import *
+from .inside.picture_effects import *
 from .widgets.pieces import *
 from .widgets.explorers import *
