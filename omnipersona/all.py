@@ -31,3 +31,5 @@ from .inside.sources import *
 from .inside.picture_effects import *
 from .widgets.pieces import *
 from .widgets.explorers import *
+from .widgets.attention_page import *
+from .widgets.attention_explorer import *
