@@ -15,9 +15,9 @@ from ..concept.names import request_segments, named
 from ..concept.persona import Result, Persona
 
 # %% auto #0
-__all__ = ['AttentionTrace', 'record', 'ConceptMaps', 'heat_png', 'first_named', 'drawn_grid', 'chosen_guidance', 'DrawingSteps',
-           'maps_bytes', 'concept_maps', 'maps_figure', 'pointing_game', 'photo_maps', 'cells_on', 'pointing_by_layer',
-           'best_iou', 'shuffled_iou', 'iou_by_layer']
+__all__ = ['AttentionTrace', 'record', 'ConceptMaps', 'heat_image', 'heat_png', 'first_named', 'drawn_grid', 'chosen_guidance',
+           'DrawingSteps', 'maps_bytes', 'concept_maps', 'maps_figure', 'pointing_game', 'photo_maps', 'cells_on',
+           'pointing_by_layer', 'best_iou', 'shuffled_iou', 'iou_by_layer']
 
 # %% ../../nbs/inside/30_attention.ipynb #a7700004
 def _query_keys(attn, args):
@@ -117,15 +117,18 @@ class ConceptMaps:
         raise OmniError(f"token={token!r}: None, 'und', 'gen' or a number from 0 to {len(self.labels)-1}")
 
 # %% ../../nbs/inside/30_attention.ipynb #a7700008
-def heat_png(picture:Image.Image, map2d,  # (rows, cols)
-             opacity=.6, size=256) -> bytes:
-    "PNG of a map over a picture: red where the map is largest; each map is scaled to its own range."
+def heat_image(picture:Image.Image, map2d,  # (rows, cols)
+               opacity=.6, size=256) -> Image.Image:
+    "A map over a picture: red where the map is largest; each map is scaled to its own range."
     m = np.asarray(map2d,float)
     m = (m-m.min())/max(m.max()-m.min(),1e-12)
     heat = Image.fromarray((m*255).astype(np.uint8)).resize((size,size),Image.BICUBIC)
-    a = np.asarray(heat,float)[...,None]/255*opacity
-    base = np.asarray(picture.convert("RGB").resize((size,size),Image.NEAREST),float)
-    return png_bytes(Image.fromarray((base*(1-a)+np.array([255,40,0])*a).astype(np.uint8)))
+    base = picture.convert("RGB").resize((size,size),Image.NEAREST)
+    return Image.composite(Image.new("RGB",(size,size),(255,40,0)),base,heat.point(lambda v: v*opacity))
+
+def heat_png(picture:Image.Image, map2d, opacity=.6, size=256) -> bytes:
+    "`heat_image` as the bytes of a PNG file."
+    return png_bytes(heat_image(picture,map2d,opacity,size))
 
 def first_named(request:str, concepts) -> tuple:
     "(name, concept) of the first learnt concept that a request names. Raises OmniError for none."
