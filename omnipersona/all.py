@@ -26,5 +26,10 @@ from .concept.persona import *
 from .bench.metrics import *
 from .inside.attention import *
 from .inside.knockout import *
+from .inside.flow import *
+from .inside.sources import *
+from .inside.picture_effects import *
 from .widgets.pieces import *
 from .widgets.explorers import *
+from .widgets.attention_page import *
+from .widgets.attention_explorer import *

@@ -5,7 +5,7 @@
 # %% ../../nbs/inside/30_attention.ipynb #a7700002
 from __future__ import annotations
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 import numpy as np, torch
 from PIL import Image
 from ..basics import OmniError, png_bytes
@@ -15,21 +15,30 @@ from ..concept.names import request_segments, named
 from ..concept.persona import Result, Persona
 
 # %% auto #0
-__all__ = ['AttentionTrace', 'record', 'ConceptMaps', 'heat_png', 'first_named', 'concept_maps', 'maps_figure', 'pointing_game',
-           'photo_maps', 'cells_on', 'pointing_by_layer']
+__all__ = ['AttentionTrace', 'record', 'ConceptMaps', 'heat_image', 'heat_png', 'first_named', 'drawn_grid', 'chosen_guidance',
+           'DrawingSteps', 'maps_bytes', 'concept_maps', 'maps_figure', 'pointing_game', 'photo_maps', 'cells_on',
+           'pointing_by_layer', 'best_iou', 'shuffled_iou', 'iou_by_layer']
 
 # %% ../../nbs/inside/30_attention.ipynb #a7700004
-def _weights(attn, args, heads, q_at, k_at):
-    "Attention weights (B, heads, queries, keys) from what a `MoTAttention` is given, of the asked-for rows only."
-    u,g,cos,sin,mask,layer,cache = args[:7]
+def _query_keys(attn, args):
+    "Rotated queries and keys (B, heads, L or M, dim), cached keys first, of what a `MoTAttention` is given."
+    u,g,cos,sin,_,layer,cache = args[:7]
     parts = [attn._qkv(x,s) for x,s in ((u,""),(g,"_moe_gen")) if x.shape[1]]
     q,k,v = (torch.cat(p,1).transpose(1,2) for p in zip(*parts))
     q,k = rotate(q,cos,sin).to(v.dtype),rotate(k,cos,sin).to(v.dtype)
     if cache is not None: k,_ = cache.join(layer,k,v)
-    if k.shape[1]!=q.shape[1]: k = k.repeat_interleave(q.shape[1]//k.shape[1],1)
-    if heads is not None: q,k = q[:,heads],k[:,heads]
+    return q,(k.repeat_interleave(q.shape[1]//k.shape[1],1) if k.shape[1]!=q.shape[1] else k)
+
+def _softmax_rows(q, k, mask, q_at):
+    "Weights (B, heads, queries, keys) of some queries over all keys."
     s = (q[:,:,q_at]*q.shape[-1]**-.5).float()@k.float().transpose(-1,-2)
-    w = s.masked_fill(~mask[:,None,q_at],-torch.inf).softmax(-1)
+    return s.masked_fill(~mask[:,None,q_at],-torch.inf).softmax(-1)
+
+def _weights(attn, args, heads, q_at, k_at):
+    "Attention weights (B, heads, queries, keys) of the asked-for rows only."
+    q,k = _query_keys(attn,args)
+    if heads is not None: q,k = q[:,heads],k[:,heads]
+    w = _softmax_rows(q,k,args[4],q_at)
     return w if k_at is None else w[...,k_at]
 
 # %% ../../nbs/inside/30_attention.ipynb #a7700005
@@ -69,6 +78,14 @@ def record(bb,
         for h in hooks: h.remove()
 
 # %% ../../nbs/inside/30_attention.ipynb #a7700007
+def _part(w, axis, name, i, numbers=None):
+    "One step, layer or head of `w`, or all; the axis stays."
+    if i is None: return w
+    numbers = list(range(w.shape[axis])) if numbers is None else list(numbers)
+    at = numbers.index(i) if i in numbers else len(numbers)+i if -len(numbers)<=i<0 else None
+    if at is None: raise OmniError(f"{name}={i}: there are {w.shape[axis]}; one of {', '.join(map(str,numbers))}")
+    return w[(slice(None),)*axis+(slice(at,at+1),)]
+
 @dataclass
 class ConceptMaps:
     "Attention from each patch to each concept token. Attention is not explanation."
@@ -77,18 +94,22 @@ class ConceptMaps:
     experts:list        # 'name', 'und' or 'gen', for each token
     times:list          # t of each step
     picture:Image.Image # what the maps lie on
-    mask:np.ndarray|None=None  # true outline, if known
+    mask:np.ndarray|None=None     # true outline, if known
+    layers:list|None=None         # their numbers; None: all
+    rollout:np.ndarray|None=None  # (steps, tokens, rows, cols), see `with_rollout`
+    states:list=field(default_factory=list,repr=False)  # (t, latents (N, C)) of each step
     def map(self, token=None,  # a number, 'und', 'gen', or None: all
             step=None, layer=None, head=None,  # a number each, or None: all
-            how="mean") -> np.ndarray:         # (rows, cols); over steps, layers, heads: 'mean' or 'max'; tokens are added up
-        "One map. Raises OmniError for what does not exist."
-        if how not in ("mean","max"): raise OmniError(f"how={how!r}: one of mean, max")
-        w = self.weights
-        for axis,(name,i) in enumerate((("step",step),("layer",layer),("head",head))):
-            if i is None: continue
-            if not -w.shape[axis]<=i<w.shape[axis]: raise OmniError(f"{name}={i}: there are {w.shape[axis]}; count from 0")
-            w = np.take(w,[i],axis)
+            how="mean") -> np.ndarray:         # (rows, cols); over steps, layers, heads: 'mean', 'max' or 'rollout'; tokens are added up
+        "One map. A rollout goes through all layers and heads. Raises OmniError for what does not exist."
+        if how not in ("mean","max","rollout"): raise OmniError(f"how={how!r}: one of mean, max, rollout")
+        if how=="rollout": return self._rolled(token,step,layer,head)
+        w = _part(_part(_part(self.weights,0,"step",step),1,"layer",layer,self.layers),2,"head",head)
         return getattr(w[:,:,:,self._tokens(token)].sum(3),how)((0,1,2))
+    def _rolled(self, token, step, layer, head):
+        if self.rollout is None: raise OmniError("how='rollout': was not computed; see with_rollout")
+        if layer is not None or head is not None: raise OmniError("how='rollout': goes through all layers and heads; leave layer and head out")
+        return _part(self.rollout,0,"step",step)[:,self._tokens(token)].sum(1).mean(0)
     def _tokens(self, token):
         if token is None: return list(range(len(self.labels)))
         if token in ("und","gen"): return [i for i,e in enumerate(self.experts) if e==token]
@@ -96,23 +117,18 @@ class ConceptMaps:
         raise OmniError(f"token={token!r}: None, 'und', 'gen' or a number from 0 to {len(self.labels)-1}")
 
 # %% ../../nbs/inside/30_attention.ipynb #a7700008
-def heat_png(picture:Image.Image, map2d,  # (rows, cols)
-             opacity=.6, size=256) -> bytes:
-    "PNG of a map over a picture: red where the map is largest; each map is scaled to its own range."
+def heat_image(picture:Image.Image, map2d,  # (rows, cols)
+               opacity=.6, size=256) -> Image.Image:
+    "A map over a picture: red where the map is largest; each map is scaled to its own range."
     m = np.asarray(map2d,float)
     m = (m-m.min())/max(m.max()-m.min(),1e-12)
     heat = Image.fromarray((m*255).astype(np.uint8)).resize((size,size),Image.BICUBIC)
-    a = np.asarray(heat,float)[...,None]/255*opacity
-    base = np.asarray(picture.convert("RGB").resize((size,size),Image.NEAREST),float)
-    return png_bytes(Image.fromarray((base*(1-a)+np.array([255,40,0])*a).astype(np.uint8)))
+    base = picture.convert("RGB").resize((size,size),Image.NEAREST)
+    return Image.composite(Image.new("RGB",(size,size),(255,40,0)),base,heat.point(lambda v: v*opacity))
 
-def _columns(bb, segs, concept):
-    "Where a concept's tokens stand among the keys of a context, and how long it is."
-    b = pack([segs],bb.model.special,bb.model.config.latent_channels,concept.gen_ids)
-    ids = torch.cat([b.ids,b.gen_ids],1)[0].tolist()
-    prompt = segs[0].ids
-    first = [ids.index(i) for i in concept.ids if i in prompt]
-    return first,len(ids)
+def heat_png(picture:Image.Image, map2d, opacity=.6, size=256) -> bytes:
+    "`heat_image` as the bytes of a PNG file."
+    return png_bytes(heat_image(picture,map2d,opacity,size))
 
 def first_named(request:str, concepts) -> tuple:
     "(name, concept) of the first learnt concept that a request names. Raises OmniError for none."
@@ -120,38 +136,84 @@ def first_named(request:str, concepts) -> tuple:
     if not names or not hasattr(concepts[names[0]],"ids"): raise OmniError(f"{request!r}: name a learnt concept, such as <{next(iter(concepts.items))}>")
     return names[0],concepts[names[0]]
 
-def concept_maps(persona:Persona, request:str, seed=0, guidance="draw", drop="all", limit=512e6) -> tuple:  # Result, ConceptMaps
-    "Draw, and record from each latent to each token of the first concept named (conditional branch). Raises OmniError for no learnt concept, or over `limit` bytes."
-    bb,cs = persona.bb,persona.concepts
-    prompts,text,q = request_segments(bb,request,cs)
-    name,c = first_named(request,cs); g = bb.presets[guidance] if isinstance(guidance,str) else guidance
-    at,M = _columns(bb,[*prompts,q],c)
-    cf = bb.model.config
-    need = g.num_timesteps*cf.num_hidden_layers*cf.num_attention_heads*len(at)*bb.grid[0]*bb.grid[1]*4
-    if need>limit: raise OmniError(f"these maps need {need/1e6:.0f} MB, the limit is {limit/1e6:.0f}; take fewer steps or raise limit")
-    latents = lambda b,cache: b.ids.shape[1]+(b.latent_pos[0]>=0).nonzero()[:,0] if len(b.latent_pos[0]) and (b.latent_pos[0]>=0).any() else None
-    cols = lambda b,cache: [len(cache)-M+i for i in at]
-    with record(bb,latents,cols,reduce=lambda w: w[0],limit=limit) as tr:
-        result = persona.generate(request,seed,g,drop)
-    return result,_maps(bb,tr,c,name,result.image)
+def drawn_grid(bb, source=None) -> tuple:
+    "(rows, columns) of latent tokens of a drawing, or of an edit of `source`."
+    if source is None: return bb.grid
+    d = bb.model.config.latent_downsample*bb.model.config.latent_patch_size
+    return tuple(s//d for s in bb.pixels(source)[0].shape[-2:])
 
-def _maps(bb, tr, c, name, picture):
+def chosen_guidance(bb, guidance, source=None):
+    "A Guidance: the one given, the preset of that name, or the preset for drawing or editing."
+    g = guidance or ("draw" if source is None else "edit")
+    return bb.presets[g] if isinstance(g,str) else g
+
+class DrawingSteps:
+    "Queries for `record`: the latents of every `every`-th step of a drawing. Keeps the batch of its context, which is read first, and the latents."
+    def __init__(self, every=1): self.every,self.context,self.states,self.n,self.t = every,None,[],-1,None
+    def __call__(self, b, cache):
+        if cache is None or not len(cache):
+            self.context = self.context or b
+            return None
+        at,t = (b.latent_pos[0]>=0).nonzero()[:,0],float(b.t.max())
+        if t!=self.t:
+            self.t,self.n = t,self.n+1
+            if self.n%self.every==0: self.states.append((t,b.x[0,at].float().cpu()))
+        return None if self.n%self.every else b.ids.shape[1]+at
+    def keys(self, slots):
+        "Keys for `record`: those `slots(context batch)` [und | gen] of what was read before."
+        def at(b, cache):
+            M = self.context.ids.shape[1]+self.context.gen_ids.shape[1]
+            return [len(cache)-M+i for i in slots(self.context)]
+        return at
+
+def _slots_of(c): return lambda b: [torch.cat([b.ids,b.gen_ids],1)[0].tolist().index(i) for i in c.ids]
+
+def maps_bytes(persona:Persona, request:str, guidance=None, source=None, layers=None, heads=None, every=1) -> int:
+    "How many bytes `concept_maps` will keep of such a drawing. Raises OmniError for no learnt concept."
+    bb,cf = persona.bb,persona.bb.model.config; rows,cols = drawn_grid(bb,source)
+    L = cf.num_hidden_layers if layers is None else len(layers)
+    H = 1 if heads=="mean" else cf.num_attention_heads if heads is None else len(heads)
+    steps = -(-(chosen_guidance(bb,guidance,source).num_timesteps-1)//every)
+    return steps*L*H*len(first_named(request,persona.concepts)[1].ids)*rows*cols*4
+
+def _within(need, limit):
+    if need>limit: raise OmniError(f"these maps need {need/1e6:.0f} MB, the limit is {limit/1e6:.0f}; name fewer layers or heads, heads='mean', every=4, or raise limit")
+
+def concept_maps(persona:Persona, request:str, seed=0,
+                 guidance=None,  # Guidance, the name of a preset, or None: the backbone's own
+                 drop="all",     # of a drawing, see `contexts`
+                 limit=512e6,    # bytes kept at most, see `maps_bytes`
+                 source=None,    # a picture to edit
+                 layers=None,    # numbers; None: all
+                 heads=None,     # numbers, None: all, or 'mean'
+                 every=1,        # record every n-th step
+) -> tuple:                      # Result, ConceptMaps
+    "Draw or edit, and record from each latent to each token of the first concept named (conditional branch). Raises OmniError for no learnt concept, and before anything is drawn if it would take over `limit` bytes."
+    bb,g = persona.bb,chosen_guidance(persona.bb,guidance,source)
+    name,c = first_named(request,persona.concepts)
+    _within(maps_bytes(persona,request,g,source,layers,heads,every),limit)
+    look = DrawingSteps(every); mean = heads=="mean"
+    with record(bb,look,look.keys(_slots_of(c)),layers,None if mean else heads,lambda w: w[0].mean(0,keepdim=True) if mean else w[0],limit) as tr:
+        result = persona.generate(request,seed,g,drop) if source is None else persona.edit(source,request,seed,g)
+    return result,_maps(bb,tr,c,name,result.image,drawn_grid(bb,source),layers,look.states)
+
+def _maps(bb, tr, c, name, picture, grid, layers=None, states=()):
     "Entries of a trace, each (heads, latents, tokens), as ConceptMaps."
-    L = bb.model.config.num_hidden_layers
+    layers = sorted(range(bb.model.config.num_hidden_layers) if layers is None else layers)
     w = np.stack([e["weights"] for e in tr.entries])
-    w = w.reshape(-1,L,*w.shape[1:]).swapaxes(-1,-2)
+    w = w.reshape(-1,len(layers),*w.shape[1:]).swapaxes(-1,-2)
     labels = [f"<{name}>"]+[f"und {i+1}" for i in range(c.n_und)]+[f"gen {i+1}" for i in range(c.n_gen)]
     experts = ["name"]+["und"]*c.n_und+["gen"]*c.n_gen
-    return ConceptMaps(w.reshape(*w.shape[:-1],*bb.grid),labels,experts,[e["t"] for e in tr.entries[::L]],picture)
+    return ConceptMaps(w.reshape(*w.shape[:-1],*grid),labels,experts,[e["t"] for e in tr.entries[::len(layers)]],picture,layers=layers,states=list(states))
 
 # %% ../../nbs/inside/30_attention.ipynb #691b64eb
 def maps_figure(maps:ConceptMaps, step=None):
     "A matplotlib Figure: und tokens above, gen tokens below, one column for each layer."
     import io, matplotlib.pyplot as plt
-    L = maps.weights.shape[1]
-    fig,axes = plt.subplots(2,L,figsize=(1.3*L,2.9),dpi=70,squeeze=False)
+    layers = maps.layers or range(maps.weights.shape[1])
+    fig,axes = plt.subplots(2,len(layers),figsize=(1.3*len(layers),2.9),dpi=70,squeeze=False)
     for row,expert in zip(axes,("und","gen")):
-        for layer,ax in enumerate(row):
+        for layer,ax in zip(layers,row):
             m = maps.map(expert,step,layer)
             ax.imshow(Image.open(io.BytesIO(heat_png(maps.picture,m,size=96)))); ax.set_axis_off()
             ax.set_title(f"{expert}, layer {layer}\n{m.mean():.1%} of attention",fontsize=7)
@@ -177,11 +239,11 @@ def photo_maps(persona:Persona,
     bb,cs = persona.bb,persona.concepts
     prompts,_,q = request_segments(bb,request,cs)
     name,c = first_named(request,cs); z = bb.clean(photo.image)[0]
-    b = pack([[*prompts,q,Drawn(z.x,z.grid,t,bb.noise([seed])[0])]],bb.model.special,bb.model.config.latent_channels,cs.gen_ids).to(bb.device,bb.dtype)
-    ids = torch.cat([b.ids,b.gen_ids],1)[0].tolist(); at = [ids.index(i) for i in c.ids]
-    latents = lambda b,_: b.ids.shape[1]+(b.latent_pos[0]>=0).nonzero()[:,0]
-    with torch.no_grad(), record(bb,latents,lambda b,_: at,reduce=lambda w: w[0]) as tr: bb.model(b,splice=cs.splice)
-    maps = _maps(bb,tr,c,name,photo.image)
+    noise = torch.randn(z.x.shape,generator=torch.Generator().manual_seed(seed)).to(z.x)
+    b = pack([[*prompts,q,Drawn(z.x,z.grid,t,noise)]],bb.model.special,bb.model.config.latent_channels,cs.gen_ids).to(bb.device,bb.dtype)
+    lat = (b.latent_pos[0]>=0).nonzero()[:,0]; at = _slots_of(c)(b)
+    with torch.no_grad(), record(bb,lambda *_: b.ids.shape[1]+lat,lambda *_: at,reduce=lambda w: w[0]) as tr: bb.model(b,splice=cs.splice)
+    maps = _maps(bb,tr,c,name,photo.image,z.grid,states=[(t,b.x[0,lat].float().cpu())])
     maps.mask = np.asarray(photo.mask)
     return maps
 
@@ -192,7 +254,32 @@ def cells_on(mask, grid) -> np.ndarray:
 
 def pointing_by_layer(many:list) -> dict:
     "{und, gen, chance: share of `ConceptMaps` with a mask whose largest cell is on it, for each layer}; chance is the share of cells that are."
-    layers = range(many[0].weights.shape[1])
+    layers = many[0].layers or range(many[0].weights.shape[1])
     hit = lambda e: [float(np.mean([pointing_game(m.map(e,layer=l),m.mask) for m in many])) for l in layers]
     chance = float(np.mean([cells_on(m.mask,m.weights.shape[-2:]).mean() for m in many]))
     return dict(und=hit("und"),gen=hit("gen"),chance=[chance]*len(layers))
+
+# %% ../../nbs/inside/30_attention.ipynb #4573ea63
+def best_iou(map2d, mask) -> tuple:  # (IoU, threshold)
+    "IoU of the cells at or over a threshold with the cells on the mask, at the best threshold; cells as in `cells_on`. Raises OmniError where no cell is on it."
+    m = np.asarray(map2d,float); on = cells_on(mask,m.shape).ravel(); order = np.argsort(-m.ravel(),kind="stable")
+    if not on.any(): raise OmniError("best_iou: no cell lies half on the mask; use a finer map or a larger mask")
+    v = m.ravel()[order]; n = np.arange(1,len(v)+1); inside = on[order].cumsum()
+    iou = np.where(np.append(v[1:]<v[:-1],True),inside/(n+on.sum()-inside),0)   # equal values stand or fall together
+    return float(iou.max()),float(v[iou.argmax()])
+
+def shuffled_iou(map2d, mask, n=50, seed=0) -> float:
+    "Mean `best_iou` of the map with its cells in random order: what chance gives."
+    r,m = np.random.default_rng(seed),np.asarray(map2d)
+    return float(np.mean([best_iou(r.permutation(m.ravel()).reshape(m.shape),mask)[0] for _ in range(n)]))
+
+def iou_by_layer(many:list) -> dict:
+    "{und, gen: mean `best_iou` of `ConceptMaps` with a mask, for each layer; shuffled, and other: of the gen maps against the next photograph's mask}. Raises OmniError for fewer than two."
+    if len(many)<2: raise OmniError("iou_by_layer: at least two photographs are needed, to hold maps against another's mask")
+    layers = many[0].layers or range(many[0].weights.shape[1])
+    mean = lambda f: [float(np.mean([f(m.map(e,layer=l),k.mask) for m,k in pairs])) for l in layers]
+    out,pairs = {},[(m,m) for m in many]
+    for e in ("und","gen"): out[e] = mean(lambda a,k: best_iou(a,k)[0])
+    out["shuffled"] = mean(lambda a,k: shuffled_iou(a,k,8))
+    pairs = [(m,k) for m,k in zip(many,many[1:]+many[:1])]
+    return out|{"other":mean(lambda a,k: best_iou(a,k)[0])}

@@ -14,7 +14,8 @@ from ..concept.persona import Persona
 from .attention import first_named, record
 
 # %% auto #0
-__all__ = ['token_labels', 'knock_out', 'answer_logprob', 'answer_mass', 'answer_effects', 'rank_correlation', 'token_figure']
+__all__ = ['token_labels', 'knock_out', 'answer_logprob', 'answer_mass', 'swapped_in', 'answer_effects', 'rank_correlation',
+           'token_figure', 'word_figure']
 
 # %% ../../nbs/inside/31_knockout.ipynb #b6b09db2
 def token_labels(c:Concept) -> list:
@@ -57,12 +58,15 @@ def answer_mass(p:Persona, question:str, answer:str, image=None) -> np.ndarray: 
     with record(p.bb,lambda *_: says,lambda *_: at,reduce=lambda w: w[0].mean(0)) as tr: p.bb.model(b,splice=p.concepts.splice)
     return np.sum([e["weights"] for e in tr.entries],0)
 
+def swapped_in(p:Persona, name:str, c:Concept) -> Persona:
+    "A persona that has `c` in the place, and the slot, of the concept called `name`."
+    return Persona(p.bb,[c if k==name else x for k,x in p.concepts.items.items()])
+
 def answer_effects(p:Persona, question:str, answer:str, image=None) -> np.ndarray:  # (tokens,)
     "By how much the log-probability of an answer falls without each token."
     name,c = first_named(question,p.concepts)
-    others = [x for k,x in p.concepts.items.items() if k!=name]
     full = answer_logprob(p,question,answer,image)
-    return np.array([full-answer_logprob(Persona(p.bb,[knock_out(c,i),*others]),question,answer,image) for i in range(len(c.rows))])
+    return np.array([full-answer_logprob(swapped_in(p,name,knock_out(c,i)),question,answer,image) for i in range(len(c.rows))])
 
 def rank_correlation(a, b) -> float:
     "Spearman's: the correlation of ranks, ties sharing theirs. nan where one of the two is constant."
@@ -80,6 +84,21 @@ def token_figure(mass, effect, labels:list):
         ax.bar(range(len(y)),y,color=["#444"]+["#48c" if l.startswith("und") else "#e83" for l in labels[1:]])
         ax.set_title(title,fontsize=8); ax.tick_params(labelsize=7)
     axes[1].set_xticks(range(len(labels)),[l.replace("$","\\$") for l in labels],rotation=90,fontsize=6)
+    fig.tight_layout()
+    plt.close(fig)
+    return fig
+
+# %% ../../nbs/inside/31_knockout.ipynb #b372cf85
+def word_figure(mass,          # (words and the end, tokens), from `answer_mass`
+                words:list,    # of the answer; the end is added
+                labels:list):  # of the tokens
+    "A matplotlib Figure: from the place of each word of an answer to each concept token, each row scaled to its own maximum."
+    import matplotlib.pyplot as plt
+    m = np.asarray(mass,float); rows = [w.replace("$","\\$") for w in words]+["(end)"]
+    if m.shape!=(len(rows),len(labels)): raise OmniError(f"word_figure: a table of {m.shape} does not fit {len(rows)} words with their end, and {len(labels)} tokens")
+    fig,ax = plt.subplots(figsize=(9,.9+.3*len(rows)),dpi=70)
+    ax.imshow(m/m.max(1,keepdims=True).clip(1e-12),cmap="Blues",aspect="auto",vmin=0,vmax=1)
+    ax.set_yticks(range(len(rows)),rows,fontsize=8); ax.set_xticks(range(len(labels)),[l.replace("$","\\$") for l in labels],rotation=90,fontsize=6)
     fig.tight_layout()
     plt.close(fig)
     return fig
