@@ -82,10 +82,10 @@ bench-replay: $(READY)
 bench-recipes: $(READY)
 	$(BIN)/python -c 'from omnipersona.bench.main_bench import compare; compare()'
 
-# BAGEL's real size, random weights in four bits: about 11 GB of memory. Not in CI.
 bench-attention: $(READY)
 	$(BIN)/python -c 'from omnipersona.bench.attention_bench import main; main()'
 
+# BAGEL's real size, random weights in four bits: about 11 GB of memory. Not in CI.
 bench-7b: $(READY)
 	$(BIN)/python -c 'from omnipersona.bench.big_bench import main; main()'
 

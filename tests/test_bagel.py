@@ -1,14 +1,14 @@
 "The official layout from a user's side: one entrance, fewer bits, concepts on it, memory that fits."
-import sys
+from dataclasses import replace
 import pytest, torch
 from helpers import *
 from omnipersona.basics import OmniError
 from omnipersona.model.backbone import load_backbone, find_backbone
-from omnipersona.model.official import random_official, Fit
+from omnipersona.model.official import random_official
 from omnipersona.model.segments import pack, Drawn
 from omnipersona.model.mot import image_loss
 from omnipersona.concept.tokens import Concept
-from omnipersona.concept.tasks import ConceptData, Encoded, samples
+from omnipersona.concept.tasks import ConceptData, samples
 from omnipersona.concept.learn import Learner, learn, task_losses
 from omnipersona.concept.persona import Persona
 
@@ -110,12 +110,49 @@ def test_a_fixed_batch_is_learnt(loaded, data):
     for _ in range(12): L.opt.param_groups[0]['lr'] = .02; L.opt.zero_grad(); total().backward(); L.opt.step()
     assert float(total().detach()) < first - .05
 
-@pytest.mark.parametrize('kind', ['dog6', 'teapot'])
-def test_real_photographs(shared, folder, kind):
-    four = load_backbone(folder, torch.float32, 'cpu', quant='nf4')
-    data = ConceptData.from_folder(shared/'photos'/kind); c = learn(four, data, 'rex', recipe=SHORT, progress=False)
-    assert torch.isfinite(c.rows).all() and c.summary['steps'] == 6
-    assert isinstance(Persona(four, c).ask('what is it ?', image=data.images[0], max_tokens=2).text, str)
+PHOTOS = dict(float32=dict(dtype=torch.float32), bf16=dict(dtype=torch.bfloat16), nf4=dict(dtype=torch.bfloat16, quant='nf4'))   # nf4 as on a GPU that has bf16
+@pytest.mark.parametrize('name', PHOTOS)
+def test_real_photographs(shared, folder, name):
+    "Two concepts from photographs: the loss of a fixed batch falls, no weight of the backbone changes by one bit, and both serve every request at once."
+    b = load_backbone(folder, device='cpu', image_size=96, **PHOTOS[name]); model, ae = everything(b.model), everything(b.ae); made = []
+    for who, kind in (('rex', 'dog6'), ('pot', 'teapot')):
+        d = ConceptData.from_folder(shared/'photos'/kind, facts={'toy': 'a red ball'}); L = Learner(b, d, who, recipe=SHORT)
+        batch = samples(L.enc, SHORT.mix, torch.Generator().manual_seed(1))
+        def total():
+            with torch.no_grad(): return sum(float(l)/n for l, n in task_losses(b, L.concept, batch).values())
+        first = total()
+        for _ in range(12):
+            L.opt.param_groups[0]['lr'] = .02; L.opt.zero_grad(); sum(l/n for l, n in task_losses(b, L.concept, batch).values()).backward(); L.opt.step()
+        assert total() < first - .05 and L.concept.rows.shape == (33, 64)
+        made.append(learn(b, d, who, recipe=SHORT, progress=False)); assert made[-1].summary['steps'] == 6
+    assert unchanged(b.model, model) and unchanged(b.ae, ae)
+    b.presets = dict(draw=QUICK, edit=QUICK); p = Persona(b, made)
+    assert all(isinstance(p.ask(q, image=d.images[0], max_tokens=2).text, str) for q in ('is <rex> in the photo ?', 'who is <rex> and <pot> ?'))
+    drawn = p.generate('<rex> with <pot>', seed=0, replay=True); assert drawn.image.size == (96, 96) and drawn.trace is not None
+    assert p.edit(d.images[0], 'put <rex> beside it', seed=0).image.size == (96, 96)
+    assert unchanged(b.model, model) and unchanged(b.ae, ae)
+
+def test_peft_reads_the_concept(exact, folder, tmp_path):
+    "A concept of the quantised backbone, in peft's hands, gives the full one the same embeddings as splicing."
+    from peft import PeftModel
+    four = load_backbone(folder, torch.float32, 'cpu', quant='nf4'); c = Concept(four, 'maeve'); c.save_pretrained(tmp_path/'c')
+    ids = torch.tensor([c.prompt().ids]); mine = Concept.from_pretrained(tmp_path/'c', exact)
+    plain = exact.model.get_input_embeddings()(ids); want = mine.splice(ids, plain)
+    base = load_backbone(folder, torch.float32, 'cpu').model
+    with torch.no_grad(): assert torch.equal(PeftModel.from_pretrained(base, tmp_path/'c').get_input_embeddings()(ids), want) and not torch.equal(want, plain)
+
+def test_nf4_is_exact_for_the_weights_it_keeps(folder, segments):
+    "Outputs, and gradients of the input, are those of a float32 backbone that has the unpacked weights: quantising costs digits of weights, and nothing else."
+    import bitsandbytes as bnb
+    four, full = (load_backbone(folder, torch.float32, 'cpu', quant=q) for q in ('nf4', None)); n = 0
+    for k, m in four.model.named_modules():
+        if isinstance(m, bnb.nn.Linear4bit): full.model.get_submodule(k).weight.data.copy_(bnb.functional.dequantize_4bit(m.weight.data, m.weight.quant_state)); n += 1
+    assert n == 2*2*7, 'seven linear maps in both experts of both layers'
+    def both(b):
+        rows = Concept(b, 'it', torch.randn(33, 64, generator=torch.Generator().manual_seed(0))*.1); t = b.model
+        batch = pack([[rows.prompt(), *segments]], t.special, t.config.latent_channels, rows.gen_ids); h = t(batch, splice=rows.splice)
+        (image_loss(t, h, batch).sum() + h.und.square().mean()).backward(); return h.und.detach(), h.gen.detach(), rows.rows.grad
+    for a, w in zip(both(four), both(full)): assert w.norm() > 0 and float((a - w).norm()/w.norm()) < 1e-5
 
 # ---- memory -------------------------------------------------------------------------------------------------------
 def test_checkpointing_changes_nothing(bb, data):
@@ -167,3 +204,29 @@ def test_float16_does_not_overflow(exact, folder, segments):
     a, h = read(full, segments), read(half, segments); hook.remove()
     assert float(seen[0]) > 65504, 'the test must go beyond what float16 can hold'
     assert h.und.isfinite().all() and h.gen.isfinite().all() and float((h.gen.float() - a.gen).norm()/a.gen.norm()) < .1
+
+# ---- numbers that are none ----------------------------------------------------------------------------------------
+def test_not_a_number_is_never_an_answer(folder, world):
+    "Each door says so, instead of a black picture or a first word."
+    b = load_backbone(folder, torch.float32, 'cpu'); im = world.photo(seed=3).image; ctx = [[b.text('a dog')]]
+    b.model.language_model.model.norm.weight.data.fill_(torch.nan); b.model.language_model.model.norm_moe_gen.weight.data.fill_(torch.inf)
+    for ask in (lambda: b.answer(ctx, max_tokens=2), lambda: b.probability(ctx, ['y', 'n']), lambda: b.paint(ctx, [0], QUICK)):
+        with pytest.raises(FloatingPointError, match='not finite.*float32'): ask()
+    b.model.vit_model.vision_model.post_layernorm.weight.data.fill_(torch.nan)
+    with pytest.raises(FloatingPointError, match='ViT'): b.seen(im)
+    b.ae.net.encoder.conv_out.bias.data.fill_(torch.nan)
+    with pytest.raises(FloatingPointError, match='latents'): b.clean(im)
+
+def test_the_autoencoder_of_float16_computes_in_float32(folder, exact, world):
+    half = load_backbone(folder, torch.float16, 'cpu'); im = world.photo(seed=3).image
+    z, want = (b.clean(im, torch.Generator().manual_seed(0))[0].x for b in (half, exact))
+    assert {p.dtype for p in half.ae.parameters()} == {torch.float32} and half.dtype == z.dtype == torch.float16
+    assert float((z.float() - want).norm()/want.norm()) < 5e-3
+    assert half.paint([[half.text('a dog')]], [0], QUICK)[0].size == (128, 128)
+
+def test_drawing_from_text_has_two_branches(exact):
+    "The third would be the first again."
+    rows = []; hook = exact.model.llm2vae.register_forward_hook(lambda m, i, o: rows.append(len(o)))
+    try: exact.paint([[exact.text('a dog')]], [0], replace(exact.presets['draw'], num_timesteps=3))
+    finally: hook.remove()
+    assert max(rows) == 2
