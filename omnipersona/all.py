@@ -26,5 +26,7 @@ from .concept.persona import *
 from .bench.metrics import *
 from .inside.attention import *
 from .inside.knockout import *
+from .inside.crosstask import *
+from .inside.geometry import *
 from .widgets.pieces import *
 from .widgets.explorers import *
