@@ -6,7 +6,7 @@ from helpers import SHORT, unchanged, weights
 from omnipersona.basics import OmniError
 from omnipersona.concept.tasks import TASKS, ConceptData, Encoded, Mix, samples
 from omnipersona.concept.tokens import Concept
-from omnipersona.concept.learn import KINDS, Learner, Recipe, kind_losses, learn, task_losses
+from omnipersona.concept.learn import TASK_KINDS, Learner, Recipe, kind_losses, learn, task_losses
 from omnipersona.inside.crosstask import *
 
 @pytest.fixture(scope='module')
@@ -36,7 +36,7 @@ def test_gradients_add_up_to_the_learners(bb, concept, batch):
     "Weights included, and nothing of them is left behind."
     recipe, before, c = Recipe(image=2., edit=.5), weights(bb.model), Concept(bb, 'maeve', concept.rows.detach().clone()).requires_grad_(False)
     g = task_gradients(bb, c, batch, recipe)
-    assert list(g) == list(KINDS) and all(v.shape == c.rows.shape for v in g.values()) and not c.rows.requires_grad and c.rows.grad is None and unchanged(bb.model, before)
+    assert list(g) == list(TASK_KINDS) and all(v.shape == c.rows.shape for v in g.values()) and not c.rows.requires_grad and c.rows.grad is None and unchanged(bb.model, before)
     sum(kind_losses(task_losses(bb, c.requires_grad_(True), batch), recipe).values()).backward()
     assert torch.allclose(sum(g.values()), c.rows.grad, rtol=1e-3, atol=1e-6) and torch.equal(concept.rows, c.rows)
 
@@ -59,7 +59,7 @@ def test_cosines():
 # ---- along training -----------------------------------------------------------------------------------------------
 def test_what_a_probe_records(bb, concept, conflict):
     r = json.loads(json.dumps(conflict)); T, P = (3, 33), 3
-    assert r == conflict and r['steps'] == [1, 3, 6] and r['tasks'] == list(KINDS) and r['routing'] == 'decoupled' and len(r['pairs']) == P and r['tokens'][0] == '<sks>'
+    assert r == conflict and r['steps'] == [1, 3, 6] and r['tasks'] == list(TASK_KINDS) and r['routing'] == 'decoupled' and len(r['pairs']) == P and r['tokens'][0] == '<sks>'
     cos, rel, length = (np.asarray(r[k]) for k in ('cosine', 'reliability', 'length'))
     assert cos.shape == (*T, P) and rel.shape == length.shape == (*T, 3) and abs(cos).max() <= 1 and abs(rel).max() <= 1 and (length >= 0).all() and length.max() > 0
 
@@ -81,7 +81,7 @@ def test_one_kind_of_task_has_nobody_to_disagree_with(bb, data):
 def test_summary_of_conflicts(conflict):
     s = conflict_summary(conflict); assert set(s) == {'name', 'und', 'gen'}
     for g in s.values():
-        assert sum(g[f'{t}, share'] for t in KINDS) == pytest.approx(1) and all(0 <= v <= 1 for k, v in g.items() if k.endswith(('opposed', 'share')))
+        assert sum(g[f'{t}, share'] for t in TASK_KINDS) == pytest.approx(1) and all(0 <= v <= 1 for k, v in g.items() if k.endswith(('opposed', 'share')))
     made = dict(tokens=['<a>', 'und 1', 'gen 1'], pairs=['x / y'], tasks=['x', 'y'], cosine=[[[1], [.5], [-.5]], [[1], [.1], [.3]]], length=[[[1, 3], [2, 2], [0, 4]]]*2, reliability=[[[1, 1]]*3]*2)
     s = conflict_summary(made)
     assert s['und'] == pytest.approx({'x / y': .3, 'x / y, opposed': 0, 'x, share': .5, 'y, share': .5, 'x, reliability': 1, 'y, reliability': 1})

@@ -18,7 +18,7 @@ from .tokens import Concept, initial_rows
 from .tasks import ConceptData, Encoded, Mix, samples
 
 # %% auto #0
-__all__ = ['SPOKEN', 'DRAWN', 'KINDS', 'Recipe', 'concept_cache', 'repeated', 'task_losses', 'kind_losses', 'Resumable',
+__all__ = ['SPOKEN', 'DRAWN', 'TASK_KINDS', 'Recipe', 'concept_cache', 'repeated', 'task_losses', 'kind_losses', 'Resumable',
            'data_hash', 'Learner', 'learn', 'last_losses', 'preview_picture', 'loss_figure']
 
 # %% ../../nbs/concept/22_learn.ipynb #c8ac37de
@@ -57,7 +57,7 @@ def repeated(cache:KVCache, n:int) -> KVCache:
     return KVCache().extended([(wide(k),wide(v)) for k,v in zip(cache.keys,cache.values)], wide(cache.valid), wide(cache.position))
 
 SPOKEN,DRAWN = ("recognise","vqa","facts"),("draw","edit")
-KINDS = dict(understanding=SPOKEN,generation=("draw",),editing=("edit",))   # tasks whose losses share one mean
+TASK_KINDS = dict(understanding=SPOKEN,generation=("draw",),editing=("edit",))   # tasks whose losses share one mean
 
 def task_losses(bb, concept, by_task:dict, share:slice=slice(None)) -> dict:
     "{task: (summed loss, number of terms)}. `share`: this process's part of every task's samples; the numbers count all."
@@ -76,7 +76,7 @@ def task_losses(bb, concept, by_task:dict, share:slice=slice(None)) -> dict:
 def kind_losses(losses:dict, recipe:Recipe) -> dict:
     "{kind: loss} from `task_losses`, weighted as the recipe has it: one mean over all words, one over the latent tokens of each kind of picture. Their sum is what is learnt from."
     out = {}
-    for kind,tasks in KINDS.items():
+    for kind,tasks in TASK_KINDS.items():
         mine = [(*losses[t],recipe.weight(t)) for t in tasks if t in losses]
         if mine: out[kind] = sum(l*w for l,_,w in mine)/sum(n for _,n,_ in mine)
     return out

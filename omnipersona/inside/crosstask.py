@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np, torch
 from ..basics import OmniError
 from ..concept.tasks import ConceptData, samples
-from ..concept.learn import KINDS, Recipe, Learner, kind_losses, learn, task_losses
+from ..concept.learn import TASK_KINDS, Recipe, Learner, kind_losses, learn, task_losses
 from .knockout import token_labels
 
 # %% auto #0
