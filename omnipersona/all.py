@@ -30,3 +30,4 @@ from .inside.crosstask import *
 from .inside.geometry import *
 from .widgets.pieces import *
 from .widgets.explorers import *
+from .widgets.boards import *

@@ -157,7 +157,8 @@ def _matrix_axis(ax, r, rows=True):
         dark = abs(m[i,j])>.6
         text = f"{m[i,j]:+.2f}" if less else f"{m[i,j]:.2f}"+(f"\n±{r['sd'][i][j]:.2f}" if r["n"]>1 else "")
         ax.text(j,i,text,ha="center",va="center",fontsize=6.5,color="w" if dark else "k")
-    ax.set_xticks(range(len(r["columns"])),r["columns"],rotation=30,ha="right",fontsize=7)
-    ax.set_yticks(range(len(r["rows"])),r["rows"] if rows else [""]*len(r["rows"]),fontsize=7)
+    names = lambda k: [str(x).replace("$","\\$") for x in r[k]]
+    ax.set_xticks(range(len(r["columns"])),names("columns"),rotation=30,ha="right",fontsize=7)
+    ax.set_yticks(range(len(r["rows"])),names("rows") if rows else [""]*len(r["rows"]),fontsize=7)
     replay = {True:"with replay, ",False:"without replay, "}.get(r.get("replay"),"")
-    ax.set_title(f"{replay}n = {r['n']}"+(f", less '{r['minus']}'" if less else ""),fontsize=8)
+    ax.set_title(f"{replay}n = {r['n']}"+(f", less '{r['minus']}'" if less else "").replace("$","\\$"),fontsize=8)

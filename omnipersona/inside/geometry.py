@@ -85,7 +85,7 @@ def token_groups(concept:Concept) -> list:
 
 # %% ../../nbs/inside/35_geometry.ipynb #8acc7acf
 def token_geometry(bb, concept:Concept, how="pca", seed:int=0) -> dict:
-    "Points of a concept's tokens in every layer, for JSON: `points` (layers, tokens, 2), `at` their titles, `labels`, `groups`, `separation` for each layer, `routing`."
+    "Points of a concept's tokens in every layer, for JSON: `points` (layers, tokens, 2), `at` their titles, `labels`, `groups`, `separation` for each layer, `routing`, and whether the axes are `shared`."
     s = token_states(bb,concept)
     return _geometry(concept,s,["rows",*(f"layer {i}" for i in range(len(s)-1))],token_points(s,how,seed=seed),how)
 
@@ -95,12 +95,12 @@ def token_history(bb, concept:Concept, snapshots:Snapshots, layer:int=-1, how="p
     c = concept
     then = [Concept(bb,c.name,rows,c.n_und,c.n_gen,c.routing,c.slot) for rows in snapshots.rows]
     s = torch.stack([token_states(bb,t)[layer] for t in then])
-    return _geometry(c,s,[f"step {i}" for i in snapshots.steps],token_points(s,how,True,seed),how)
+    return _geometry(c,s,[f"step {i}" for i in snapshots.steps],token_points(s,how,True,seed),how,True)
 
-def _geometry(c, states, at, points, how):
+def _geometry(c, states, at, points, how, shared=False):
     groups = token_groups(c)
     return dict(points=np.asarray(points,float).round(4).tolist(),at=at,labels=token_labels(c),groups=groups,
-                separation=[round(separation(s,groups),4) for s in states],routing=c.routing,how=how)
+                separation=[round(separation(s,groups),4) for s in states],routing=c.routing,how=how,shared=shared)
 
 def geometry_figure(results):
     "A matplotlib Figure of one geometry or several, one below the other: und tokens blue, gen tokens orange, the name black."
