@@ -33,7 +33,7 @@ def _at(i, things, what):
     if not 0<=i<len(things): raise OmniError(f"{what} {i}: there are {len(things)}, from 0 on")
     return things[i]
 
-# %% ../../nbs/widgets/53_boards.ipynb #2bde4aac
+# %% ../../nbs/widgets/53_boards.ipynb #46a0cb7e
 def conflict_limits(result:dict,  # of `gradient_conflict`
                     i:int=0,      # which record
 ) -> np.ndarray:                  # (tokens, pairs)
@@ -57,12 +57,12 @@ def conflict_png(result:dict, i:int=0) -> bytes:
         ax.bar(range(len(y)),y,color=colors); ax.axhline(0,color="k",lw=.6)
         ax.step(range(len(y)),most,where="mid",color="#999",lw=1)
         ax.set_ylim(-1,1); ax.set_title(pair,fontsize=7,pad=2); ax.tick_params(labelsize=6)
-    first = {l.split()[0]:k for k,l in reversed(list(enumerate(result["tokens"])))}
-    axes[-1,0].set_xticks(list(first.values()),[l.replace("$","\\$") for l in first])
+    kinds = [l.split()[0] for l in result["tokens"]]; groups = list(dict.fromkeys(kinds))
+    axes[-1,0].set_xticks([np.mean([k for k,l in enumerate(kinds) if l==g]) for g in groups],["name" if g.startswith("<") else g.replace("$","\\$") for g in groups])
     plt.close(fig)
     return figure_png(fig)
 
-# %% ../../nbs/widgets/53_boards.ipynb #4b1e37d3
+# %% ../../nbs/widgets/53_boards.ipynb #58893018
 def map_png(geometry:dict,  # of `token_geometry` or `token_history`
             i:int=0,        # which layer or step
 ) -> bytes:
