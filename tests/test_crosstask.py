@@ -110,3 +110,56 @@ def test_figure_of_matrices():
     m = score_matrix(CELLS, dict(replay=False)); f = propagation_figure([m, minus_row(m, 'nothing')]); a, b = f.axes
     assert [t.get_text() for t in a.texts] == ['0.10\n±0.14', '0.50\n±0.00', '0.80\n±0.28', '0.75\n±0.35'] and [t.get_text() for t in b.texts] == ['+0.70', '+0.25']
     assert a.get_title() == 'without replay, n = 2' and "less 'nothing'" in b.get_title()
+
+# ---- the benchmark ------------------------------------------------------------------------------------------------
+@pytest.fixture
+def bench(): import omnipersona.bench.crosstask_bench as B; return B
+
+def test_lessons(bench):
+    L = bench.lesson; assert L('nothing', 50).steps == 0 and L('text QA only', 50) == Recipe(steps=50, mix=Mix().only('facts')) and L('everything') == Recipe() and L('coupled').routing == 'coupled'
+    assert L('no understanding').mix == Mix().only('draw', 'edit') and {t for k in bench.SINGLE for t in TASKS if getattr(L(k).mix, t)} == set(TASKS)
+    with pytest.raises(OmniError, match="'nonsense': no lesson; one of nothing"): L('nonsense')
+
+def test_every_task_is_measured_with_and_without_replay(bench, bb, concept, judge, char, monkeypatch):
+    "Where replay changes no prompt, nothing is drawn again and no number changes; where it does, only drawing and editing may change."
+    from helpers import QUICK
+    from omnipersona.concept.replay import Trace
+    from omnipersona.concept.persona import Persona
+    p, drawn = Persona(bb, concept), []
+    for f in ('generate_many', 'edit_many'):
+        old = getattr(Persona, f); monkeypatch.setattr(Persona, f, lambda self, a, b, *x, old=old, f=f: drawn.append(len(a)) or old(self, a, b, *x))
+    monkeypatch.setattr(bench.Replay, '__call__', lambda self, rs: [Trace(r, prompt=r) for r in rs])
+    a, b = bench.propagated(p, judge, char, n=1, guidance=QUICK); assert a == b and list(a) == bench.COLUMNS and len(drawn) == 2 and all(0 <= v <= 1 for k, v in a.items() if k != 'generation: look')
+    monkeypatch.setattr(bench.Replay, '__call__', lambda self, rs: [Trace(r, prompt='a photo of a red kite' if i == 1 else r) for i, r in enumerate(rs)])
+    drawn.clear(); c, d = bench.propagated(p, judge, char, n=1, guidance=QUICK); assert sorted(drawn)[:2] == [1, 1] and len(drawn) == 4 and c == a and all(c[k] == d[k] for k in bench.COLUMNS[:4])
+
+def cell_row(bench, cs, seed, name, steps, n, draws, backbone='x'):
+    v = bench.SINGLE.index(name)*.1+.1 if name in bench.SINGLE else 0.
+    cols = lambda r: {k: v+.01*seed+r*(k == 'generation: fact') for k in bench.COLUMNS}
+    con = dict(tokens=['<a>', 'und 1', 'gen 1'], pairs=['x / y'], tasks=['x', 'y'], steps=[1], routing=name, cosine=[[[1], [.5], [-.5+seed]]], length=[[[1, 3], [2, 2], [0, 4]]], reliability=[[[1, 1]]*3])
+    return dict(character=cs, seed=seed, lesson=name, steps=steps, n=n, draws=draws, backbone=backbone, scores={'fact QA': .5+.1*(name == 'everything')+.01*cs, 'edits': .5}, propagated=[cols(0), cols(1)], conflict=con if name in ('everything', 'coupled') else None, seconds=1.)
+
+def test_report_of_cells(bench):
+    cells = [{k: cell_row(bench, 1, s, k, None, 8, 1) for k in bench.LESSONS} for s in (0, 1)]; r = bench.crosstask_report(cells); assert json.loads(json.dumps(r)) == r
+    assert [m['replay'] for m in r['propagation']] == [False, True] and r['propagation'][0]['rows'] == list(bench.LESSONS) and r['propagation'][0]['n'] == 2
+    assert np.allclose(r['taught'][0]['mean'], [[.1]*4, [.2]*4, [.3]*4, [.4]*4]) and r['taught'][1] == r['taught'][0] | dict(replay=True)     # what replay adds, it adds to 'nothing' too
+    assert list(r['compared']) == list(bench.COMPARED); c = r['compared']['decoupled minus coupled']['fact QA']; assert c['difference'] == pytest.approx(.1) and c['relative'] == pytest.approx(.1/.51) and c['n'] == 2
+    assert r['conflict']['coupled']['gen']['x / y'] == pytest.approx(dict(mean=0, sd=.5**.5, n=2)) and r['conflicts'][0]['cosine'] == [[[1], [.5], [0]]] and r['conflicts'][0]['n'] == 2
+    text = bench.report_text(r); assert all(x in text for x in ('n = 2', 'with replay', 'decoupled minus coupled', 'Gradients, coupled', '+0.100'))
+    with pytest.raises(OmniError, match='no character and seed'): bench.crosstask_report([])
+
+def test_a_run_that_is_cut_off_goes_on(bench, tiny, tmp_path, monkeypatch):
+    "What is done is not done again; rows of other sizes are neither used nor lost."
+    did, out = [], tmp_path/'c.json'; file = tmp_path/'c.jsonl'
+    def scored(cs, seed, name, steps, n, draws, file, stop=None):
+        if len(did) == stop: raise KeyboardInterrupt
+        did.append((cs, seed, name)); bench.keep_row(file, cell_row(bench, cs, seed, name, steps, n, draws, tiny.fingerprint))
+    size = dict(n_characters=2, n_seeds=1, steps=7, n=2, draws=1, lessons=('nothing', 'everything', 'coupled'), jobs=1)
+    bench.keep_row(file, cell_row(bench, 123, 0, 'nothing', 99, 2, 1, tiny.fingerprint)); file.open('a').write('\n{"character": 12')
+    monkeypatch.setattr(bench, 'lesson_scored', lambda *a: scored(*a, stop=4))
+    with pytest.raises(KeyboardInterrupt): bench.main(out, **size)
+    assert not out.exists() and len(did) == 4
+    monkeypatch.setattr(bench, 'lesson_scored', scored); r = bench.main(out, **size)
+    assert len(did) == len(set(did)) == 6 and json.loads(out.read_text()) == r and r['scores']['coupled']['edits']['n'] == 2 and len(bench.read_rows(file, steps=99)) == 1
+    assert bench.main(out, **size) == r and len(did) == 6
+    with pytest.raises(OmniError, match='no lesson'): bench.main(out, **size | dict(lessons=('all',)))

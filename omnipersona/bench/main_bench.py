@@ -132,12 +132,12 @@ def edited(p, w, judge, char, seed, n=12) -> dict:
 
 def learnt(cs:int,           # seed of the character
            seed:int,         # of its photographs and of learning
-           recipe=Recipe(),
+           recipe=Recipe(), callbacks=(),
 ) -> tuple:                  # (Backbone, ToyJudge, Character, Concept)
     "A held-out character, learnt from ten photographs, and who will look at it."
     bb,w = load_backbone("tiny"),ToyWorld()
     char = w.character(cs)
-    return bb,ToyJudge(),char,learn(bb,w.concept_data(char,10,seed),"maeve",seed,recipe,progress=False)
+    return bb,ToyJudge(),char,learn(bb,w.concept_data(char,10,seed),"maeve",seed,recipe,progress=False,callbacks=callbacks)
 
 def tokens_scored(cs, seed, recipe=Recipe()) -> dict:
     "Every score of a learnt character."
