@@ -108,8 +108,8 @@ def _token_axis(ax, r):
     kinds = [l.split()[0] for l in r["tokens"]]
     for i in range(1,len(kinds)):
         if kinds[i]!=kinds[i-1]: ax.axhline(i-.5,color="k",lw=.8)
-    at = [kinds.index(k) for k in dict.fromkeys(kinds)]
-    ax.set_yticks(at,[r["tokens"][i].replace("$","\\$") for i in at],fontsize=6)
+    groups = list(dict.fromkeys(kinds))
+    ax.set_yticks([np.mean([i for i,k in enumerate(kinds) if k==g]) for g in groups],["name" if g.startswith("<") else g.replace("$","\\$") for g in groups],fontsize=6)
     ax.set_xticks(range(len(r["steps"])),r["steps"],fontsize=6); ax.set_xlabel("step",fontsize=7)
 
 def _share_axis(ax, r):
