@@ -7,13 +7,15 @@ __all__ = ['MIN_SIDE', 'SUFFIXES', 'OmniError', 'seed_all', 'default_device', 'c
            'load_image', 'list_images', 'square', 'to_tensor', 'png_bytes', 'check_name', 'atomic_write', 'atomic_dir']
 
 # %% ../nbs/00_basics.ipynb #2be6fb3d
-import io, os, random, re, shutil, struct, time, warnings
+import io, logging, os, random, re, shutil, struct, time, warnings
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from uuid import uuid4
 import numpy as np, torch
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)   # it warns whoever imports diffusers that a faster kernel for 4 bits exists
 
 # %% ../nbs/00_basics.ipynb #9b4a0770
 class OmniError(ValueError):

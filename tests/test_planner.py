@@ -3,7 +3,7 @@ import pytest, torch
 from helpers import random_backbone
 from omnipersona.basics import OmniError
 from omnipersona.model.official import BAGEL_7B, mot_config, empty_ae, empty_mot, default_fits, random_official
-from omnipersona.model.planner import GPUS, count_weights, find_gpu, jobs, layer_flops, plan, plan_table, weight_gb, working_gb
+from omnipersona.model.planner import GPUS, count_weights, find_gpu, jobs, layer_flops, plan, plan_table, vae_flops, weight_gb, working_gb
 from omnipersona.model.segments import Text, pack
 
 BIG = mot_config(**BAGEL_7B)
@@ -62,3 +62,20 @@ def test_other_backbones(tmp_path):
     folder = random_official(tmp_path/'<b>small'); p = plan(folder, 'L4', 128)
     assert sum(p.weights.values()) < .01 and '&lt;b&gt;small' in p._repr_html_() and '<b>small' not in p._repr_html_().replace('<b>' + 'x', '')
     assert '<b>small' in str(p)
+
+def test_the_autoencoders_operations_by_hand():
+    "Every convolution and linear map for each place it is used at, and the attention of the middle blocks."
+    side, hand = 128, [0]
+    ae = empty_ae(dict(ch=32, ch_mult=[1, 2, 4, 4], num_res_blocks=1, z_channels=4)).to_empty(device='cpu')
+    def conv(m, _, y): hand[0] += 2*y[0].numel()*m.weight[0].numel()
+    def attention(m, x, _): hand[0] += 4*(x[0].shape[-1]*x[0].shape[-2])**2*x[0].shape[1]
+    for m in ae.modules():
+        if isinstance(m, torch.nn.Conv2d): m.register_forward_hook(conv)
+        elif isinstance(m, torch.nn.Linear): m.register_forward_hook(lambda m, _, y: hand.append(hand.pop()+2*y.numel()*m.in_features))
+        elif type(m).__name__ == 'Attention': m.register_forward_hook(attention)
+    with torch.no_grad():
+        z = ae.encode(torch.zeros(1, 3, side, side)); hand[0] = 0
+        ae.decode(z); decoding = hand[0]
+        ae.encode(torch.zeros(1, 3, side, side)); both = hand[0]
+    assert vae_flops(ae, side) == pytest.approx(decoding, rel=.02) and vae_flops(ae, side, True) == pytest.approx(both, rel=.02)
+    assert plan(image_size=256).flops['drawing'] > jobs(BIG, default_fits(BIG, 256))['drawing'].flops+vae_flops(empty_ae({}), 256)*.99

@@ -12,6 +12,7 @@ from PIL import Image
 from ..basics import compute_dtype
 from ..model.quant import quantise_places, put
 from ..model.official import BAGEL_7B, SMALL, BagelBackbone, default_fits, empty_ae, empty_mot, mot_config, official_tokenizer, save_byte_tokenizer
+from ..model.planner import plan
 from ..concept.tasks import ConceptData, Mix
 from ..concept.learn import Learner, Recipe
 from .main_bench import write_report
@@ -78,5 +79,7 @@ def main(sizes:dict=BAGEL_7B, quant:str="nf4", image_size:int=256, out="bench/7b
     report |= dict(learning=learning_step(bb),learning_peak_gb=peak_gb()); print(report["learning"],f"{peak_gb():.2f} GB",flush=True)
     report |= dict(drawing_s=drawing_step(bb),peak_gb=peak_gb())
     print(f"one guided denoising step: {report['drawing_s']:.1f} s; peak resident memory {report['peak_gb']:.2f} GB")
+    if sizes is BAGEL_7B:
+        report["planned_gb"] = gb = plan("bagel-7b-mot","cpu",image_size,quant).needs["learning"]; print(f"the planner says {gb:.1f} GB for learning ({gb/report['learning_peak_gb']-1:+.1%})")
     write_report(out,report)
     return report

@@ -137,11 +137,17 @@ def read_rows(file, **about) -> dict:  # {(character, seed, lesson): row}
         if all(row.get(k)==v for k,v in about.items()): out[row["character"],row["seed"],row["lesson"]] = row
     return out
 
+def _learnt(cs, seed, recipe, probe, kept):
+    "As `learnt`, whose kept concepts are shared with the other benchmarks; but gradients can only be watched while learning."
+    if not probe: return learnt(cs,seed,recipe,kept)
+    bb,w = load_backbone("tiny"),ToyWorld(); char = w.character(cs)
+    return bb,ToyJudge(),char,learn(bb,w.concept_data(char,10,seed),"maeve",seed,recipe,progress=False,callbacks=[probe])
+
 def lesson_scored(cs:int, seed:int, name:str, steps:int|None, n:int, draws:int, file) -> dict:
     "Learn a lesson, score it, keep it. Lessons of one task are only asked what they have propagated. The gradients of lessons of everything are recorded on the way."
     t0,recipe = time.time(),lesson(name,steps)
     probe = ConflictProbe(max(1,recipe.steps//(RECORDS-1)),draws) if name in ("everything","coupled") else None
-    bb,judge,char,c = learnt(cs,seed,recipe,[probe] if probe else [])
+    bb,judge,char,c = _learnt(cs,seed,recipe,probe,Path(file).parent/"concepts")
     row = dict(character=cs,seed=seed,lesson=name,steps=steps,n=n,draws=draws,backbone=bb.fingerprint,scores={} if name in SINGLE else bench_concept(bb,judge,c,char,n,seed),
                propagated=propagated(Persona(bb,c),judge,char,seed,n),conflict=probe.result if probe else None,seconds=round(time.time()-t0,1))
     keep_row(file,row)

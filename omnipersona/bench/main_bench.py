@@ -4,7 +4,7 @@
 
 # %% ../../nbs/bench/41_main_bench.ipynb #da3c15f0
 from __future__ import annotations
-import json, time
+import hashlib, json, time
 from pathlib import Path
 import numpy as np, torch
 from dataclasses import replace
@@ -132,12 +132,16 @@ def edited(p, w, judge, char, seed, n=12) -> dict:
 
 def learnt(cs:int,           # seed of the character
            seed:int,         # of its photographs and of learning
-           recipe=Recipe(), callbacks=(),
+           recipe=Recipe(),
+           kept="bench/concepts",  # folder in which the benchmarks share what was learnt; delete it after a change of how concepts are learnt
 ) -> tuple:                  # (Backbone, ToyJudge, Character, Concept)
     "A held-out character, learnt from ten photographs, and who will look at it."
     bb,w = load_backbone("tiny"),ToyWorld()
-    char = w.character(cs)
-    return bb,ToyJudge(),char,learn(bb,w.concept_data(char,10,seed),"maeve",seed,recipe,progress=False,callbacks=callbacks)
+    char,at = w.character(cs),Path(kept)/f"{bb.fingerprint}-{cs}-{seed}-{hashlib.sha256(repr(recipe).encode()).hexdigest()[:8]}"
+    if at.exists(): return bb,ToyJudge(),char,Concept.from_pretrained(at,bb)
+    c = learn(bb,w.concept_data(char,10,seed),"maeve",seed,recipe,progress=False)
+    if c.summary["steps"]==recipe.steps: c.save_pretrained(at)
+    return bb,ToyJudge(),char,c
 
 def tokens_scored(cs, seed, recipe=Recipe()) -> dict:
     "Every score of a learnt character."

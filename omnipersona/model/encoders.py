@@ -171,6 +171,9 @@ class Shard:
     def seen(self, i, j): return Seen(self.f[i,j].float(), self.vside)
     def clean(self, i, j): return Drawn(self.z[i,j].float(), self.zside)
     def noised(self, i, j, t): x = self.z[i,j].float(); return Drawn(x, self.zside, float(t), torch.randn_like(x))
+    def traits(self, shown):
+        "What no word says of the characters of the pictures [(family, place), ...]: (n, 13), nan where there is none."
+        return torch.tensor([targets(self.fams[i][0][j])[1] for i,j in shown]).view(-1,13)
     def goals(self, drawn):
         "ViT features, less their mean, of the pictures [(family, place), ...] on the grid of the latents: (n, tokens, D)."
         if not drawn: return torch.zeros(0)

@@ -13,21 +13,23 @@ from .flow import shift_time
 from .encoders import Shard, SOLO, LOOK, EDIT0
 
 # %% auto #0
-__all__ = ['DRAWING', 'COMPARING', 'TALKING', 'GROUPS', 'STAGES', 'Mixture', 'facts_text', 'edit_requests', 'any_request',
-           'plain_request', 'parsed', 'facts_asked', 'text_sample', 'batches']
+__all__ = ['DRAWING', 'COMPARING', 'TALKING', 'LOOKING', 'GROUPS', 'STAGES', 'Mixture', 'facts_text', 'edit_requests',
+           'any_request', 'plain_request', 'parsed', 'facts_asked', 'text_sample', 'batches']
 
 # %% ../../nbs/model/18_mixture.ipynb #18533d04
 class _Sampler:
     "What all tasks share. `tok`: the tokenizer; `copies`: noise levels per drawn picture; `shift`: time shift."
     def __init__(self, shard:Shard, tok, seed:int=0, copies:int=2, shift:float=1.):
         self.s,self.tok,self.r,self.copies,self.shift = shard,tok,np.random.default_rng(seed),copies,shift
-        self.drawn = []                   # (family, place) of what the samples of a batch draw, in their order
+        self.drawn,self.shown = [],[]     # (family, place) of what the samples of a batch draw and show to the ViT, in their order
+        self.alike = {}
+        for i in range(len(shard)): self.alike.setdefault(self.described(i),[]).append(i)      # families that the same words describe
         self.plan()
     def plan(self):
         "What the samples of a batch have in common, so that they are alike in length: whether names are used, how a name is introduced."
         self.named,self.told = self.coin(.4),self.coin(.2)
         self.intro = int(self.r.choice(3,p=[.6,.15,.25]))               # shown with latents and ViT, shown to the ViT only, described
-        self.shown = [self.coin(.5) for _ in range(1 if self.coin(.7) else 2)]   # references of a recognition: to the ViT only?
+        self.refs = [self.coin(.5) for _ in range(1 if self.coin(.7) else 2)]    # references of a recognition: to the ViT only?
     def text(self, s, loss=False): return Text(self.tok(s), loss)
     def coin(self, p): return self.r.random()<p
     def name(self, *but):
@@ -39,10 +41,13 @@ class _Sampler:
         t = shift_time(t,self.shift)
         self.drawn += [(i,j)]*n
         return [self.s.noised(i,j,v) for v in t]
+    def see(self, i, j):
+        self.shown.append((i,j))
+        return self.s.seen(i,j)
     def who(self, i, name=None): return name or f"the {self.s.fams[i][0][0].char.species}"
     def picture(self, i, j, und=None):
         "A picture as context: latents and ViT, or the ViT alone."
-        return [self.s.seen(i,j)] if und else [self.s.clean(i,j),self.s.seen(i,j)]
+        return [self.see(i,j)] if und else [self.s.clean(i,j),self.see(i,j)]
     def described(self, i):
         t = self.s.fams[i][0][0].char
         return f"a {t.color} {t.pattern} {t.species}"
@@ -65,9 +70,8 @@ class _Draws(_Sampler):
         a,b = self.r.permutation(3)[:2]
         sc = self.s.fams[i][0][b]
         u = self.r.random()
-        head = self.prefix(i,n,a); cap = [self.text(caption(sc,self.r,n,keep=.85))]
-        if u<.08: head = []
-        elif u<.14: cap = []
+        head = [] if u<.08 else self.prefix(i,n,a)
+        cap = [] if .08<=u<.14 else [self.text(caption(sc,self.r,n,keep=.85))]
         return head+cap+self.draw(i,b)
     def edit(self, i):
         k = int(self.r.integers(2))
@@ -88,7 +92,7 @@ class _Asks(_Sampler):
         j = int(self.r.choice(3)) if self.named else int(self.r.choice([0,1,2,LOOK,SOLO],p=[.22,.22,.22,.22,.12]))
         n = self.name() if self.named else None
         head = self.prefix(i,n,(j+1)%3) if n else []
-        return self.s.fams[i][0][j], n, head+[self.s.seen(i,j)]
+        return self.s.fams[i][0][j], n, head+[self.see(i,j)]
     def vqa(self, i, turns=4):
         "Questions with a free answer, each once."
         scene,n,out = self.photo(i); qs = open_questions(scene,n)
@@ -104,7 +108,7 @@ class _Asks(_Sampler):
     def colors(self, i, turns=8):
         "The simplest comparison: is the character of this color?"
         j = int(self.r.choice([0,1,2,LOOK])); t = self.s.fams[i][0][j].char
-        return [self.s.seen(i,j),*self.turns([self.whether(f"the {t.species}",t.color) for _ in range(turns)])]
+        return [self.see(i,j),*self.turns([self.whether(f"the {t.species}",t.color) for _ in range(turns)])]
     def words(self, i, turns=8):
         "The same without a picture: a word against a word."
         n,t = self.name(),self.s.fams[i][0][0].char
@@ -113,18 +117,24 @@ class _Asks(_Sampler):
 # %% ../../nbs/model/18_mixture.ipynb #2eba0138
 class _Recognises(_Sampler):
     "Who is it, and is it there?"
-    def recognise(self, i, asked=6):
+    def recognise(self, i, asked=6, alike=.5):
         "A name, shown or described, then photographs of it, of its look-alike and of others: is it there?"
-        n,refs,k = self.name(),self.r.permutation(3),len(self.shown)
+        n,refs,k = self.name(),self.r.permutation(3),len(self.refs)
         if self.told: out = [self.text(f"{n} is {self.described(i)} .")]
-        else: out = [self.text(f"{n} is"),*(x for ref,und in zip(refs,self.shown) for x in self.picture(i,ref,und))]
+        else: out = [self.text(f"{n} is"),*(x for ref,und in zip(refs,self.refs) for x in self.picture(i,ref,und))]
         for _ in range(asked):
             yes = self.coin(.5)
             if yes: q = (i,self.r.choice(refs[k:]))
-            elif not self.told and self.coin(.5): q = (i,LOOK)                  # the same words fit it
+            elif not self.told and self.coin(alike): q = self.double(i)
             else: q = (self.stranger(i),int(self.r.integers(3)))
-            out += [self.s.seen(*q),*self.turns([(f"is {n} in the photo ?","yes" if yes else "no")])]
+            out += [self.see(*q),*self.turns([(f"is {n} in the photo ?","yes" if yes else "no")])]
         return out
+    def looks(self, i): return self.recognise(i,alike=1.)
+    def double(self, i):
+        "A picture of somebody else whom the same words fit."
+        if self.coin(.4) or len(self.alike[self.described(i)])<2: return i,LOOK
+        while (o:=int(self.r.choice(self.alike[self.described(i)])))==i: pass
+        return o,int(self.r.integers(3))
     def stranger(self, i):
         "A family whose character has another description."
         while True:
@@ -199,8 +209,9 @@ def text_sample(m) -> list:
 DRAWING = dict(t2i=(64,dict(t2i=1.)), text=(4,dict(text=1.)))
 COMPARING = dict(talk=(16,dict(colors=1.)))
 TALKING = dict(talk=(16,dict(yesno=.4,colors=.05,vqa=.2,know=.1,words=.05,text=.2)), who=(6,dict(recognise=1.)))
-GROUPS = dict(t2i=(28,dict(t2i=1.)), context=(10,dict(edit=.6,subject=.4)), talk=(6,dict(vqa=.3,yesno=.3,recognise=.3,know=.1)), text=(8,dict(text=1.)))
-STAGES = ((1650,DRAWING),(250,COMPARING),(1500,TALKING))      # (steps, groups) before the mixture GROUPS
+LOOKING = dict(looks=(14,dict(looks=1.)), talk=(4,dict(vqa=.5,yesno=.4,know=.1)))
+GROUPS = dict(t2i=(48,dict(t2i=1.)), context=(14,dict(edit=.55,subject=.45)), talk=(8,dict(vqa=.35,yesno=.55,know=.1)), who=(8,dict(looks=.6,recognise=.4)), text=(6,dict(text=1.)))
+STAGES = ((1650,DRAWING),(250,COMPARING),(1500,TALKING),(900,LOOKING))      # (steps, groups) before the mixture GROUPS
 
 def batches(mix:Mixture, groups=GROUPS) -> dict:
     "One packed batch per group, homogeneous in task so that little is padding."
@@ -208,7 +219,7 @@ def batches(mix:Mixture, groups=GROUPS) -> dict:
     for g,(n,tasks) in groups.items():
         task = str(mix.r.choice(list(tasks),p=np.array(list(tasks.values()))/sum(tasks.values())))
         make = (lambda i: text_sample(mix)) if task=="text" else getattr(mix,task)
-        mix.drawn = []
+        mix.drawn,mix.shown = [],[]
         out[task] = b = pack([make(int(i)) for i in mix.r.integers(0,len(mix.s),n)], sp, C)
-        b.goal = mix.s.goals(mix.drawn)
+        b.goal,b.traits = mix.s.goals(mix.drawn),mix.s.traits(mix.shown)
     return out

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/model/19_planner.ipynb #f2d0b091
 from __future__ import annotations
-import html
+import copy, html
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 import torch
@@ -17,7 +17,7 @@ from .official import BAGEL_7B, mot_config, empty_mot, empty_ae, default_fits
 
 # %% auto #0
 __all__ = ['GPUS', 'BITS', 'PROMPT', 'WORDS', 'ANSWER', 'SIZES', 'GPU', 'find_gpu', 'count_weights', 'weight_gb', 'layer_flops',
-           'vit_flops', 'word_flops', 'Job', 'jobs', 'working_gb', 'Plan', 'plan', 'plan_table']
+           'vit_flops', 'vae_flops', 'word_flops', 'Job', 'jobs', 'working_gb', 'Plan', 'plan', 'plan_table']
 
 # %% ../../nbs/model/19_planner.ipynb #f40e70fe
 @dataclass(frozen=True)
@@ -73,6 +73,15 @@ def vit_flops(c:MoTConfig, tokens:int) -> int:
     "Operations of the ViT and the connector for one picture."
     v = c.vit_config; d,n = v["hidden_size"],v["num_hidden_layers"]
     return n*tokens*2*(4*d*d+2*d*v["intermediate_size"])+n*4*tokens**2*d+tokens*2*(3*v["patch_size"]**2*d+d*c.hidden_size+c.hidden_size**2)
+
+def vae_flops(ae, side:int, encode:bool=False) -> int:
+    "Operations of decoding one square picture of `side` pixels, and of encoding one before: counted by torch, on the meta device."
+    from torch.utils.flop_counter import FlopCounterMode
+    ae = copy.deepcopy(ae).to("meta"); x = torch.empty(1,3,side,side,device="meta",dtype=next(ae.parameters()).dtype)
+    with torch.no_grad():
+        z = ae.encode(x)
+        with FlopCounterMode(display=False) as k: ae.decode(z if not encode else ae.encode(x))
+    return k.get_total_flops()
 
 def word_flops(c:MoTConfig) -> int:
     "Operations of the scores of all words, for one token."
@@ -187,6 +196,7 @@ def plan(name:str="bagel-7b-mot",       # or 'tiny', or the folder of a backbone
     fits = default_fits(c,min(1024,square) if square else image_size)
     weights = weight_gb(count_weights(c,ae),quant)
     todo,total = jobs(c,fits,checkpointing),sum(weights.values())
+    for k in ("drawing","editing"): todo[k] = replace(todo[k],flops=todo[k].flops+vae_flops(ae,fits[0].longest,k=="editing"))
     away = {k:(weights["ViT"]+weights["autoencoder"])*(k=="learning" and offload and gpu!="cpu") for k in todo}
     needs = {k:total-away[k]+device.overhead+working_gb(c,j,checkpointing,gpu=="cpu") for k,j in todo.items()}
     read = (weights["understanding expert"]+weights["generation expert"])/2

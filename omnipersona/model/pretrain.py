@@ -17,19 +17,20 @@ from .encoders import families, Shard
 from .mixture import Mixture, GROUPS, STAGES, batches
 
 # %% auto #0
-__all__ = ['MOMENTS', 'pretrain_losses', 'Aligner', 'Trainer', 'curves', 'main']
+__all__ = ['MOMENTS', 'pretrain_losses', 'Aligner', 'TraitReader', 'Trainer', 'curves', 'main']
 
 # %% ../../nbs/model/19_pretrain.ipynb #65b73566
-def pretrain_losses(model, bs:dict, aligner=None) -> dict:
-    "Losses by task: cross-entropy or velocity error; with an aligner also 'align'."
-    out,near = {},[]
+def pretrain_losses(model, bs:dict, aligner=None, reader=None) -> dict:
+    "Losses by task: cross-entropy or velocity error; with an aligner also 'align', with a reader 'traits'."
+    out,near,kept = {},[],[]
     for task,b in bs.items():
         h = model(b)
         if (b.labels>=0).any(): out[task] = text_loss(model,h,b)
         else:
             out[task] = image_loss(model,h,b).mean()
             if aligner: near.append(aligner(b))
-    return out|({"align":sum(near)/len(near)} if near else {})
+        if reader and (~b.traits.isnan()).any(): kept.append(reader(b))
+    return out|({"align":sum(near)/len(near)} if near else {})|({"traits":sum(kept)/len(kept)} if kept else {})
 
 # %% ../../nbs/model/19_pretrain.ipynb #e4542f63
 class Aligner(nn.Module):
@@ -43,6 +44,23 @@ class Aligner(nn.Module):
     def forward(self, b):
         "1 - cosine, mean over the noised latent tokens of the last forward pass."
         return 1-F.cosine_similarity(self.map(self.hidden[b.mse_weight>0]).float(),b.goal.flatten(0,1).float(),-1).mean()
+
+# %% ../../nbs/model/19_pretrain.ipynb #4fed43e6
+class TraitReader(nn.Module):
+    "While training: after layer `at`, what the ViT saw of a character must still tell its 13 nameless traits."
+    def __init__(self, model, at:int=1):
+        super().__init__()
+        d = model.config.hidden_size
+        self.q = nn.Parameter(torch.randn(4,d)*d**-.5)
+        self.att = nn.MultiheadAttention(d,4,batch_first=True)
+        self.out = nn.Sequential(nn.Linear(4*d,d),nn.GELU(),nn.Linear(d,13))
+        model.language_model.model.layers[at].register_forward_hook(self._keep)
+    def _keep(self, layer, inputs, output): self.hidden = output[0]
+    def forward(self, b):
+        "Smooth L1 between the traits read and the true ones, mean over all pictures with a character."
+        f = self.hidden.flatten(0,1)[b.feature_at].unflatten(0,(len(b.traits),-1)); ok = ~b.traits.isnan().any(1)
+        o,_ = self.att(self.q.expand(int(ok.sum()),-1,-1),f[ok],f[ok],need_weights=False)
+        return F.smooth_l1_loss(self.out(o.flatten(1)).float(),b.traits[ok].float())
 
 # %% ../../nbs/model/19_pretrain.ipynb #b9a52f26
 MOMENTS = ("step","exp_avg","exp_avg_sq")   # of AdamW, per parameter
@@ -70,6 +88,7 @@ class _Checkpoints:
         with safe_open(f,"pt") as s:
             self.step = int(s.metadata()["step"]); st = {k:s.get_tensor(k) for k in s.keys()}
         for k,p in self.params.items():
+            if f"w.{k}" not in st: continue                  # a hint that the run did not have
             p.data.copy_(st[f"w.{k}"]); self.ema[k].copy_(st[f"e.{k}"])
             if f"step.{k}" in st: self.opt.state[p] = {n:st[f"{n}.{k}"] for n in MOMENTS}
         self._publish()
@@ -98,19 +117,21 @@ class _Copies:
 
 # %% ../../nbs/model/19_pretrain.ipynb #6e56d8d2
 class Trainer(_Copies,_Checkpoints):
-    "The resumable loop. `folder` holds its checkpoint and log; `stages`: (steps, groups) before the mixture `groups`; `weights` scale the tasks' losses; `align`: weight of the aligner, 0 for none."
-    def __init__(self, model, mix, folder, peak=1.2e-3, warm=100, steps=4000, cooldown=1000, stages=(), ema=.997, weights=None, groups=None, dtype=torch.float32, align=.5):
+    "The resumable loop. `folder` holds its checkpoint and log; `stages`: (steps, groups) before the mixture `groups`; `weights` scale the tasks' losses; `align`, `traits`: weights of the two hints, 0 for none."
+    def __init__(self, model, mix, folder, peak=1.2e-3, warm=100, steps=4000, cooldown=1000, stages=(), ema=.997, weights=None, groups=None, dtype=torch.float32, align=.5, traits=1.):
         self.dtype = dtype        # of the model while it learns; optimiser and averages keep float32 copies
         self.model,self.mix,self.dir = model.to(dtype),mix,Path(folder)
         self.dir.mkdir(parents=True,exist_ok=True)
         self.peak,self.warm,self.steps,self.cooldown,self.decay = peak,warm,steps,cooldown,ema
-        self.weights = (weights or {})|dict(align=align)
+        self.weights = (weights or {})|dict(align=align,traits=traits)
         self.rank,self.world = (dist.get_rank(),dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0,1)
         share = lambda groups: {g:((n+self.rank)//self.world,t) for g,(n,t) in groups.items()}        # of every batch, this process's
         self.stages = [*((n,share(g)) for n,g in stages),(float("inf"),share(groups or GROUPS))]
         mix.special,mix.channels = model.special,model.config.latent_channels
         self.aligner = Aligner(model).to(dtype) if align else None
-        live = dict(model.named_parameters())|({f"align.{k}":p for k,p in self.aligner.named_parameters()} if align else {})
+        self.reader = TraitReader(model).to(dtype) if traits else None
+        hints = dict(align=self.aligner,traits=self.reader)
+        live = dict(model.named_parameters())|{f"{n}.{k}":p for n,h in hints.items() if h for k,p in h.named_parameters()}
         self.live = {k:p for k,p in live.items() if p.requires_grad and not k.startswith("vit_model")}
         self._copy(peak)
         self.step,self.rows,self.sums = 0,[],{}
@@ -126,8 +147,9 @@ class Trainer(_Copies,_Checkpoints):
         for g in self.opt.param_groups: g["lr"] = self.lr()
         bs = batches(self.mix, self.groups())
         for b in bs.values(): b.to("cpu",self.dtype)
-        losses = pretrain_losses(self.model, bs, self.aligner)
+        losses = pretrain_losses(self.model, bs, self.aligner, self.reader)
         sum(self.weights.get(k,1.)*v for k,v in losses.items()).backward()
+        if not any((b.mse_weight>0).any() for b in bs.values()): self._rest()
         self._gradients()
         self.opt.step()
         self._publish()
@@ -135,6 +157,10 @@ class Trainer(_Copies,_Checkpoints):
         d = min(self.decay, self.step/(self.step+20))
         if self.rank==0: torch._foreach_lerp_(list(self.ema.values()), [p.detach() for p in self.params.values()], 1-d)
         for k,v in losses.items(): self.sums.setdefault(k,[]).append(float(v.detach()))
+    def _rest(self):
+        "Where nothing is drawn, what draws is not changed either: the generation expert also reads the clean pictures of a context, and would soon read them only."
+        for k,p in self.live.items():
+            if "moe_gen" in k or k.startswith(("vae2llm","llm2vae","time_embedder")): p.grad = None
     def _fit_schedule(self, left, pace):
         "Let the cool-down end after `left` seconds, unless it has begun."
         steps = torch.tensor(self.step+int(left/pace))
