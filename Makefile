@@ -2,12 +2,12 @@
 # make test        everything that must hold (CI runs this)
 # make export      notebooks -> omnipersona/          make clean-notebooks   strip counts and widget state
 # make readme      nbs/index.ipynb -> README.md       make build             wheel and sdist in dist/
-# make bench-main, bench-replay, bench-recipes, bench-7b, bench-attention, bench-widgets  make pretrain       the tiny backbone's weights, again
+# make bench-main, bench-replay, bench-recipes, bench-7b, bench-attention, bench-widgets, bench-crosstask  make pretrain       the tiny backbone's weights, again
 # Each sets up .venv first. What has not changed is not done again: `make -B test` does it all.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help venv test demo bench-main bench-replay bench-recipes bench-7b bench-attention bench-widgets pretrain export clean-notebooks readme build
+.PHONY: help venv test demo bench-main bench-replay bench-recipes bench-7b bench-attention bench-widgets bench-crosstask pretrain export clean-notebooks readme build
 
 VENV    ?= .venv
 WORKERS ?= 2
@@ -87,6 +87,10 @@ bench-attention: $(READY)
 
 bench-widgets: $(READY)
 	$(BIN)/python -c 'from omnipersona.bench.widgets_bench import main; main()'
+
+# Ten lessons for each character and seed; what is done is kept. Smaller: make bench-crosstask SIZE='n_characters=2, n_seeds=1, steps=100'
+bench-crosstask: $(READY)
+	$(BIN)/python -c 'from omnipersona.bench.crosstask_bench import main; main($(SIZE))'
 
 # BAGEL's real size, random weights in four bits: about 11 GB of memory. Not in CI.
 bench-7b: $(READY)

@@ -29,7 +29,10 @@ from .inside.knockout import *
 from .inside.flow import *
 from .inside.sources import *
 from .inside.picture_effects import *
+from .inside.crosstask import *
+from .inside.geometry import *
 from .widgets.pieces import *
 from .widgets.explorers import *
 from .widgets.attention_page import *
 from .widgets.attention_explorer import *
+from .widgets.boards import *

@@ -163,6 +163,7 @@ def run_cells(cell, todo:list, jobs:int=2) -> list:
     def one(*arguments):
         torch.set_num_threads(max(1,threads//jobs))
         return cell(*arguments)
+    if jobs==1: return [one(*t) for t in todo]     # what goes wrong, or interrupts, is then raised as it is
     return Parallel(jobs,verbose=5)(delayed(one)(*t) for t in todo)
 
 def write_report(out, report:dict):

@@ -18,8 +18,8 @@ from .tokens import Concept, initial_rows
 from .tasks import ConceptData, Encoded, Mix, samples
 
 # %% auto #0
-__all__ = ['SPOKEN', 'DRAWN', 'Recipe', 'concept_cache', 'repeated', 'task_losses', 'Resumable', 'data_hash', 'Learner', 'learn',
-           'last_losses', 'preview_picture', 'loss_figure']
+__all__ = ['SPOKEN', 'DRAWN', 'TASK_KINDS', 'Recipe', 'concept_cache', 'repeated', 'task_losses', 'kind_losses', 'Resumable',
+           'data_hash', 'Learner', 'learn', 'last_losses', 'preview_picture', 'loss_figure']
 
 # %% ../../nbs/concept/22_learn.ipynb #c8ac37de
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ def repeated(cache:KVCache, n:int) -> KVCache:
     return KVCache().extended([(wide(k),wide(v)) for k,v in zip(cache.keys,cache.values)], wide(cache.valid), wide(cache.position))
 
 SPOKEN,DRAWN = ("recognise","vqa","facts"),("draw","edit")
+TASK_KINDS = dict(understanding=SPOKEN,generation=("draw",),editing=("edit",))   # tasks whose losses share one mean
 
 def task_losses(bb, concept, by_task:dict, share:slice=slice(None)) -> dict:
     "{task: (summed loss, number of terms)}. `share`: this process's part of every task's samples; the numbers count all."
@@ -70,6 +71,14 @@ def task_losses(bb, concept, by_task:dict, share:slice=slice(None)) -> dict:
         h = m(b, c, concept.splice)
         sums = _text_sums(m,h,b) if group==SPOKEN else _image_sums(m,h,b)
         for (t,_),l in zip(mine,sums): out[t] = (out[t][0]+l, out[t][1])
+    return out
+
+def kind_losses(losses:dict, recipe:Recipe) -> dict:
+    "{kind: loss} from `task_losses`, weighted as the recipe has it: one mean over all words, one over the latent tokens of each kind of picture. Their sum is what is learnt from."
+    out = {}
+    for kind,tasks in TASK_KINDS.items():
+        mine = [(*losses[t],recipe.weight(t)) for t in tasks if t in losses]
+        if mine: out[kind] = sum(l*w for l,_,w in mine)/sum(n for _,n,_ in mine)
     return out
 
 def _terms(sample):
@@ -158,10 +167,8 @@ class Learner(Resumable):
         self.opt.param_groups[0]["lr"] = r.rate(self.step)
         share = slice(self.acc.process_index,None,self.acc.num_processes) if self.acc else slice(None)
         with self._cast(): losses = task_losses(self.bb, self.concept, samples(self.enc,r.mix,self.gen), share)
-        words = sum(n for t,(_,n) in losses.items() if t in SPOKEN)            # one mean over all words, one per kind of picture
-        total = sum(l/(words if t in SPOKEN else n)*r.weight(t) for t,(l,n) in losses.items())
         self.opt.zero_grad()
-        total.backward()
+        sum(kind_losses(losses,r).values()).backward()
         g = self.concept.rows.grad
         means = torch.stack([l.detach()/n for l,n in losses.values()])
         if self.acc: g.copy_(self.acc.reduce(g)); means = self.acc.reduce(means)

@@ -5,7 +5,7 @@
 # %% ../../nbs/concept/21_tasks.ipynb #da122bf7
 from __future__ import annotations
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 import numpy as np, torch
 from PIL import Image
@@ -18,7 +18,7 @@ from ..model.segments import Text, Seen, Drawn
 from ..model.flow import shift_time
 
 # %% auto #0
-__all__ = ['NAME', 'ConceptData', 'stranger_pictures', 'Encoded', 'noised', 'Mix', 'samples']
+__all__ = ['NAME', 'TASKS', 'ConceptData', 'stranger_pictures', 'Encoded', 'noised', 'Mix', 'samples']
 
 # %% ../../nbs/concept/21_tasks.ipynb #aad67704
 NAME = "<sks>"
@@ -171,9 +171,11 @@ def _recognise(e, n, pick):
     return [pic,e.ask,Text(e.yes if yes else e.no,True)]
 
 # %% ../../nbs/concept/21_tasks.ipynb #144c08ab
+TASKS = ("recognise","vqa","facts","draw","edit")
+
 @dataclass(frozen=True)
 class Mix:
-    "Samples of each task in a step, and noised copies per drawn picture."
+    "Samples of each task in a step, and noised copies per drawn picture. Raises OmniError for what is no number of samples."
     recognise:int=2
     vqa:int=1
     facts:int=2
@@ -181,11 +183,24 @@ class Mix:
     edit:int=1
     copies:int=2
     shift:float=1.   # of the times of noised copies
+    def __post_init__(self):
+        for k in (*TASKS,"copies"):
+            least,v = int(k=="copies"),getattr(self,k)
+            if not isinstance(v,int) or v<least: raise OmniError(f"Mix: {k}={v!r}; a whole number from {least} on is needed"+("" if least else ", 0 leaves the task out"))
+    def without(self, *tasks) -> "Mix":
+        "This mix with no samples of some tasks; the others keep theirs. Raises OmniError for unknown tasks."
+        for t in tasks:
+            if t not in TASKS: raise OmniError(f"{t!r}: no task; one of {', '.join(TASKS)}")
+        return replace(self,**{t:0 for t in tasks})
+    def only(self, *tasks) -> "Mix":
+        "This mix with samples of these tasks alone. Raises OmniError for unknown tasks."
+        self.without(*tasks)
+        return self.without(*(t for t in TASKS if t not in tasks))
 
 def samples(e:Encoded, mix:Mix,
             g:torch.Generator,  # all that is random comes from it
 ) -> dict:                      # {task: list of samples}, a sample being a list of segments
-    "The samples of one step; the system prompt is not in them, since it is read once for all."
+    "The samples of one step; the system prompt is not in them, since it is read once for all. Raises OmniError where none are left."
     n = lambda k: int(torch.randint(k,(1,),generator=g))
     pick = lambda xs: xs[n(len(xs))]
     out = dict(recognise=[_recognise(e,n,pick) for _ in range(mix.recognise)],vqa=[],facts=[],draw=[],edit=[])
@@ -201,4 +216,5 @@ def samples(e:Encoded, mix:Mix,
     for k in range(mix.edit if e.edits else 0):
         c,t,y = pick(e.edits)
         out["edit"].append([*c,t,*noised(y,mix.copies,mix.shift,g)])
+    if not any(out.values()): raise OmniError(f"nothing to learn from: the mix asks for {', '.join(t for t in TASKS if getattr(mix,t)) or 'no task'}, and the data has none of it ({e.data})")
     return out
