@@ -27,4 +27,7 @@ from .bench.metrics import *
 from .inside.attention import *
 from .inside.knockout import *
 from .widgets.pieces import *
+from .widgets.events import *
+from .widgets.forms import *
+from .widgets.studio import *
 from .widgets.explorers import *

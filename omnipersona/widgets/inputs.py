@@ -81,7 +81,7 @@ class Upload:
     def data(self, facts, description=""): return uploaded_data(uploads(self.files.value),facts,description)
     def more(self): return {}
 
-# %% ../../nbs/widgets/51_inputs.ipynb #9292e5ea
+# %% ../../nbs/widgets/51_inputs.ipynb #5fe35d68
 class Chooser:
     "A picture from a list, or an uploaded one."
     def __init__(self, none:str|None=None):  # what to call no picture; None: one is needed
@@ -113,6 +113,7 @@ class TryOut:
         for k,work in (("Ask",self._ask),("Draw",self._draw),("Edit",self._edit)):
             self.buttons[k] = w.Button(description=k)
             self.buttons[k].on_click(self.said[k].tries(work,busy))
+        for k,i in self.images.items(): i.add_class(f"omni-{k.lower()}")
         i,b,s = self.images,self.buttons,self.said
         self.widget = w.Tab([w.VBox([self.question,self.about.widget,b["Ask"],s["Ask"].widget]),
                              w.VBox([self.prompt,w.HBox([self.seed,self.replay]),b["Draw"],s["Draw"].widget,i["Draw"]]),

@@ -19,7 +19,7 @@ from .inputs import Said, Design, Folder, Upload, Table, Form, TryOut, _w, _wide
 # %% auto #0
 __all__ = ['Watch', 'run_pictures', 'studio_parts', 'ConceptStudio']
 
-# %% ../../nbs/widgets/52_studio.ipynb #eada1c09
+# %% ../../nbs/widgets/52_studio.ipynb #6e73a70e
 class Watch:
     "A callback of `learn`: progress, curves, previews, paths of the tokens; true as soon as somebody pressed Stop."
     def __init__(self, bb,
@@ -29,6 +29,7 @@ class Watch:
         self.bb,self.every,self.least,self.poll,self.stop = bb,every,least,lambda: None,False
         self.bar,self.said = w.IntProgress(layout=_wide("60%")),Said()
         self.images = {k:w.Image(format="png",layout=w.Layout(display="none")) for k in ("losses","previews","tokens")}
+        for k,i in self.images.items(): i.add_class(f"omni-{k}")
         self.widget = w.VBox([w.HBox([self.bar,self.said.widget]),*self.images.values()])
         self.begin(1,every)
     def begin(self, steps, every):
@@ -67,7 +68,7 @@ def run_pictures(log:list,   # losses of every step
     n_und:int) -> dict:      # {'losses': PNG, ...}, without those that there is nothing for
     "A run in up to three pictures."
     out = {}
-    if log: out["losses"] = figure_png(loss_figure(log))
+    if log: out["losses"] = figure_png(loss_figure(log,min(20,1+len(log)//8)))
     if previews: out["previews"] = contact_sheet([im for _,im in previews],[f"step {s}" for s,_ in previews])
     if len(snapshots)>1: out["tokens"] = figure_png(paths_figure(token_paths(snapshots),n_und))
     return out
@@ -93,7 +94,7 @@ def _result_parts(results):
     if r := results.get("Edit"): out += [picture_html(large(results["before"]),"before"),picture_html(large(r.image),r.request)]
     return out
 
-# %% ../../nbs/widgets/52_studio.ipynb #51876e51
+# %% ../../nbs/widgets/52_studio.ipynb #92dea92d
 class ConceptStudio:
     "Teach a concept in a cell's output: `display` it, or drive it by its buttons and boxes."
     def __init__(self, bb=None,        # Backbone; None: 'tiny'
@@ -113,6 +114,7 @@ class ConceptStudio:
         self.watch,self.tryout = Watch(self.bb,every),TryOut(lambda: self.busy)
         self.path,self.file = w.Text(description="folder",value=str(Path(folder)/name),layout=_wide("50%")),w.FileUpload(accept=".zip",multiple=False,description="Load a zip")
         self.link,self.said,self.kept = w.HTML(),Said(),Said()
+        self.sheet.add_class("omni-sheet")
         self._wire()
         self.widget = self._laid_out()
     def _wire(self):
