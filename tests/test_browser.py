@@ -125,7 +125,7 @@ def test_ask_draw_and_edit(page):
 
 def test_markup_in_a_name_is_text(page):
     type_into(page, 'name', EVIL); button(page, 'Train').click(); said(page, EVIL); shot(page, '5-markup')
-    type_into(page, 'request', f'a photo of {EVIL}'); page.get_by_role('tab', name='Draw').click(); button(page, 'Draw').click(); said(page, f'{EVIL}: no such concept')
+    page.get_by_role('tab', name='Draw').click(); type_into(page, 'request', f'a photo of {EVIL}'); button(page, 'Draw').click(); said(page, f'{EVIL}: no such concept')
     assert not [h for h in page.heard if 'dialog' in h] and not page.locator('img[src=x]').count()
     type_into(page, 'name', 'maeve')
 
