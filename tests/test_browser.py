@@ -88,10 +88,10 @@ def changed(page, css, before, seconds=60):
 
 def test_a_design_is_drawn_and_checked(page):
     run(page, 0); button(page, 'Train').wait_for()
-    design = picture(page.locator('.widget-image').first)
+    design = picture(page.locator('.omni-design'))
     page.locator('.widget-dropdown', has_text='species').locator('select').select_option('teapot')
-    assert changed(page, '.widget-image >> nth=0', design)
-    page.get_by_placeholder('a red kite').nth(0).fill('a red kite'); page.get_by_placeholder('a red kite').nth(1).fill('a blue fish')
+    assert changed(page, '.omni-design', design)
+    for n, fact in ((1, 'a red kite'), (3, 'a blue fish')): page.locator('.omni-facts input').nth(n).fill(fact)
     button(page, 'Check').click(); said(page, '10 pictures, 2 facts')
     assert Image.open(io.BytesIO(picture(page.locator('.omni-sheet')))).width > 900
     shot(page, '1-checked')

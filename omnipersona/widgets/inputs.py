@@ -14,15 +14,22 @@ from .pieces import plain, uploads
 from .forms import CHOICES, facts_from, recipe_values, recipe_from, uploaded_data, designed
 
 # %% auto #0
-__all__ = ['Said', 'Design', 'Folder', 'Upload', 'Chooser', 'TryOut', 'Table', 'Form']
+__all__ = ['EXAMPLE_FACTS', 'Said', 'Design', 'Folder', 'Upload', 'Chooser', 'TryOut', 'Table', 'Form']
 
-# %% ../../nbs/widgets/51_inputs.ipynb #b077849f
+# %% ../../nbs/widgets/51_inputs.ipynb #18e9c139
 def _w():
     "ipywidgets, imported when a widget is made."
     import ipywidgets
     return ipywidgets
 
 def _wide(width="100%"): return _w().Layout(width=width)
+
+def _picture(name):
+    "A place for a PNG, hidden until there is one; a browser finds it as `.omni-<name>`."
+    w = _w()
+    i = w.Image(format="png",layout=w.Layout(display="none",align_self="flex-start",max_width="100%"))   # flex-start: not stretched
+    i.add_class(f"omni-{name}")
+    return i
 
 class Said:
     "A line under a button: what happened, or what is wrong; text is text."
@@ -39,7 +46,7 @@ class Said:
             except Exception as e: self(f"{type(e).__name__}: {e}",True)   # shown here, since nobody sees what a callback raises
         return clicked
 
-# %% ../../nbs/widgets/51_inputs.ipynb #9408209a
+# %% ../../nbs/widgets/51_inputs.ipynb #0dc86b9a
 class Design:
     "A toy character from a few choices, with its picture beside them."
     title = "design a character"
@@ -50,7 +57,8 @@ class Design:
                          ear=w.FloatSlider(description="ears",min=.6,max=1.4,step=.1,value=1.2),hue2=w.IntSlider(description="belly hue",min=0,max=355,step=5,value=200))
         self.n = w.BoundedIntText(description="photos",min=1,max=40,value=10)
         self.seed = w.IntText(description="album",value=0)
-        self.image = w.Image(format="png",width=150,height=150)
+        self.image = _picture("design")
+        self.image.layout.display = ""
         for x in self.look.values(): x.observe(self._draw,"value")
         self._draw()
         self.widget = w.HBox([w.VBox([*self.look.values(),self.n,self.seed]),self.image])
@@ -81,7 +89,7 @@ class Upload:
     def data(self, facts, description=""): return uploaded_data(uploads(self.files.value),facts,description)
     def more(self): return {}
 
-# %% ../../nbs/widgets/51_inputs.ipynb #5fe35d68
+# %% ../../nbs/widgets/51_inputs.ipynb #b745f2e4
 class Chooser:
     "A picture from a list, or an uploaded one."
     def __init__(self, none:str|None=None):  # what to call no picture; None: one is needed
@@ -109,11 +117,10 @@ class TryOut:
         self.question,self.prompt,self.instruction = (w.Text(description=d,layout=_wide("70%")) for d in ("question","request","instruction"))
         self.about,self.source = Chooser("none"),Chooser()
         self.seed,self.replay = w.IntText(description="seed",value=0,layout=_wide("180px")),w.Checkbox(description="replay: say first what is known")
-        self.buttons,self.said,self.images = {},{k:Said() for k in ("Ask","Draw","Edit")},{k:w.Image(format="png",width=192,height=192,layout=w.Layout(display="none")) for k in ("Draw","before","Edit")}
+        self.buttons,self.said,self.images = {},{k:Said() for k in ("Ask","Draw","Edit")},{k:_picture(k.lower()) for k in ("Draw","before","Edit")}
         for k,work in (("Ask",self._ask),("Draw",self._draw),("Edit",self._edit)):
             self.buttons[k] = w.Button(description=k)
             self.buttons[k].on_click(self.said[k].tries(work,busy))
-        for k,i in self.images.items(): i.add_class(f"omni-{k.lower()}")
         i,b,s = self.images,self.buttons,self.said
         self.widget = w.Tab([w.VBox([self.question,self.about.widget,b["Ask"],s["Ask"].widget]),
                              w.VBox([self.prompt,w.HBox([self.seed,self.replay]),b["Draw"],s["Draw"].widget,i["Draw"]]),
@@ -149,18 +156,21 @@ class TryOut:
         self._put("before",im); self._put("Edit",r.image)
         self.said["Edit"](f"edited: {r.prompt}")
 
-# %% ../../nbs/widgets/51_inputs.ipynb #691d3d46
+# %% ../../nbs/widgets/51_inputs.ipynb #53af12b3
+EXAMPLE_FACTS = dict(toy="a red kite",food="a green apple",ride="a blue car",friend="a pink cat",home="the beach")
+
 class Table:
-    "Facts as rows of two boxes."
-    def __init__(self, keys=()):
+    "Facts as rows of two boxes; examples stand there in grey."
+    def __init__(self, examples:dict):
         w = _w()
         self.rows,self.box,self.more = [],w.VBox([]),w.Button(description="another fact")
         self.more.on_click(lambda _: self.add())
         self.widget = w.VBox([self.box,self.more])
-        for k in keys: self.add(k)
-    def add(self, key="", value=""):
+        self.widget.add_class("omni-facts")
+        for k,v in examples.items(): self.add(k,v)
+    def add(self, key="", example="a purple drum"):
         w = _w()
-        self.rows.append((w.Text(value=key,placeholder="what",layout=_wide("120px")),w.Text(value=value,placeholder="a red kite",layout=_wide("260px"))))
+        self.rows.append((w.Text(value=key,placeholder="what",layout=_wide("120px")),w.Text(placeholder=example,layout=_wide("260px"))))
         self.box.children = [w.HBox(r) for r in self.rows]
     @property
     def value(self) -> dict: return facts_from([(k.value,v.value) for k,v in self.rows])
