@@ -27,12 +27,13 @@ def lab(tmp_path_factory):
     shipped('tiny'); pytest.importorskip('jupyterlab', reason='needs JupyterLab: pip install -e .[dev]')
     home, port = tmp_path_factory.mktemp('lab'), free_port()
     nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in CELLS], metadata=dict(kernelspec=dict(name='python3', display_name='python3')))
+    quiet = home/'settings'/'@jupyterlab'/'apputils-extension'/'notification.jupyterlab-settings'; quiet.parent.mkdir(parents=True); quiet.write_text('{"fetchNews": "false", "checkForUpdates": false}')
     (home/'work').mkdir(); nbformat.write(nb, home/'work'/'studio.ipynb')
     env = {k: v for k, v in os.environ.items() if not k.startswith(('JUPYTER', 'IN_TEST'))} | dict(JUPYTER_CONFIG_DIR=str(home/'config'), JUPYTER_RUNTIME_DIR=str(home/'runtime'), IPYTHONDIR=str(home/'ipython'),
            JUPYTERLAB_SETTINGS_DIR=str(home/'settings'), JUPYTERLAB_WORKSPACES_DIR=str(home/'workspaces'), OMP_NUM_THREADS='1', PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')]))
     with open(home/'log', 'w') as log:
         server = subprocess.Popen([sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root', '--ServerApp.ip=127.0.0.1', f'--ServerApp.port={port}', '--ServerApp.port_retries=0', '--IdentityProvider.token=',
-             '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate', '--LabApp.news_url=None', '--LabApp.extension_manager=readonly'], cwd=home/'work', env=env, stdout=log, stderr=log)
+             '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate', '--LabApp.extension_manager=readonly'], cwd=home/'work', env=env, stdout=log, stderr=log)
     try:
         assert answers(f'http://127.0.0.1:{port}/api'), (home/'log').read_text()[-2000:]
         yield f'http://127.0.0.1:{port}', home/'work'
@@ -57,14 +58,16 @@ def page(lab):
         page.on('dialog', lambda d: (page.heard.append(f'dialog: {d.message}'), d.dismiss()))
         page.goto(f'{lab[0]}/lab/tree/studio.ipynb')
         page.locator('.jp-Notebook .jp-Cell').first.wait_for()
-        page.get_by_text('python3 | Idle').or_(page.locator('.jp-Notebook-ExecutionIndicator[data-status=idle]')).first.wait_for()
-        yield page
-        browser.close()
+        page.get_by_text('| Idle').first.wait_for()
+        try: yield page
+        finally: shot(page, 'last'); browser.close()
 
 def run(page, n):
-    "Shift+Enter in cell number n."
-    page.locator('.jp-Notebook .jp-CodeCell').nth(n).locator('.jp-InputArea-editor').click()
-    page.keyboard.press('Shift+Enter')
+    "Shift+Enter in cell number n, once more where the kernel was not there yet."
+    cell = page.locator('.jp-Notebook .jp-CodeCell').nth(n)
+    for _ in range(10):
+        cell.locator('.jp-InputArea-editor').click(); page.keyboard.press('Shift+Enter'); page.wait_for_timeout(1500)
+        if re.search(r'\[[*0-9]', cell.locator('.jp-InputPrompt').first.inner_text()): return
 
 def shot(page, name): page.screenshot(path=SHOTS/f'{name}.png')
 def button(page, name): return page.locator('button.jupyter-button', has_text=re.compile(f'^{name}$'))
@@ -132,9 +135,11 @@ def test_markup_in_a_name_is_text(page):
 def test_a_wrong_file_is_named_and_pictures_are_taken(page):
     png = io.BytesIO(); Image.new('RGB', (80, 80), 'teal').save(png, 'PNG')
     page.locator('.widget-toggle-buttons button', has_text='upload').click()
-    files = page.locator('input[type=file][accept="image/*"]').first
-    files.set_input_files([dict(name='notes.png', mimeType='image/png', buffer=b'no picture at all')]); button(page, 'Check').click(); said(page, 'notes.png: not an image')
-    files.set_input_files([dict(name=f'{i}.png', mimeType='image/png', buffer=png.getvalue()) for i in range(2)]); button(page, 'Check').click(); said(page, '2 pictures')
+    def bring(files):
+        with page.expect_file_chooser() as chooser: page.locator('button.widget-upload:visible').first.click()
+        chooser.value.set_files(files)
+    bring([dict(name='notes.png', mimeType='image/png', buffer=b'no picture at all')]); button(page, 'Check').click(); said(page, 'notes.png: not an image')
+    bring([dict(name=f'{i}.png', mimeType='image/png', buffer=png.getvalue()) for i in range(2)]); button(page, 'Check').click(); said(page, '2 pictures')
     page.locator('.widget-toggle-buttons button', has_text='design').click()
 
 def test_an_interrupt_keeps_what_was_learnt_too(page):
