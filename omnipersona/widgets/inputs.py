@@ -89,7 +89,7 @@ class Upload:
     def data(self, facts, description=""): return uploaded_data(uploads(self.files.value),facts,description)
     def more(self): return {}
 
-# %% ../../nbs/widgets/51_inputs.ipynb #b745f2e4
+# %% ../../nbs/widgets/51_inputs.ipynb #403927a4
 class Chooser:
     "A picture from a list, or an uploaded one."
     def __init__(self, none:str|None=None):  # what to call no picture; None: one is needed
@@ -116,7 +116,7 @@ class TryOut:
         self.persona,self.results = None,{}
         self.question,self.prompt,self.instruction = (w.Text(description=d,layout=_wide("70%")) for d in ("question","request","instruction"))
         self.about,self.source = Chooser("none"),Chooser()
-        self.seed,self.replay = w.IntText(description="seed",value=0,layout=_wide("180px")),w.Checkbox(description="replay: say first what is known")
+        self.seed,self.replay = w.IntText(description="seed",value=0,layout=_wide("180px")),w.Checkbox(description="with replay",indent=False)
         self.buttons,self.said,self.images = {},{k:Said() for k in ("Ask","Draw","Edit")},{k:_picture(k.lower()) for k in ("Draw","before","Edit")}
         for k,work in (("Ask",self._ask),("Draw",self._draw),("Edit",self._edit)):
             self.buttons[k] = w.Button(description=k)

@@ -94,7 +94,7 @@ def _result_parts(results):
     if r := results.get("Edit"): out += [picture_html(large(results["before"]),"before"),picture_html(large(r.image),r.request)]
     return out
 
-# %% ../../nbs/widgets/52_studio.ipynb #dbdebd6a
+# %% ../../nbs/widgets/52_studio.ipynb #c6073472
 class ConceptStudio:
     "Teach a concept in a cell's output: `display` it, or drive it by its buttons and boxes."
     def __init__(self, bb=None,        # Backbone; None: 'tiny'
@@ -191,7 +191,7 @@ class ConceptStudio:
         self.concept,self.persona = concept,Persona(self.bb,concept)
         self.tryout.use(self.persona,concept.name,self.pictures,next(iter(concept.facts),"toy"))
         url = data_url(concept_zip(concept),"application/zip")
-        self.link.value = f"<a class='omni-download' download='{plain(concept.name)}.zip' href='{url}'>Download {plain(concept.name)}.zip</a>"
+        self.link.value = f"<a class='omni-download' style='text-decoration:underline' download='{plain(concept.name)}.zip' href='{url}'>Download {plain(concept.name)}.zip</a>"
     def save(self):
         "Write the concept into the folder that the form names. Raises OmniError where nothing is learnt yet."
         if self.concept is None: raise OmniError("nothing is learnt yet: press Train first")
