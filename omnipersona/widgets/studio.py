@@ -73,7 +73,7 @@ def run_pictures(log:list,   # losses of every step
     if len(snapshots)>1: out["tokens"] = figure_png(paths_figure(token_paths(snapshots),n_und))
     return out
 
-# %% ../../nbs/widgets/52_studio.ipynb #5423bc5f
+# %% ../../nbs/widgets/52_studio.ipynb #9c62c8b5
 def studio_parts(concept, images=(), pictures=None, results=None) -> list:
     "HTML: a learnt concept, what it was learnt from, how it went, what it answers. `pictures` as of `run_pictures`, `results` as of `TryOut`."
     s = concept.summary
@@ -84,7 +84,7 @@ def studio_parts(concept, images=(), pictures=None, results=None) -> list:
     if images: parts.append(picture_html(contact_sheet([images[i] for i in few]),f"learnt from {len(images)} pictures"+(f"; {note}" if note else "")))
     names = dict(losses="losses of every task",previews="the same noise, drawn while it learnt",tokens="how the tokens moved")
     parts += [picture_html(p,names[k]) for k,p in (pictures or {}).items()]
-    return parts+_result_parts(results or {})
+    return [*parts,f"<div style='display:flex;flex-wrap:wrap'>{''.join(_result_parts(results or {}))}</div>"]
 
 def _result_parts(results):
     large = lambda im: png_bytes(im.resize((192,192),0 if im.width<192 else 1))   # 0: nearest
