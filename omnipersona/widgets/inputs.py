@@ -156,7 +156,7 @@ class TryOut:
         self._put("before",im); self._put("Edit",r.image)
         self.said["Edit"](f"edited: {r.prompt}")
 
-# %% ../../nbs/widgets/51_inputs.ipynb #53af12b3
+# %% ../../nbs/widgets/51_inputs.ipynb #c7d96f78
 EXAMPLE_FACTS = dict(toy="a red kite",food="a green apple",ride="a blue car",friend="a pink cat",home="the beach")
 
 class Table:
@@ -181,7 +181,7 @@ class Form:
         w = _w()
         box = lambda k,v: w.Dropdown(options=CHOICES[k],value=v) if k in CHOICES else (w.IntText if isinstance(v,int) else w.FloatText)(value=v)
         self.boxes = {k:box(k,v) for k,v in recipe_values(recipe).items()}
-        for k,b in self.boxes.items(): b.description,b.layout = k,_wide("210px")
+        for k,b in self.boxes.items(): b.description,b.layout,b.style.description_width = k,_wide("230px"),"110px"
         self.widget = w.HBox(list(self.boxes.values()),layout=w.Layout(flex_flow="row wrap"))
     @property
     def value(self) -> Recipe: return recipe_from({k:b.value for k,b in self.boxes.items()})

@@ -94,7 +94,7 @@ def _result_parts(results):
     if r := results.get("Edit"): out += [picture_html(large(results["before"]),"before"),picture_html(large(r.image),r.request)]
     return out
 
-# %% ../../nbs/widgets/52_studio.ipynb #c6073472
+# %% ../../nbs/widgets/52_studio.ipynb #e0384307
 class ConceptStudio:
     "Teach a concept in a cell's output: `display` it, or drive it by its buttons and boxes."
     def __init__(self, bb=None,        # Backbone; None: 'tiny'
@@ -108,8 +108,9 @@ class ConceptStudio:
         self.name,self.description = w.Text(description="name",value=name),w.Text(description="in words",placeholder="a red spotted dog (may stay empty)",layout=_wide("60%"))
         self.sources = {s.title:s for s in (Design(),Folder(),Upload())}
         self.source,self.facts,self.form = w.ToggleButtons(options=list(self.sources)),Table(EXAMPLE_FACTS),Form(recipe)
-        self.seed,self.every = w.IntText(description="seed",value=0,layout=_wide("210px")),w.BoundedIntText(description="preview every",value=every,min=0,max=10**6,layout=_wide("210px"))
-        self.checkpoints = w.Text(description="checkpoints",placeholder="a folder: a run that was cut off goes on from it",layout=_wide("60%"))
+        near = dict(layout=_wide("230px"),style=dict(description_width="110px"))
+        self.seed,self.every = w.IntText(description="seed",value=0,**near),w.BoundedIntText(description="preview every",value=every,min=0,max=10**6,**near)
+        self.checkpoints = w.Text(description="checkpoints",placeholder="a folder: a run that was cut off goes on from it",layout=_wide("60%"),style=dict(description_width="110px"))
         self.sheet = _picture("sheet")
         self.watch,self.tryout = Watch(self.bb,every),TryOut(lambda: self.busy)
         self.path,self.file = w.Text(description="folder",value=str(Path(folder)/name),layout=_wide("50%")),w.FileUpload(accept=".zip",multiple=False,description="Load a zip")
