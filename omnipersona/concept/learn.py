@@ -216,10 +216,11 @@ def preview_picture(bb, concept, prompt:str="a photo of {} at the park", seed:in
     with torch.no_grad():
         return bb.paint([[concept.prompt(),bb.text(prompt.format(concept.token))]],[seed],g,concept,drop="all")[0]
 
-def loss_figure(log:list, smooth:int=20):
+def loss_figure(log:list, smooth:int=20,
+                fig=None):   # a matplotlib Figure to draw into, for threads; None: one of pyplot's
     "A matplotlib Figure of the losses per task."
-    import matplotlib.pyplot, numpy as np   # pyplot makes notebooks show figures; this one is not among its own, as threads may draw
-    fig = matplotlib.figure.Figure(figsize=(9,2.6))
+    import matplotlib.pyplot as plt, numpy as np
+    fig = fig or plt.figure(figsize=(9,2.6))
     axes = fig.subplots(1,2)
     tasks = sorted({k for r in log for k in r if k!="step"})
     for t in tasks:
@@ -233,4 +234,5 @@ def loss_figure(log:list, smooth:int=20):
     axes[1].set_title("velocity error (MSE)",fontsize=9)
     for ax in axes: ax.set_xlabel("step",fontsize=8)
     fig.tight_layout()
+    plt.close(fig)
     return fig

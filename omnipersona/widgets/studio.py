@@ -18,7 +18,7 @@ from .inputs import Said, Design, Folder, Upload, Table, Form, EXAMPLE_FACTS, Tr
 # %% auto #0
 __all__ = ['Watch', 'run_pictures', 'studio_parts', 'ConceptStudio']
 
-# %% ../../nbs/widgets/52_studio.ipynb #3fdf8b42
+# %% ../../nbs/widgets/52_studio.ipynb #07a03256
 class Watch:
     "A callback of `learn`: progress, curves, previews, paths of the tokens; true as soon as somebody pressed Stop."
     def __init__(self, bb,
@@ -67,8 +67,9 @@ def run_pictures(log:list,   # losses of every step
     snapshots:list,          # rows of the concept now and then
     n_und:int) -> dict:      # {'losses': PNG, ...}, without those that there is nothing for
     "A run in up to three pictures."
+    from matplotlib.figure import Figure
     out = {}
-    if log: out["losses"] = figure_png(loss_figure(log,min(20,1+len(log)//8)))
+    if log: out["losses"] = figure_png(loss_figure(log,min(20,1+len(log)//8),Figure(figsize=(9,2.6))))
     if previews: out["previews"] = contact_sheet([im for _,im in previews],[f"step {s}" for s,_ in previews])
     if len(snapshots)>1: out["tokens"] = figure_png(paths_figure(token_paths(snapshots),n_und))
     return out
