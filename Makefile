@@ -1,5 +1,5 @@
 # make demo        the quickstart, executed; prints where it lies and its scores
-# make test        everything that must hold (CI runs this)
+# make test        everything that must hold (CI runs this)      make test-colab  the widgets under Colab's ipywidgets 7
 # make export      notebooks -> omnipersona/          make clean-notebooks   strip counts and widget state
 # make readme      nbs/index.ipynb -> README.md       make build             wheel and sdist in dist/
 # make bench-main, bench-replay, bench-recipes, bench-7b, bench-attention, bench-widgets, bench-crosstask  make pretrain       the tiny backbone's weights, again
@@ -7,7 +7,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help venv test demo bench-main bench-replay bench-recipes bench-7b bench-attention bench-widgets bench-crosstask pretrain export clean-notebooks readme build
+.PHONY: help venv test test-colab demo bench-main bench-replay bench-recipes bench-7b bench-attention bench-widgets bench-crosstask pretrain export clean-notebooks readme build
 
 VENV    ?= .venv
 WORKERS ?= 2
@@ -111,3 +111,16 @@ test: $(READY)
 .stamps/notebooks: $(LIBRARY) $(PACKAGE) $(READY)
 	OMP_NUM_THREADS=1 $(LIMIT) $(BIN)/nbdev_test --n_workers $(WORKERS) --timing --skip_folder_re '^([_.]|tutorials$$|assignments$$)'
 	@mkdir -p .stamps && touch $@
+
+# The widgets' tests, kernel-side, in a second environment with Colab's versions of what they stand on (torch: the CPU build that is tested).
+COLAB := ipywidgets==7.7.1 ipython==7.34.0 ipykernel==6.17.1 transformers==5.15.* peft==0.20.* diffusers==0.39.*
+
+test-colab: .venv-colab/.ready
+	PYTHONPATH=$(CURDIR) OMP_NUM_THREADS=$(WORKERS) .venv-colab/bin/python -m pytest -q tests/test_widgets.py tests/test_explorers.py tests/test_studio.py tests/test_boards.py tests/test_attention_explorer.py -k "not browser"
+
+.venv-colab/.ready: Makefile
+	test -x .venv-colab/bin/python || $(PYTHON) -m venv .venv-colab
+	.venv-colab/bin/pip install -q $(TORCH)
+	.venv-colab/bin/pip install -q $(COLAB) accelerate matplotlib scikit-learn pytest
+	.venv-colab/bin/pip install -q --no-deps -e .
+	@touch $@

@@ -32,6 +32,9 @@ from .inside.picture_effects import *
 from .inside.crosstask import *
 from .inside.geometry import *
 from .widgets.pieces import *
+from .widgets.events import *
+from .widgets.forms import *
+from .widgets.studio import *
 from .widgets.explorers import *
 from .widgets.attention_page import *
 from .widgets.attention_explorer import *

@@ -223,10 +223,12 @@ def preview_picture(bb, concept, prompt:str="a photo of {} at the park", seed:in
     with torch.no_grad():
         return bb.paint([[concept.prompt(),bb.text(prompt.format(concept.token))]],[seed],g,concept,drop="all")[0]
 
-def loss_figure(log:list, smooth:int=20):
+def loss_figure(log:list, smooth:int=20,
+                fig=None):   # a matplotlib Figure to draw into, for threads; None: one of pyplot's
     "A matplotlib Figure of the losses per task."
     import matplotlib.pyplot as plt, numpy as np
-    fig,axes = plt.subplots(1,2,figsize=(9,2.6))
+    fig = fig or plt.figure(figsize=(9,2.6))
+    axes = fig.subplots(1,2)
     tasks = sorted({k for r in log for k in r if k!="step"})
     for t in tasks:
         y = np.array([r[t] for r in log if t in r])

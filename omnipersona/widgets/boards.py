@@ -4,22 +4,17 @@
 
 # %% ../../nbs/widgets/53_boards.ipynb #9d9d134e
 from __future__ import annotations
-import io
 import numpy as np
 from ..basics import OmniError
 from ..inside.crosstask import conflict_summary, minus_row, propagation_figure
+from .forms import figure_png
 from .pieces import plain, picture_html, export_page, thinned
 
 # %% auto #0
-__all__ = ['figure_png', 'conflict_limits', 'conflict_numbers', 'conflict_png', 'map_png', 'matrix_title', 'matrix_png',
-           'CrossTaskBoard', 'TokenMap']
+__all__ = ['conflict_limits', 'conflict_numbers', 'conflict_png', 'map_png', 'matrix_title', 'matrix_png', 'CrossTaskBoard',
+           'TokenMap']
 
 # %% ../../nbs/widgets/53_boards.ipynb #166a66c9
-def figure_png(fig) -> bytes:
-    "A matplotlib Figure as a PNG file's content."
-    out = io.BytesIO(); fig.savefig(out,format="png")
-    return out.getvalue()
-
 def _given(results, keys, what, source):
     "One result or several, as a list. Raises OmniError for what is no such result."
     results = [results] if isinstance(results,dict) else list(results)
@@ -60,7 +55,7 @@ def conflict_png(result:dict, i:int=0) -> bytes:
     kinds = [l.split()[0] for l in result["tokens"]]; groups = list(dict.fromkeys(kinds))
     axes[-1,0].set_xticks([np.mean([k for k,l in enumerate(kinds) if l==g]) for g in groups],["name" if g.startswith("<") else g.replace("$","\\$") for g in groups])
     plt.close(fig)
-    return figure_png(fig)
+    return figure_png(fig,None)
 
 # %% ../../nbs/widgets/53_boards.ipynb #58893018
 def map_png(geometry:dict,  # of `token_geometry` or `token_history`
@@ -78,7 +73,7 @@ def map_png(geometry:dict,  # of `token_geometry` or `token_history`
     line.plot(geometry["separation"],color="#888",marker=".",ms=4,lw=1); line.plot(i,geometry["separation"][i],"o",color="k",ms=5)
     line.set_ylim(-1,1); line.set_xticks([]); line.tick_params(labelsize=6); line.set_title(f"separation {geometry['separation'][i]:+.2f}",fontsize=7)
     plt.close(fig)
-    return figure_png(fig)
+    return figure_png(fig,None)
 
 # %% ../../nbs/widgets/53_boards.ipynb #d5cc24cc
 def matrix_title(m:dict) -> str:
@@ -87,7 +82,7 @@ def matrix_title(m:dict) -> str:
 
 def matrix_png(m:dict, baseline:str|None=None) -> bytes:
     "A matrix as a PNG file, or its differences from one of its rows. Raises OmniError for an unknown row."
-    return figure_png(propagation_figure(minus_row(m,baseline) if baseline else m))
+    return figure_png(propagation_figure(minus_row(m,baseline) if baseline else m),None)
 
 def _numbers_html(n):
     "Group by group, the cosines of a record."
