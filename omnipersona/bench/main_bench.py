@@ -196,7 +196,7 @@ def main(out="bench/main.json", characters=CHARACTERS, seeds=(0,1), jobs=2, n=12
     return rows
 
 # %% ../../nbs/bench/41_main_bench.ipynb #2ffe4dc0
-RECIPES = {"images":Recipe(),"words":Recipe(init="words"),"random":Recipe(init="random"),"coupled":Recipe(routing="coupled")}
+RECIPES = {"images":Recipe(),"words":Recipe(init="words"),"random":Recipe(init="random"),"coupled":Recipe(routing="coupled"),"equal weights":Recipe(image=1.,edit=1.)}
 
 def compare(recipes=RECIPES, characters=CHARACTERS[:4], seeds=(0,), jobs=2, out="bench/recipes.json") -> dict:
     "Every score of each recipe: {recipe: {score: summary}}, printed side by side and written as JSON."

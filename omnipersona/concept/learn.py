@@ -30,12 +30,12 @@ class Recipe:
     warm:int=20
     weight_decay:float=0.
     clip:float=1.
-    image:float=1.; edit:float=1.                     # lambda_image, lambda_edit
+    image:float=10.; edit:float=10.                   # lambda_image, lambda_edit
     n_und:int=16
     n_gen:int=16
     routing:str="decoupled"
     init:str="images"
-    mix:Mix=Mix()
+    mix:Mix=Mix(recognise=4)
     precision:str="auto"     # of matrix products: 'auto' is the fastest format of this machine, see `compute_dtype`; or 'float32', 'bfloat16'
     def rate(self, step): return self.lr*min(1,(step+1)/self.warm)*.5*(1+math.cos(math.pi*min(1,step/self.steps)))
     def weight(self, task): return {"draw":self.image,"edit":self.edit}.get(task,1.)

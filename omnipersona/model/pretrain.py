@@ -186,14 +186,14 @@ def curves(log:list, smooth:int=3):
     import matplotlib.pyplot as plt
     fig,axes = plt.subplots(1,3,figsize=(12.5,2.6))
     for k in sorted({k for r in log for k in r}-{"step","lr","s"}):
-        ax = axes[("t2i","edit","subject").count(k) or 2*(k=="align")]
+        ax = axes[("t2i","edit","subject").count(k) or 2*(k in ("align","traits"))]
         ax.plot([r["step"] for r in log if k in r],[r[k] for r in log if k in r],label=k,lw=1)
         ax.legend(fontsize=7,loc="upper left",bbox_to_anchor=(1,1))
         ax.set_xlabel("step",fontsize=8)
     axes[0].set_title("cross-entropy (nats per token)",fontsize=9)
     axes[0].set_yscale("log")
     axes[1].set_title("velocity error (MSE)",fontsize=9)
-    axes[2].set_title("1 - cosine to the ViT's features",fontsize=9)
+    axes[2].set_title("hints: 1 - cosine, smooth L1",fontsize=9)
     fig.tight_layout()
     plt.close(fig)
     return fig
