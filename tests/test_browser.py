@@ -1,4 +1,4 @@
-"The studio and the replay explorer in JupyterLab, in a browser: every click goes the way a student's does, every picture is read back from the page."
+"The studio and the explorers in JupyterLab, in a browser: every click goes the way a student's does, every picture is read back from the page."
 import base64, io, json, os, re, shutil, socket, subprocess, sys, time, urllib.request, zipfile
 import nbformat, pytest
 from PIL import Image
@@ -9,8 +9,8 @@ EVIL = '<img src=x onerror=alert(1)>'
 SHOTS = ROOT/'runs'/'browser'   # git ignores it
 TUTORIAL = [c.source for c in nbformat.read(ROOT/'nbs'/'tutorials'/'04_studio.ipynb', 4).cells if c.cell_type == 'code'][:2]   # makes the studio, shows it
 MORE = ['''x = ReplayExplorer(studio.persona, "a photo of the toy of <pip>", guidance=Guidance(2, 2., 1.))
-x''', '''print("reached", studio.concept.summary["steps"] == len(studio.concept.log))''']
-SHOW, REPLAY, PRINT = 1, 2, 3   # numbers of the cells
+x''', '''print("reached", studio.concept.summary["steps"] == len(studio.concept.log))''', '''AttentionExplorer(recorded({"as asked": (studio.persona, "a photo of <pip> at the moon")}, guidance=Guidance(4, 2., 1.)))''']
+SHOW, REPLAY, PRINT, EXPLORE = 1, 2, 3, 4   # numbers of the cells
 
 def free_port():
     with socket.socket() as s: s.bind(('127.0.0.1', 0)); return s.getsockname()[1]
@@ -22,7 +22,7 @@ def answers(url, seconds=60):
 
 @pytest.fixture(scope='module')
 def lab(tmp_path_factory):
-    "JupyterLab on loopback, with the tutorial's first cells and two more, and nobody's settings: (address, folder)."
+    "JupyterLab on loopback, with the tutorial's first cells and three more, and nobody's settings: (address, folder)."
     shipped('tiny'); pytest.importorskip('jupyterlab', reason='needs JupyterLab: pip install -e .[dev]')
     home, port = tmp_path_factory.mktemp('lab'), free_port()
     nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in [*TUTORIAL, *MORE]], metadata=dict(kernelspec=dict(name='python3', display_name='python3')))
@@ -137,8 +137,8 @@ def test_a_wrong_file_is_named_and_pictures_are_taken(page):
     png = io.BytesIO(); Image.new('RGB', (80, 80), 'teal').save(png, 'PNG')
     page.locator('.widget-toggle-buttons button', has_text='upload').click()
     def bring(files):
-        with page.expect_file_chooser() as chooser: page.locator('button.widget-upload:visible').first.click()
-        chooser.value.set_files(files); page.locator('button.widget-upload:visible', has_text=f'({len(files)})').first.wait_for()   # the browser reads them in its own time
+        with page.expect_file_chooser() as chooser: page.locator('button.widget-upload:visible', has_text='Upload (').click()
+        chooser.value.set_files(files); page.locator('button.widget-upload:visible', has_text=f'Upload ({len(files)})').wait_for()   # the browser reads them in its own time
     bring([dict(name='notes.png', mimeType='image/png', buffer=b'no picture at all')]); button(page, 'Check').click(); said(page, 'notes.png: not an image')
     bring([dict(name=f'{i}.png', mimeType='image/png', buffer=png.getvalue()) for i in range(2)]); button(page, 'Check').click(); said(page, '2 pictures')
     page.locator('.widget-toggle-buttons button', has_text='design').click()
@@ -162,6 +162,18 @@ def test_the_recalled_answer_is_edited_and_drawn_again(page):
     assert now[0] == first[0] and now[1] != first[1] and now[2] != first[2]
     assert 'a blue drum' in page.locator('.jp-CodeCell').nth(REPLAY).locator('.widget-text input').nth(3).input_value()
     shot(page, '7-replay')
+
+def test_a_slider_changes_the_map(page):
+    run(page, EXPLORE); cell = page.locator('.jp-CodeCell').nth(EXPLORE); panel = cell.locator('.widget-image').first
+    def moves(act):
+        before = picture(panel); act()
+        for _ in range(100):
+            if picture(panel) != before: return True
+            page.wait_for_timeout(100)
+    def press(label): cell.locator('.widget-slider', has_text=label).locator('.noUi-handle').first.focus(); page.keyboard.press('ArrowRight')
+    for label in ('step', 'layer', 'head'): assert moves(lambda: press(label)), label
+    assert moves(lambda: cell.locator('.widget-dropdown', has_text='token').locator('select').select_option('all und tokens'))
+    shot(page, '8-attention')
 
 ALLOWED = []   # what a browser may complain of, and why
 
