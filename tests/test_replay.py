@@ -23,12 +23,11 @@ def asks(key): return f'a photo of <maeve> at its {key}' if key == 'home' else f
 
 # ---- the three passes ---------------------------------------------------------------------------------------------
 def test_facts_are_asked_for_and_the_answer_is_written_into_the_request(replay, char):
-    "Every question is right; which fact is told is what these weights still mix up, the colour above all (README), so that half must be right."
+    "Every question is right, and what was answered is written into the request."
     traces = replay([asks(k) for k in char.facts])
     assert [t.question for t in traces] == [f'what is the {k} of <maeve> ?' for k in char.facts]
     said = [t.answer in t.prompt and k not in t.prompt.split() for t, k in zip(traces, char.facts)]
-    right = [t.answer == v for t, v in zip(traces, char.facts.values())]
-    assert sum(said) >= len(said)-1 and sum(right) >= len(right)/2, '\n\n'.join(map(str, traces))
+    assert sum(said) >= len(said)-1, '\n\n'.join(map(str, traces))
     assert all(t.needed and not t.fallback and [s.name for s in t.stages] == ['intent', 'retrieval', 'rewriting'] for t in traces)
 
 def test_a_request_that_says_everything_comes_back_unchanged(replay):
@@ -54,19 +53,13 @@ def test_of_two_concepts_only_the_one_that_is_named_is_asked(bb, world):
         retrieval = t.stages[1]; alone, = Replay(bb, Persona(bb, r.concepts[name]).concepts)([f'a photo of the toy of <{name}>'])
         assert t.question == f'what is the toy of <{name}> ?' and retrieval.tokens_read == alone.stages[1].tokens_read, t
 
-# What it should do and these weights do not yet: the kind of a fact is remembered, its colour is mixed up. Take the marks away when it does.
-not_yet = pytest.mark.xfail(strict=True, reason='these weights mix up the colours of facts (README)')
-
-@not_yet
 def test_all_facts_but_one_are_right(replay, char):
     traces = replay([asks(k) for k in char.facts])
     assert sum(t.answer == v and v in t.prompt for t, v in zip(traces, char.facts.values())) >= len(char.facts)-1, '\n\n'.join(map(str, traces))
 
-@not_yet
 def test_an_edit_adds_the_right_thing(replay, char):
     t, = replay(['add the toy of <maeve>']); assert t.prompt == f"add {char.facts['toy']}", t
 
-@not_yet
 def test_each_of_two_concepts_has_its_own_fact(bb, world):
     a, b = world.character(5), world.character(6)
     r = Replay(bb, Persona(bb, [Described(bb, 'ann', a.description, a.facts), Described(bb, 'bo', b.description, b.facts)]).concepts)
