@@ -110,11 +110,11 @@ class Replay:
         taken = {c.token for c in concepts.items.values()}
         free = [n for n in bb.tok.names if n not in taken] or bb.tok.names
         self.examples = [tuple(x.format(name=free[i%len(free)]) for x in e) for i,e in enumerate(config.examples[:config.n_examples])]
-    def _pass(self, name, rows, texts):
-        "One pass over many requests: Stages. `rows`: segments; `texts`: what they say."
+    def _pass(self, name, rows, texts, personal=False):
+        "One pass over many requests: Stages. `rows`: segments; `texts`: what they say; `personal`: with the concepts' rows, which the other passes need only where a name is no word of the backbone."
         if not rows: return []
         t0 = time.time()
-        said = self.bb.answer(rows,self.concepts,self.config.max_tokens)
+        said = self.bb.answer(rows,self.concepts if personal or not self.bb.knows_names else None,self.config.max_tokens)
         dt = (time.time()-t0)/len(rows)
         size = lambda row: sum(len(s.ids)+2 for s in row)
         return [Stage(name,as_typed(t,self.concepts),as_typed(a,self.concepts),o.ids,o.logprobs,size(r),dt,_problem(a,o.finished))
@@ -128,7 +128,7 @@ class Replay:
     def retrieve(self, questions:list) -> list:  # (answer, Stage) of each question
         "A = text(Q, P): what the concept knows."
         got = [request_segments(self.bb,q,self.concepts) for q in questions]
-        stages = self._pass("retrieval",[[*p,q] for p,_,q in got],[t for _,t,_ in got])
+        stages = self._pass("retrieval",[[*p,q] for p,_,q in got],[t for _,t,_ in got],personal=True)
         return [(s.said,s) for s in stages]
     def rewrite(self, known:list) -> list:  # (prompt, Stage) of each (request, question, answer)
         "T' = text(A, T): the request that says what it needs."

@@ -103,6 +103,7 @@ def _hooks(concept):
 # %% ../../nbs/model/17_backbone.ipynb #3d7858b6
 class Backbone(_Doors):
     "A frozen unified model with its doors. `size`: pixels of the pictures it draws; `presets`: Guidance for 'draw' and 'edit'."
+    knows_names = True           # the reserved names were words of its pretraining
     def __init__(self, model:MoT, ae:Autoencoder, tok:Tokenizer, size:int=64, presets=None, name:str="tiny"):
         super().__init__(model, ae, tok, size)
         self.marks = None        # of the weights as they are stored, where those in memory are quantised

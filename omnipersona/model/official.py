@@ -148,6 +148,7 @@ def default_fits(c:MoTConfig,
 # %% ../../nbs/model/18_official.ipynb #0efb473d
 class BagelBackbone(Backbone):
     "A Backbone whose pictures keep their shape. `fits`: how pictures are resized for the autoencoder and for the ViT."
+    knows_names = False
     def __init__(self, model:MoT, ae:Autoencoder, tok:Tokenizer, fits:tuple|None=None, presets=None, name:str="bagel"):
         self.fits = fits or default_fits(model.config)
         super().__init__(model, ae, tok, self.fits[0].longest, presets or dict(draw=PRESETS["bagel_draw"],edit=PRESETS["bagel_edit"]), name)
