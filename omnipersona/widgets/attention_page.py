@@ -21,7 +21,9 @@ def quantised(w,    # (steps, layers, heads, tokens, cells), 0 or larger
     top = np.maximum(w.max(tuple(i for i in range(w.ndim) if i!=w.ndim-2)),1e-12)
     return np.round(np.sqrt(w/top[:,None])*255).astype(np.uint8),top
 
-def restored(q, top): return (q/255.)**2*np.asarray(top)[:,None]
+def restored(q, top):
+    "What `quantised` took apart, as numbers again."
+    return (q/255.)**2*np.asarray(top)[:,None]
 
 def pooled(w,        # (..., rows, cols)
            most=16): # of each, at most
