@@ -103,7 +103,8 @@ pretrain: $(READY)
 # House rules first (seconds), then every cell of the library notebooks, the tutorials, and the other tests.
 test: $(READY)
 	$(BIN)/python -m pytest -q tests/test_house.py
-	$(MAKE) .stamps/notebooks $(TUTORIALS)
+	$(MAKE) .stamps/notebooks
+	OMP_NUM_THREADS=1 $(MAKE) -j$(WORKERS) $(TUTORIALS)
 	OMP_NUM_THREADS=$(WORKERS) $(BIN)/python -m pytest -q --ignore tests/test_house.py
 	@echo "All tests passed."
 
