@@ -41,7 +41,7 @@ def test_gradients_add_up_to_the_learners(bb, concept, batch):
     assert torch.allclose(sum(g.values()), c.rows.grad, rtol=1e-3, atol=1e-6) and torch.equal(concept.rows, c.rows)
 
 def test_a_weight_lengthens_its_own_gradient_only(bb, concept, batch):
-    a, b = task_gradients(bb, concept, batch, Recipe()), task_gradients(bb, concept, batch, Recipe(image=3.))
+    a, b = task_gradients(bb, concept, batch, Recipe(image=1.)), task_gradients(bb, concept, batch, Recipe(image=3.))
     assert torch.allclose(b['generation'], 3*a['generation'], rtol=1e-3, atol=1e-6) and torch.allclose(b['editing'], a['editing'], rtol=1e-3, atol=1e-6) and torch.allclose(b['understanding'], a['understanding'], rtol=1e-3, atol=1e-6)
 
 def test_only_tasks_with_samples_have_a_gradient(bb, concept, batch): assert list(task_gradients(bb, concept, {k: batch[k] for k in ('facts', 'edit')})) == ['understanding', 'editing']
