@@ -18,10 +18,14 @@ from ..inside.attention import ConceptMaps
 from ..widgets.attention_page import export_maps
 from ..widgets.explorers import ReplayExplorer
 from ..widgets.attention_explorer import AttentionExplorer, recorded
+from ..widgets.boards import CrossTaskBoard, TokenMap
+from ..inside.crosstask import score_matrix
+from ..inside.geometry import token_geometry
+from ..inside.knockout import token_labels
 
 # %% auto #0
 __all__ = ['FLOOR_MS', 'spread_of', 'kernel_times', 'attention_changes', 'replay_changes', 'find_browser', 'page_times',
-           'large_maps', 'measured', 'main']
+           'large_maps', 'board_changes', 'measured', 'main']
 
 # %% ../../nbs/bench/56_widgets_bench.ipynb #3e62fafe
 FLOOR_MS = 100.
@@ -87,13 +91,23 @@ def large_maps(side:int=64, seed:int=0) -> ConceptMaps:
     w = np.random.default_rng(seed).random((6,8,2,33,side,side),np.float32)**6*.02
     return ConceptMaps(w,["<maeve>"]+[f"{e} {i+1}" for e in ("und","gen") for i in range(16)],["name"]+["und"]*16+["gen"]*16,[1-i/6 for i in range(6)],Image.new("RGB",(256,256),"teal"))
 
+def board_changes(bb, concept, seed:int=0) -> list:
+    "What can be changed in a board of random matrices and conflicts, of the usual sizes, and in a map of a concept's tokens."
+    r,labels = np.random.default_rng(seed),token_labels(concept)
+    matrices = [score_matrix([{a:{b:float(r.random()) for b in "abcdefgh"} for a in ("nothing","one","two","three","four")} for _ in range(2)],dict(replay=i)) for i in (False,True)]
+    conflict = dict(steps=list(range(1,8)),tokens=labels,tasks=list("ugd"),pairs=["u / g","u / d","g / d"],routing="decoupled",
+                    **{k:r.random((7,len(labels),3)).tolist() for k in ("cosine","length","reliability")})
+    b,m = CrossTaskBoard(matrices,[conflict]),TokenMap(token_geometry(bb,concept))
+    return [(b.matrix,[1,0]),(b.less,[True,False]),(b.record,list(range(7))),(m.at,list(range(len(m.geometries[0]["at"]))))]
+
 def measured(bb, n:int=20, guidance=None) -> tuple:  # ({what: milliseconds}, size of the page in bytes)
-    "Times of both explorers on a backbone; the concepts are random or described, as time does not depend on what was learnt."
+    "Times of explorers and boards on a backbone; the concepts are random or described, as time does not depend on what was learnt."
     char = ToyWorld(bb.size).character(seed=123); ask = "a photo of <maeve>"
     p = {k:Persona(bb,Concept(bb,"maeve",routing=k)) for k in ("decoupled","coupled")}
     x = AttentionExplorer(recorded({k:(v,ask) for k,v in p.items()},guidance=guidance))
     r = ReplayExplorer(Persona(bb,Described(bb,"maeve",char.description,char.facts)),"a photo of the toy of <maeve>",guidance=guidance)
-    out = {"attention, kernel":kernel_times(attention_changes(x),n),"replay, kernel":kernel_times(replay_changes(r),n)}
+    out = {"attention, kernel":kernel_times(attention_changes(x),n),"replay, kernel":kernel_times(replay_changes(r),n),
+           "boards, kernel":kernel_times(board_changes(bb,p["decoupled"].concepts["maeve"]),n)}
     out["replay, redraw (generates)"] = [_timed(r.redraw_button.click)]
     with tempfile.TemporaryDirectory() as d:
         f = x.export_html(Path(d)/"maps.html"); size = f.stat().st_size; browser = find_browser()

@@ -98,7 +98,13 @@ class CrossTaskBoard:
         self.conflicts = _given(conflicts,("steps","tokens","pairs","cosine","reliability"),"conflicts","`gradient_conflict`")
         if not self.matrices and not self.conflicts: raise OmniError("CrossTaskBoard: nothing to show; give matrices, conflicts or both")
         self.baseline = baseline
+        self.pictures = self._drawn()
         self._build()
+    def _drawn(self) -> dict:
+        "Every picture there is, drawn once: {('matrix', number, baseline or None) or ('conflict', number, record): PNG}."
+        less = lambda m: [None]+[self.baseline]*(self.baseline in m["rows"])
+        out = {("matrix",i,b):matrix_png(m,b) for i,m in enumerate(self.matrices) for b in less(m)}
+        return out|{("conflict",i,k):conflict_png(c,k) for i,c in enumerate(self.conflicts) for k in range(len(c["steps"]))}
     def _build(self):
         import ipywidgets as w
         menu = lambda what,names: w.Dropdown(options=[(f"{i+1}. {n}",i) for i,n in enumerate(names)],description=what)
@@ -112,21 +118,21 @@ class CrossTaskBoard:
             if there: show()
     def _matrix(self):
         m = self.matrices[self.matrix.value]; can = self.baseline in m["rows"]
-        self.images[0].value = matrix_png(m,self.baseline if self.less.value and can else None)
+        self.images[0].value = self.pictures["matrix",self.matrix.value,self.baseline if self.less.value and can else None]
         self.notes[0].value = f"differences from the row {plain(self.baseline)}" if self.less.value and can else f"no row {plain(self.baseline)} to compare with" if self.less.value else ""
     def _conflict(self):
         c = self.conflicts[self.conflict.value]
         self.record.max = len(c["steps"])-1                                            # a value beyond it is taken back, which calls this again
-        self.images[1].value = conflict_png(c,self.record.value)
+        self.images[1].value = self.pictures["conflict",self.conflict.value,self.record.value]
         self.notes[1].value = f"step {plain(c['steps'][self.record.value])}<br>"+_numbers_html(conflict_numbers(c,self.record.value))
     def _ipython_display_(self):
         from IPython.display import display
         display(self.widget)
     def parts(self) -> list:
         "HTML of every matrix, its differences, and every conflict's last record."
-        out = [picture_html(matrix_png(m,b),matrix_title(m)+(f", less {b}" if b else "")) for m in self.matrices for b in (None,self.baseline) if b is None or b in m["rows"]]
+        out = [picture_html(p,matrix_title(self.matrices[i])+(f", less {b}" if b else "")) for (what,i,b),p in self.pictures.items() if what=="matrix"]
         last = lambda c: len(c["steps"])-1
-        return out+[picture_html(conflict_png(c,last(c)),f"{c['routing']}, step {c['steps'][-1]}")+f"<p>{_numbers_html(conflict_numbers(c,last(c)))}</p>" for c in self.conflicts]
+        return out+[picture_html(self.pictures["conflict",i,last(c)],f"{c['routing']}, step {c['steps'][-1]}")+f"<p>{_numbers_html(conflict_numbers(c,last(c)))}</p>" for i,c in enumerate(self.conflicts)]
     def static(self):
         "The same without a front end."
         from IPython.display import HTML
