@@ -1,5 +1,6 @@
 "Cross-task effects: gradients that add up, cosines that mean what they say, matrices that are counted right."
 import json
+from types import SimpleNamespace
 from dataclasses import replace
 import numpy as np, pytest, torch
 from helpers import SHORT, unchanged, weights
@@ -137,7 +138,7 @@ def cell_row(bench, cs, seed, name, steps, n, draws, backbone='x'):
     v = bench.SINGLE.index(name)*.1+.1 if name in bench.SINGLE else 0.
     cols = lambda r: {k: v+.01*seed+r*(k == 'generation: fact') for k in bench.COLUMNS}
     con = dict(tokens=['<a>', 'und 1', 'gen 1'], pairs=['x / y'], tasks=['x', 'y'], steps=[1], routing=name, cosine=[[[1], [.5], [-.5+seed]]], length=[[[1, 3], [2, 2], [0, 4]]], reliability=[[[1, 1]]*3])
-    return dict(character=cs, seed=seed, lesson=name, steps=steps, n=n, draws=draws, backbone=backbone, scores={} if name in bench.SINGLE else {'fact QA': .5+.1*(name == 'everything')+.01*cs, 'edits': .5}, propagated=[cols(0), cols(1)], conflict=con if name in ('everything', 'coupled') else None, seconds=1.)
+    return dict(character=cs, seed=seed, lesson=name, **bench.run_key(SimpleNamespace(fingerprint=backbone), steps, n, draws), scores={} if name in bench.SINGLE else {'fact QA': .5+.1*(name == 'everything')+.01*cs, 'edits': .5}, propagated=[cols(0), cols(1)], conflict=con if name in ('everything', 'coupled') else None, seconds=1.)
 
 def test_report_of_cells(bench):
     cells = [{k: cell_row(bench, 1, s, k, None, 8, 1) for k in bench.LESSONS} for s in (0, 1)]; r = bench.crosstask_report(cells); assert json.loads(json.dumps(r)) == r
@@ -149,13 +150,13 @@ def test_report_of_cells(bench):
     with pytest.raises(OmniError, match='no character and seed'): bench.crosstask_report([])
 
 def test_a_run_that_is_cut_off_goes_on(bench, tiny, tmp_path, monkeypatch):
-    "What is done is not done again; rows of other sizes are neither used nor lost."
+    "What is done is not done again; rows of other sizes and recipes are neither used nor lost."
     did, out = [], tmp_path/'c.json'; file = tmp_path/'c.jsonl'
     def scored(cs, seed, name, steps, n, draws, file, stop=None):
         if len(did) == stop: raise KeyboardInterrupt
         did.append((cs, seed, name)); bench.keep_row(file, cell_row(bench, cs, seed, name, steps, n, draws, tiny.fingerprint))
     size = dict(n_characters=2, n_seeds=1, steps=7, n=2, draws=1, lessons=('nothing', 'everything', 'coupled'), jobs=1)
-    bench.keep_row(file, cell_row(bench, 123, 0, 'nothing', 99, 2, 1, tiny.fingerprint)); file.open('a').write('\n{"character": 12')
+    bench.keep_row(file, cell_row(bench, 123, 0, 'nothing', 99, 2, 1, tiny.fingerprint)); bench.keep_row(file, cell_row(bench, 123, 0, 'nothing', 7, 2, 1, tiny.fingerprint) | dict(recipes='of another day')); file.open('a').write('\n{"character": 12')
     monkeypatch.setattr(bench, 'lesson_scored', lambda *a: scored(*a, stop=4))
     with pytest.raises(KeyboardInterrupt): bench.main(out, **size)
     assert not out.exists() and len(did) == 4
@@ -163,3 +164,10 @@ def test_a_run_that_is_cut_off_goes_on(bench, tiny, tmp_path, monkeypatch):
     assert len(did) == len(set(did)) == 6 and json.loads(out.read_text()) == r and r['scores']['coupled']['edits']['n'] == 2 and len(bench.read_rows(file, steps=99)) == 1
     assert bench.main(out, **size) == r and len(did) == 6
     with pytest.raises(OmniError, match='no lesson'): bench.main(out, **size | dict(lessons=('all',)))
+
+def test_a_lesson_differs_from_everything_in_nothing_else(bench):
+    "What is left out is all that is different: the tasks that stay keep the samples and weights of the recommended recipe."
+    whole = Recipe()
+    for k, tasks in bench.LEFT_OUT.items(): assert bench.LESSONS[f'no {k}'] == replace(whole, mix=replace(whole.mix, **{t: 0 for t in tasks}))
+    for k, tasks in bench.ONLY.items(): assert bench.LESSONS[f'{k} only'] == replace(whole, mix=replace(whole.mix, **{t: 0 for t in TASKS if t not in tasks}))
+    assert bench.LESSONS['coupled'] == replace(whole, routing='coupled')

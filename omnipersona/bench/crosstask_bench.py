@@ -4,7 +4,7 @@
 
 # %% ../../nbs/bench/45_crosstask_bench.ipynb #b14cc917
 from __future__ import annotations
-import json, time
+import hashlib, json, time
 from dataclasses import replace
 from pathlib import Path
 import numpy as np
@@ -25,7 +25,7 @@ from .replay_bench import fact_requests
 
 # %% auto #0
 __all__ = ['ONLY', 'LEFT_OUT', 'LESSONS', 'SINGLE', 'COLUMNS', 'RECORDS', 'COMPARED', 'lesson', 'propagated', 'taught_cell',
-           'propagation_cell', 'propagation_matrices', 'keep_row', 'read_rows', 'lesson_scored', 'compared',
+           'propagation_cell', 'propagation_matrices', 'keep_row', 'read_rows', 'run_key', 'lesson_scored', 'compared',
            'mean_conflict', 'crosstask_report', 'report_text', 'main']
 
 # %% ../../nbs/bench/45_crosstask_bench.ipynb #d021d164
@@ -143,12 +143,16 @@ def _learnt(cs, seed, recipe, probe, kept):
     bb,w = load_backbone("tiny"),ToyWorld(); char = w.character(cs)
     return bb,ToyJudge(),char,learn(bb,w.concept_data(char,10,seed),"maeve",seed,recipe,progress=False,callbacks=[probe])
 
+def run_key(bb, steps, n, draws):
+    "What rows must agree in to be reported together; `recipes` changes with any default of any lesson."
+    return dict(steps=steps,n=n,draws=draws,backbone=bb.fingerprint,recipes=hashlib.sha256(repr(LESSONS).encode()).hexdigest()[:8])
+
 def lesson_scored(cs:int, seed:int, name:str, steps:int|None, n:int, draws:int, file) -> dict:
     "Learn a lesson, score it, keep it. Lessons of one task are only asked what they have propagated. The gradients of lessons of everything are recorded on the way."
     t0,recipe = time.time(),lesson(name,steps)
     probe = ConflictProbe(max(1,recipe.steps//(RECORDS-1)),draws) if name in ("everything","coupled") else None
     bb,judge,char,c = _learnt(cs,seed,recipe,probe,Path(file).parent/"concepts")
-    row = dict(character=cs,seed=seed,lesson=name,steps=steps,n=n,draws=draws,backbone=bb.fingerprint,scores={} if name in SINGLE else bench_concept(bb,judge,c,char,n,seed),
+    row = dict(character=cs,seed=seed,lesson=name,**run_key(bb,steps,n,draws),scores={} if name in SINGLE else bench_concept(bb,judge,c,char,n,seed),
                propagated=propagated(Persona(bb,c),judge,char,seed,n),conflict=probe.result if probe else None,seconds=round(time.time()-t0,1))
     keep_row(file,row)
     return row
@@ -211,7 +215,7 @@ def main(out="bench/crosstask.json",
     "`make bench-crosstask`: learn and score what is not in the file of rows yet, then print and write the report. Raises OmniError for unknown lessons."
     t0,file,bb,judge = time.time(),Path(out).with_suffix(".jsonl"),load_backbone("tiny"),ToyJudge()
     for l in lessons: lesson(l)
-    about = dict(steps=steps,n=n,draws=draws,backbone=bb.fingerprint)
+    about = run_key(bb,steps,n,draws)
     cells = [(c,s) for s in range(n_seeds) for c in CHARACTERS[:n_characters]]
     done = read_rows(file,**about); todo = [(*k,l) for k in cells for l in lessons if (*k,l) not in done]
     print(judge); print(f"{len(todo)} lessons to learn, {len(cells)*len(lessons)-len(todo)} are in {file}",flush=True)

@@ -35,7 +35,7 @@ class Recipe:
     n_gen:int=16
     routing:str="decoupled"
     init:str="images"
-    mix:Mix=Mix(recognise=4)
+    mix:Mix=Mix()
     precision:str="auto"     # of matrix products: 'auto' is the fastest format of this machine, see `compute_dtype`; or 'float32', 'bfloat16'
     def rate(self, step): return self.lr*min(1,(step+1)/self.warm)*.5*(1+math.cos(math.pi*min(1,step/self.steps)))
     def weight(self, task): return {"draw":self.image,"edit":self.edit}.get(task,1.)

@@ -176,7 +176,7 @@ TASKS = ("recognise","vqa","facts","draw","edit")
 @dataclass(frozen=True)
 class Mix:
     "Samples of each task in a step, and noised copies per drawn picture. Raises OmniError for what is no number of samples."
-    recognise:int=2
+    recognise:int=4
     vqa:int=1
     facts:int=2
     draw:int=2
