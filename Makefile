@@ -73,24 +73,12 @@ demo: demo/01_quickstart.ipynb
 	@echo; echo "The executed notebook: $(CURDIR)/demo/01_quickstart.ipynb"
 	@echo "Open it with: $(BIN)/jupyter lab demo/01_quickstart.ipynb"
 
-bench-main: $(READY)
-	$(BIN)/python -c 'from omnipersona.bench.main_bench import main; main()'
-
-bench-replay: $(READY)
-	$(BIN)/python -c 'from omnipersona.bench.replay_bench import main; main()'
+# bench-crosstask: ten lessons for each character and seed; what is done is kept. Each takes arguments: make bench-crosstask SIZE='n_characters=2, n_seeds=1, steps=100'
+bench-main bench-replay bench-attention bench-widgets bench-crosstask: bench-%: $(READY)
+	$(BIN)/python -c 'from omnipersona.bench.$*_bench import main; main($(SIZE))'
 
 bench-recipes: $(READY)
-	$(BIN)/python -c 'from omnipersona.bench.main_bench import compare; compare()'
-
-bench-attention: $(READY)
-	$(BIN)/python -c 'from omnipersona.bench.attention_bench import main; main()'
-
-bench-widgets: $(READY)
-	$(BIN)/python -c 'from omnipersona.bench.widgets_bench import main; main()'
-
-# Ten lessons for each character and seed; what is done is kept. Smaller: make bench-crosstask SIZE='n_characters=2, n_seeds=1, steps=100'
-bench-crosstask: $(READY)
-	$(BIN)/python -c 'from omnipersona.bench.crosstask_bench import main; main($(SIZE))'
+	$(BIN)/python -c 'from omnipersona.bench.main_bench import compare; compare($(SIZE))'
 
 # BAGEL's real size, random weights in four bits: about 11 GB of memory. Not in CI.
 bench-7b: $(READY)

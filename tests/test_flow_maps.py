@@ -7,7 +7,7 @@ from omnipersona.concept.tokens import Concept
 from omnipersona.concept.persona import Persona
 from omnipersona.inside.attention import *
 from omnipersona.inside.flow import *
-from omnipersona.inside.knockout import answer_effects, answer_logprob, answer_mass, knock_out, token_labels, word_figure
+from omnipersona.inside.knockout import answer_effects, answer_logprob, answer_mass, knock_out, word_figure
 from omnipersona.inside.picture_effects import *
 from omnipersona.inside.sources import *
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import shutil, tempfile, time
 from itertools import cycle, islice
 from pathlib import Path
+from types import SimpleNamespace
 import numpy as np
 from PIL import Image
 from ..toyworld.world import ToyWorld
@@ -14,14 +15,13 @@ from ..model.backbone import load_backbone
 from ..concept.tokens import Concept, Described
 from ..concept.persona import Persona
 from .main_bench import write_report
-from ..inside.attention import ConceptMaps
+from ..inside.attention import ConceptMaps, token_experts, token_labels
+from ..inside.crosstask import score_matrix
+from ..inside.geometry import token_geometry
 from ..widgets.attention_page import export_maps
 from ..widgets.explorers import ReplayExplorer
 from ..widgets.attention_explorer import AttentionExplorer, recorded
 from ..widgets.boards import CrossTaskBoard, TokenMap
-from ..inside.crosstask import score_matrix
-from ..inside.geometry import token_geometry
-from ..inside.knockout import token_labels
 
 # %% auto #0
 __all__ = ['FLOOR_MS', 'spread_of', 'kernel_times', 'attention_changes', 'replay_changes', 'find_browser', 'page_times',
@@ -88,8 +88,9 @@ def page_times(f:Path, browser, n:int=10, what:str="page") -> dict:
 # %% ../../nbs/bench/56_widgets_bench.ipynb #1ee4b7e5
 def large_maps(side:int=64, seed:int=0) -> ConceptMaps:
     "Random maps of side x side patches: BAGEL's size, without BAGEL."
+    c = SimpleNamespace(name="maeve",n_und=16,n_gen=16)
     w = np.random.default_rng(seed).random((6,8,2,33,side,side),np.float32)**6*.02
-    return ConceptMaps(w,["<maeve>"]+[f"{e} {i+1}" for e in ("und","gen") for i in range(16)],["name"]+["und"]*16+["gen"]*16,[1-i/6 for i in range(6)],Image.new("RGB",(256,256),"teal"))
+    return ConceptMaps(w,token_labels(c),token_experts(c),[1-i/6 for i in range(6)],Image.new("RGB",(256,256),"teal"))
 
 def board_changes(bb, concept, seed:int=0) -> list:
     "What can be changed in a board of random matrices and conflicts, of the usual sizes, and in a map of a concept's tokens."

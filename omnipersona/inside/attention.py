@@ -16,8 +16,8 @@ from ..concept.persona import Result, Persona
 
 # %% auto #0
 __all__ = ['AttentionTrace', 'record', 'ConceptMaps', 'heat_image', 'heat_png', 'first_named', 'drawn_grid', 'chosen_guidance',
-           'DrawingSteps', 'maps_bytes', 'concept_maps', 'maps_figure', 'pointing_game', 'photo_maps', 'cells_on',
-           'pointing_by_layer', 'best_iou', 'shuffled_iou', 'iou_by_layer']
+           'DrawingSteps', 'token_slots', 'token_labels', 'token_experts', 'maps_bytes', 'concept_maps', 'maps_figure',
+           'cells_on', 'pointing_game', 'photo_maps', 'pointing_by_layer', 'best_iou', 'shuffled_iou', 'iou_by_layer']
 
 # %% ../../nbs/inside/30_attention.ipynb #a7700004
 def _query_keys(attn, args):
@@ -166,7 +166,18 @@ class DrawingSteps:
             return [len(cache)-M+i for i in slots(self.context)]
         return at
 
-def _slots_of(c): return lambda b: [torch.cat([b.ids,b.gen_ids],1)[0].tolist().index(i) for i in c.ids]
+def token_slots(b, c) -> list:
+    "Where a concept's tokens stand among the slots [und | gen] of a batch of one."
+    ids = torch.cat([b.ids,b.gen_ids],1)[0].tolist()
+    return [ids.index(i) for i in c.ids]
+
+def token_labels(c) -> list:
+    "'<maeve>', 'und 1', ..., 'gen 16'."
+    return [f"<{c.name}>"]+[f"und {i+1}" for i in range(c.n_und)]+[f"gen {i+1}" for i in range(c.n_gen)]
+
+def token_experts(c) -> list:
+    "'name', 'und' or 'gen', for each token."
+    return ["name"]+["und"]*c.n_und+["gen"]*c.n_gen
 
 def maps_bytes(persona:Persona, request:str, guidance=None, source=None, layers=None, heads=None, every=1) -> int:
     "How many bytes `concept_maps` will keep of such a drawing. Raises OmniError for no learnt concept."
@@ -190,44 +201,45 @@ def concept_maps(persona:Persona, request:str, seed=0,
 ) -> tuple:                      # Result, ConceptMaps
     "Draw or edit, and record from each latent to each token of the first concept named (conditional branch). Raises OmniError for no learnt concept, and before anything is drawn if it would take over `limit` bytes."
     bb,g = persona.bb,chosen_guidance(persona.bb,guidance,source)
-    name,c = first_named(request,persona.concepts)
+    c = first_named(request,persona.concepts)[1]
     _within(maps_bytes(persona,request,g,source,layers,heads,every),limit)
     look = DrawingSteps(every); mean = heads=="mean"
-    with record(bb,look,look.keys(_slots_of(c)),layers,None if mean else heads,lambda w: w[0].mean(0,keepdim=True) if mean else w[0],limit) as tr:
+    with record(bb,look,look.keys(lambda b: token_slots(b,c)),layers,None if mean else heads,lambda w: w[0].mean(0,keepdim=True) if mean else w[0],limit) as tr:
         result = persona.generate(request,seed,g,drop) if source is None else persona.edit(source,request,seed,g)
-    return result,_maps(bb,tr,c,name,result.image,drawn_grid(bb,source),layers,look.states)
+    return result,_maps(bb,tr,c,result.image,drawn_grid(bb,source),layers,look.states)
 
-def _maps(bb, tr, c, name, picture, grid, layers=None, states=()):
+def _maps(bb, tr, c, picture, grid, layers=None, states=()):
     "Entries of a trace, each (heads, latents, tokens), as ConceptMaps."
     layers = sorted(range(bb.model.config.num_hidden_layers) if layers is None else layers)
     w = np.stack([e["weights"] for e in tr.entries])
     w = w.reshape(-1,len(layers),*w.shape[1:]).swapaxes(-1,-2)
-    labels = [f"<{name}>"]+[f"und {i+1}" for i in range(c.n_und)]+[f"gen {i+1}" for i in range(c.n_gen)]
-    experts = ["name"]+["und"]*c.n_und+["gen"]*c.n_gen
-    return ConceptMaps(w.reshape(*w.shape[:-1],*grid),labels,experts,[e["t"] for e in tr.entries[::len(layers)]],picture,layers=layers,states=list(states))
+    return ConceptMaps(w.reshape(*w.shape[:-1],*grid),token_labels(c),token_experts(c),[e["t"] for e in tr.entries[::len(layers)]],picture,layers=layers,states=list(states))
 
 # %% ../../nbs/inside/30_attention.ipynb #691b64eb
 def maps_figure(maps:ConceptMaps, step=None):
     "A matplotlib Figure: und tokens above, gen tokens below, one column for each layer."
-    import io, matplotlib.pyplot as plt
+    import matplotlib.pyplot as plt
     layers = maps.layers or range(maps.weights.shape[1])
     fig,axes = plt.subplots(2,len(layers),figsize=(1.3*len(layers),2.9),dpi=70,squeeze=False)
     for row,expert in zip(axes,("und","gen")):
         for layer,ax in zip(layers,row):
             m = maps.map(expert,step,layer)
-            ax.imshow(Image.open(io.BytesIO(heat_png(maps.picture,m,size=96)))); ax.set_axis_off()
+            ax.imshow(heat_image(maps.picture,m,size=96)); ax.set_axis_off()
             ax.set_title(f"{expert}, layer {layer}\n{m.mean():.1%} of attention",fontsize=7)
     fig.tight_layout()
     plt.close(fig)
     return fig
 
 # %% ../../nbs/inside/30_attention.ipynb #a7700009
+def cells_on(mask, grid) -> np.ndarray:
+    "Which cells of a (rows, columns) grid lie at least half on a mask."
+    k = np.asarray(mask,float); h,w = k.shape[0]//grid[0],k.shape[1]//grid[1]
+    return k[:h*grid[0],:w*grid[1]].reshape(grid[0],h,grid[1],w).mean((1,3))>=.5
+
 def pointing_game(map2d, mask) -> bool:
     "Does the map's largest cell lie mostly on the mask (pixels, bool)?"
-    m,k = np.asarray(map2d),np.asarray(mask)
-    r,c = np.unravel_index(m.argmax(),m.shape)
-    h,w = k.shape[0]//m.shape[0],k.shape[1]//m.shape[1]
-    return bool(k[r*h:(r+1)*h,c*w:(c+1)*w].mean()>=.5)
+    m = np.asarray(map2d)
+    return bool(cells_on(mask,m.shape).ravel()[m.argmax()])
 
 # %% ../../nbs/inside/30_attention.ipynb #f9bbf055
 def photo_maps(persona:Persona,
@@ -238,19 +250,14 @@ def photo_maps(persona:Persona,
     "Maps of one step on a photograph whose outline is known. Raises OmniError for no learnt concept."
     bb,cs = persona.bb,persona.concepts
     prompts,_,q = request_segments(bb,request,cs)
-    name,c = first_named(request,cs); z = bb.clean(photo.image)[0]
+    c = first_named(request,cs)[1]; z = bb.clean(photo.image)[0]
     noise = torch.randn(z.x.shape,generator=torch.Generator().manual_seed(seed)).to(z.x)
     b = pack([[*prompts,q,Drawn(z.x,z.grid,t,noise)]],bb.model.special,bb.model.config.latent_channels,cs.gen_ids).to(bb.device,bb.dtype)
-    lat = (b.latent_pos[0]>=0).nonzero()[:,0]; at = _slots_of(c)(b)
+    lat = (b.latent_pos[0]>=0).nonzero()[:,0]; at = token_slots(b,c)
     with torch.no_grad(), record(bb,lambda *_: b.ids.shape[1]+lat,lambda *_: at,reduce=lambda w: w[0]) as tr: bb.model(b,splice=cs.splice)
-    maps = _maps(bb,tr,c,name,photo.image,z.grid,states=[(t,b.x[0,lat].float().cpu())])
+    maps = _maps(bb,tr,c,photo.image,z.grid,states=[(t,b.x[0,lat].float().cpu())])
     maps.mask = np.asarray(photo.mask)
     return maps
-
-def cells_on(mask, grid) -> np.ndarray:
-    "Which cells of a (rows, columns) grid lie at least half on a mask."
-    k = np.asarray(mask,float); h,w = k.shape[0]//grid[0],k.shape[1]//grid[1]
-    return k[:h*grid[0],:w*grid[1]].reshape(grid[0],h,grid[1],w).mean((1,3))>=.5
 
 def pointing_by_layer(many:list) -> dict:
     "{und, gen, chance: share of `ConceptMaps` with a mask whose largest cell is on it, for each layer}; chance is the share of cells that are."

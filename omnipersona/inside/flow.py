@@ -11,7 +11,7 @@ from ..basics import OmniError
 from ..model.segments import Drawn, pack
 from ..concept.names import request_segments
 from ..concept.persona import Persona
-from .attention import ConceptMaps, first_named, record, _query_keys, _softmax_rows
+from .attention import ConceptMaps, first_named, record, token_slots, _query_keys, _softmax_rows
 
 # %% auto #0
 __all__ = ['packed_request', 'token_kinds', 'Flow', 'expert_flow', 'flow_figure', 'Rolled', 'rolling', 'with_rollout']
@@ -122,7 +122,7 @@ def with_rollout(persona:Persona, request:str, maps:ConceptMaps, source=None) ->
     c,out = first_named(request,persona.concepts)[1],[]
     for t,x in maps.states:
         b,_ = packed_request(persona,request,t=t,source=source,latents=x,grid=maps.weights.shape[-2:])
-        ids = torch.cat([b.ids,b.gen_ids],1)[0].tolist(); lat = b.ids.shape[1]+((b.latent_pos[0]>=0)&(b.t[0]>0)).nonzero()[:,0]
-        with torch.no_grad(), rolling(persona.bb,[ids.index(i) for i in c.ids]) as r: persona.bb.model(b,splice=persona.concepts.splice)
+        lat = b.ids.shape[1]+((b.latent_pos[0]>=0)&(b.t[0]>0)).nonzero()[:,0]
+        with torch.no_grad(), rolling(persona.bb,token_slots(b,c)) as r: persona.bb.model(b,splice=persona.concepts.splice)
         out.append(r.value[lat].T.reshape(len(c.ids),*maps.weights.shape[-2:]).cpu().numpy())
     return replace(maps,rollout=np.stack(out))

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..basics import OmniError
 from ..model.segments import pack
 from ..concept.tokens import Concept
-from .knockout import token_labels
+from .attention import token_experts, token_labels, token_slots
 
 # %% auto #0
 __all__ = ['token_states', 'Snapshots', 'token_points', 'separation', 'token_groups', 'token_geometry', 'token_history',
@@ -22,7 +22,7 @@ def token_states(bb, concept:Concept) -> Tensor:  # (1+layers, K, D), float32
     if not hasattr(concept,"ids"): raise OmniError(f"<{concept.name}>: has a description and no tokens; give a learnt concept")
     m,states = bb.model,[]
     b = pack([[concept.prompt()]],m.special,m.config.latent_channels,concept.gen_ids).to(bb.device,bb.dtype)
-    ids = torch.cat([b.ids,b.gen_ids],1)[0].tolist(); at = [ids.index(i) for i in concept.ids]
+    at = token_slots(b,concept)
     keep = lambda ug: states.append(torch.cat(ug[:2],1)[0,at].float().cpu())
     blocks = m.language_model.model.layers
     hooks = [blocks[0].register_forward_pre_hook(lambda _,a: keep(a)),*(l.register_forward_hook(lambda _,a,o: keep(o)) for l in blocks)]
@@ -81,7 +81,7 @@ def separation(x,        # (K, D) one state for each token
 
 def token_groups(concept:Concept) -> list:
     "'und' or 'gen' for each token; None for the name."
-    return [None]+["und"]*concept.n_und+["gen"]*concept.n_gen
+    return [None if e=="name" else e for e in token_experts(concept)]
 
 # %% ../../nbs/inside/35_geometry.ipynb #8acc7acf
 def token_geometry(bb, concept:Concept, how="pca", seed:int=0) -> dict:

@@ -11,17 +11,13 @@ from ..model.segments import Text, pack
 from ..concept.tokens import Concept
 from ..concept.names import request_segments, named
 from ..concept.persona import Persona
-from .attention import first_named, record
+from .attention import first_named, record, token_labels, token_slots
 
 # %% auto #0
-__all__ = ['token_labels', 'knock_out', 'answer_logprob', 'answer_mass', 'swapped_in', 'answer_effects', 'rank_correlation',
-           'token_figure', 'word_figure']
+__all__ = ['knock_out', 'answer_logprob', 'answer_mass', 'swapped_in', 'answer_effects', 'rank_correlation', 'token_figure',
+           'word_figure']
 
 # %% ../../nbs/inside/31_knockout.ipynb #b6b09db2
-def token_labels(c:Concept) -> list:
-    "'<maeve>', 'und 1', ..., 'gen 16'."
-    return [f"<{c.name}>"]+[f"und {i+1}" for i in range(c.n_und)]+[f"gen {i+1}" for i in range(c.n_gen)]
-
 def knock_out(c:Concept,
               which,               # rows: a number, a list of numbers, 'und' or 'gen'
               other:Concept|None=None,  # whose rows take their place; None: the mean of the expert's rows
@@ -53,7 +49,7 @@ def answer_logprob(p:Persona, question:str, answer:str, image=None) -> float:
 def answer_mass(p:Persona, question:str, answer:str, image=None) -> np.ndarray:  # (words and the end, tokens)
     "Attention from the place where each word of an answer is said to each token of the first concept named: summed over layers, mean over heads."
     c,b = first_named(question,p.concepts)[1],_batch(p,question,answer,image)
-    ids = torch.cat([b.ids,b.gen_ids],1)[0].tolist(); at = [ids.index(i) for i in c.ids]
+    at = token_slots(b,c)
     says = (b.labels[0]>=0).nonzero()[:,0].tolist()
     with record(p.bb,lambda *_: says,lambda *_: at,reduce=lambda w: w[0].mean(0)) as tr: p.bb.model(b,splice=p.concepts.splice)
     return np.sum([e["weights"] for e in tr.entries],0)

@@ -9,8 +9,8 @@ import numpy as np
 from ..basics import OmniError
 from ..concept.persona import Persona
 from ..concept.replay import difference
-from .attention import first_named
-from .knockout import knock_out, rank_correlation, swapped_in, token_labels
+from .attention import first_named, token_labels
+from .knockout import knock_out, rank_correlation, swapped_in
 
 # %% auto #0
 __all__ = ['PictureEffects', 'every_token', 'picture_effects', 'effects_figure', 'mass_and_effect']

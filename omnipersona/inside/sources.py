@@ -10,7 +10,7 @@ from PIL import Image
 from ..basics import OmniError
 from ..toyworld.world import Scene, SIDES, render, masks
 from ..concept.persona import Persona
-from .attention import DrawingSteps, chosen_guidance, drawn_grid, heat_png, record, _part, _within
+from .attention import DrawingSteps, chosen_guidance, drawn_grid, heat_image, record, _part, _within
 
 # %% auto #0
 __all__ = ['SourceMaps', 'edit_maps', 'sources_figure', 'find_character']
@@ -63,10 +63,10 @@ def edit_maps(persona:Persona, source, instruction:str, seed=0,
 # %% ../../nbs/inside/32_sources.ipynb #f715a539
 def sources_figure(maps:SourceMaps, patches=((5,3),(2,6))):  # (row, col) of patches whose reading is shown
     "A matplotlib Figure: source, edited picture, what is copied from its own place, and what single patches read of the source."
-    import io, matplotlib.pyplot as plt
-    png = lambda im,m: Image.open(io.BytesIO(heat_png(im,m,size=128)))
-    shown = [(maps.source,"source"),(maps.picture,"edited"),(png(maps.picture,maps.copied()),f"reads its own place\n{maps.copied().mean():.1%} of attention")]
-    shown += [(png(maps.source,maps.reads(*p)),f"read by patch {p}") for p in patches]
+    import matplotlib.pyplot as plt
+    heat = lambda im,m: heat_image(im,m,size=128)
+    shown = [(maps.source,"source"),(maps.picture,"edited"),(heat(maps.picture,maps.copied()),f"reads its own place\n{maps.copied().mean():.1%} of attention")]
+    shown += [(heat(maps.source,maps.reads(*p)),f"read by patch {p}") for p in patches]
     fig,axes = plt.subplots(1,len(shown),figsize=(1.8*len(shown),2.2),dpi=70)
     for ax,(im,title) in zip(axes,shown): ax.imshow(im); ax.set_axis_off(); ax.set_title(title,fontsize=8)
     for r,c in patches: axes[1].plot((c+.5)/maps.grid[1]*maps.picture.width,(r+.5)/maps.grid[0]*maps.picture.height,"w+",ms=9)
