@@ -148,6 +148,7 @@ class TokenMap:
         import ipywidgets as w
         self.geometries = _given(geometries,("points","at","groups","separation"),"geometries","`token_geometry` or `token_history`")
         if not self.geometries: raise OmniError("TokenMap: nothing to show; give a geometry")
+        self.pictures = {(i,k):map_png(g,k) for i,g in enumerate(self.geometries) for k in range(len(g["at"]))}      # once, as in the board
         names = [f"{i+1}. {g['routing']}, {g['at'][0]} to {g['at'][-1]}, {g['how']}" for i,g in enumerate(self.geometries)]
         self.which,self.at = w.Dropdown(options=[(n,i) for i,n in enumerate(names)],description="tokens"),w.IntSlider(description="at",max=0)
         self.image,self.note = w.Image(format="png"),w.HTML()
@@ -157,17 +158,17 @@ class TokenMap:
     def _show(self):
         g = self.geometries[self.which.value]
         self.at.max = len(g["at"])-1
-        self.image.value = map_png(g,self.at.value)
+        self.image.value = self.pictures[self.which.value,self.at.value]
         self.note.value = f"{plain(g['at'][self.at.value])}: separation {g['separation'][self.at.value]:+.2f}"
     def _ipython_display_(self):
         from IPython.display import display
         display(self.widget)
     def parts(self, most:int=4) -> list:
         "HTML of every geometry, at most `most` layers or steps of each."
-        def one(g):
+        def one(j, g):
             at,said = thinned(len(g["at"]),most)
-            return "<div>"+"".join(picture_html(map_png(g,i),str(g["at"][i])) for i in at)+f"<p>{said}</p></div>"
-        return [one(g) for g in self.geometries]
+            return "<div>"+"".join(picture_html(self.pictures[j,i],str(g["at"][i])) for i in at)+f"<p>{said}</p></div>"
+        return [one(j,g) for j,g in enumerate(self.geometries)]
     def static(self, most:int=4):
         "The same without a front end."
         from IPython.display import HTML
