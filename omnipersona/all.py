@@ -24,8 +24,10 @@ from .concept.learn import *
 from .concept.replay import *
 from .concept.persona import *
 from .bench.metrics import *
+from .inside.recording import *
 from .inside.attention import *
 from .inside.knockout import *
+from .inside.outlines import *
 from .inside.flow import *
 from .inside.sources import *
 from .inside.picture_effects import *

@@ -4,7 +4,9 @@ from helpers import QUICK, same
 from omnipersona.basics import OmniError
 from omnipersona.concept.tokens import Concept
 from omnipersona.concept.persona import Persona
-from omnipersona.inside.attention import concept_maps, heat_png, pointing_game, record
+from omnipersona.inside.attention import concept_maps, heat_image
+from omnipersona.inside.recording import record
+from omnipersona.inside.outlines import pointing_game
 
 @pytest.fixture(scope='module')
 def who(bb): return Persona(bb, Concept(bb, 'maeve').requires_grad_(False))
@@ -43,7 +45,7 @@ def test_limits_and_choices(who):
     _, m = concept_maps(who, ASK, 3, QUICK)
     assert np.allclose(m.map(0)+m.map('und')+m.map('gen'), m.map())
     with pytest.raises(OmniError, match='layer'): m.map(layer=99)
-    assert heat_png(m.picture, m.map())[:4] == b'\x89PNG'
+    assert heat_image(m.picture, m.map(), size=96).size == (96, 96)
 
 def test_pointing():
     mask = np.zeros((8, 8), bool); mask[:4, :4] = True
@@ -52,7 +54,7 @@ def test_pointing():
 # ---- photographs with a known outline -------------------------------------------------------------------------------
 def test_maps_of_a_photograph(bb, concept, world, char):
     "The same numbers as attend's own recorder gives, for name, und and gen columns; the outline is the photograph's."
-    from omnipersona.inside.attention import photo_maps, pointing_by_layer, cells_on
+    from omnipersona.inside.outlines import photo_maps, pointing_by_layer, cells_on
     from omnipersona.model.segments import Drawn, pack
     from omnipersona.concept.names import request_segments
     photo, p = world.photo(char, seed=5), Persona(bb, concept)

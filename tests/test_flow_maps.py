@@ -5,7 +5,9 @@ from helpers import QUICK, same
 from omnipersona.basics import OmniError
 from omnipersona.concept.tokens import Concept
 from omnipersona.concept.persona import Persona
+from omnipersona.inside.recording import *
 from omnipersona.inside.attention import *
+from omnipersona.inside.outlines import *
 from omnipersona.inside.flow import *
 from omnipersona.inside.knockout import answer_effects, answer_logprob, answer_mass, knock_out, word_figure
 from omnipersona.inside.picture_effects import *

@@ -4,7 +4,7 @@ from helpers import QUICK, apart, same
 from omnipersona.basics import OmniError
 from omnipersona.concept.tokens import Concept
 from omnipersona.concept.persona import Persona
-from omnipersona.inside.attention import token_labels
+from omnipersona.inside.recording import token_labels
 from omnipersona.inside.knockout import answer_effects, answer_logprob, answer_mass, knock_out, rank_correlation, token_figure
 
 Q, A = 'what is the toy of <maeve> ?', 'a red kite'

@@ -6,7 +6,8 @@
 from __future__ import annotations
 from ..concept.learn import Recipe
 from ..concept.persona import Persona
-from ..inside.attention import concept_maps, photo_maps, pointing_by_layer, iou_by_layer
+from ..inside.attention import concept_maps
+from ..inside.outlines import photo_maps, pointing_by_layer, iou_by_layer
 from ..inside.sources import find_character
 from ..toyworld.draw import PLACES
 from ..toyworld.world import ToyWorld

@@ -15,7 +15,8 @@ from ..model.backbone import load_backbone
 from ..concept.tokens import Concept, Described
 from ..concept.persona import Persona
 from .main_bench import write_report
-from ..inside.attention import ConceptMaps, token_experts, token_labels
+from ..inside.recording import token_experts, token_labels
+from ..inside.attention import ConceptMaps
 from ..inside.crosstask import score_matrix
 from ..inside.geometry import token_geometry
 from ..widgets.attention_page import export_maps

@@ -9,7 +9,7 @@ import numpy as np, torch
 from ..basics import OmniError
 from ..concept.tasks import ConceptData, samples
 from ..concept.learn import TASK_KINDS, Recipe, Learner, kind_losses, learn, task_losses
-from .attention import token_labels
+from .recording import token_labels
 
 # %% auto #0
 __all__ = ['task_gradients', 'cosines', 'ConflictProbe', 'gradient_conflict', 'conflict_summary', 'conflict_figure',

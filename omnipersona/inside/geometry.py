@@ -9,7 +9,7 @@ from torch import Tensor
 from ..basics import OmniError
 from ..model.segments import pack
 from ..concept.tokens import Concept
-from .attention import token_experts, token_labels, token_slots
+from .recording import token_experts, token_labels, token_slots
 
 # %% auto #0
 __all__ = ['token_states', 'Snapshots', 'token_points', 'separation', 'token_groups', 'token_geometry', 'token_history',

@@ -11,7 +11,7 @@ from ..model.segments import Text, pack
 from ..concept.tokens import Concept
 from ..concept.names import request_segments, named
 from ..concept.persona import Persona
-from .attention import first_named, record, token_labels, token_slots
+from .recording import first_named, record, token_labels, token_slots
 
 # %% auto #0
 __all__ = ['knock_out', 'answer_logprob', 'answer_mass', 'swapped_in', 'answer_effects', 'rank_correlation', 'token_figure',

@@ -9,7 +9,7 @@ import numpy as np
 from ..basics import OmniError
 from ..concept.persona import Persona
 from ..concept.replay import difference
-from .attention import first_named, token_labels
+from .recording import first_named, token_labels
 from .knockout import knock_out, rank_correlation, swapped_in
 
 # %% auto #0

@@ -14,12 +14,14 @@ from safetensors.torch import load_file, save_file
 from ..toyworld.draw import *
 from ..toyworld.world import *
 from ..toyworld.language import EDITS, edit_scene
+from ..toyworld.judge_training import contrastive_loss
 from .segments import Seen, Drawn
 from .vision import ViT, vit_config, patchify, pca_autoencoder, Autoencoder
 
 # %% auto #0
-__all__ = ['SOLO', 'LOOK', 'EDIT0', 'EDIT1', 'SIZE', 'THINGS', 'HEADS', 'family', 'families', 'as_pixels', 'Schedule',
-           'run_steps', 'train_autoencoder', 'targets', 'Readout', 'vit_inputs', 'train_vit', 'Shard']
+__all__ = ['SOLO', 'LOOK', 'EDIT0', 'EDIT1', 'SIZE', 'THINGS', 'HEADS', 'TRAIT_WEIGHTS', 'family', 'families', 'as_pixels',
+           'Schedule', 'run_steps', 'figures', 'train_autoencoder', 'targets', 'Readout', 'vit_inputs', 'train_vit',
+           'Shard']
 
 # %% ../../nbs/model/17_encoders.ipynb #d437c065
 SOLO,LOOK,EDIT0,EDIT1,SIZE = 4,3,5,6,7     # places in a family
@@ -76,18 +78,24 @@ def run_steps(params, loss_of, steps, peak, log=None, every=100, save=None, star
     return rows
 
 # %% ../../nbs/model/17_encoders.ipynb #015755da
-def train_autoencoder(pics, steps=2000, batch=16, peak=1.5e-3, seed=0, ae:Autoencoder|None=None, dtype=torch.float32, **kw) -> tuple:
-    "(Autoencoder, log). `pics`: uint8 (N, H, W, 3); `dtype` of matrix products."
+def figures(scenes, size:int=64) -> np.ndarray:  # bool (len(scenes), size, size)
+    "True where a character or a thing is."
+    return np.stack([(m:=masks(s,size))["character"]|m["thing"] for s in scenes])
+
+def train_autoencoder(pics, scenes, steps=2000, batch=16, peak=1.5e-3, seed=0, ae:Autoencoder|None=None, dtype=torch.float32, **kw) -> tuple:
+    "(Autoencoder, log). `pics`: uint8 (N, H, W, 3) of `scenes`; `dtype` of matrix products."
     torch.manual_seed(seed); r = np.random.default_rng(seed)
-    ae = (ae or pca_autoencoder(as_pixels(pics[:1500]))).to(memory_format=torch.channels_last).train()
+    ae = (ae or pca_autoencoder(as_pixels(pics[:1500]),decoder=192)).to(memory_format=torch.channels_last).train()
     params = list(ae.parameters())
     def loss_of(i):
-        x = as_pixels(pics[np.sort(r.integers(0,len(pics),batch))]).to(memory_format=torch.channels_last)
+        k = np.sort(r.integers(0,len(pics),batch))
+        x = as_pixels(pics[k]).to(memory_format=torch.channels_last)
+        w = 1+2*torch.from_numpy(figures([scenes[j] for j in k],pics.shape[1]))[:,None].float()
         with torch.autocast("cpu",dtype,enabled=dtype!=torch.float32):
             z = ae.encode(x)
             y = ae.decode(z+.05*torch.randn_like(z))
         e = y.float()-x; mse = (e**2).mean()
-        return e.abs().mean()+.5*mse, dict(psnr=-10*(mse/4).log10())
+        return (w*(e.abs()+.5*e**2)).mean()/w.mean(), dict(psnr=-10*(mse/4).log10())
     rows = run_steps(params, loss_of, steps, peak, **kw)
     ae.eval(); ae.scale = 1.
     with torch.no_grad(): ae.scale = float(1/ae.encode(as_pixels(pics[:256])).std())
@@ -107,16 +115,18 @@ def targets(s:Scene) -> tuple:
 
 # %% ../../nbs/model/17_encoders.ipynb #3a692731
 class Readout(nn.Module):
-    "Attention queries over ViT tokens, one per head and one for the traits."
+    "Attention queries over ViT tokens: one per head, one for the traits, two for who it is."
     def __init__(self, d):
         super().__init__()
-        n = len(HEADS)+1
+        n = len(HEADS)+3
+        mlp = lambda i,o: nn.Sequential(nn.Linear(i,d),nn.GELU(),nn.Linear(d,o))
         self.q = nn.Parameter(torch.randn(n,d)*d**-.5)
         self.att = nn.MultiheadAttention(d,4,batch_first=True)
-        self.out = nn.ModuleList([nn.Linear(d,len(v)+1) for v in HEADS.values()]+[nn.Sequential(nn.Linear(d,d),nn.GELU(),nn.Linear(d,13))])
+        self.out,self.who = nn.ModuleList([*(nn.Linear(d,len(v)+1) for v in HEADS.values()),mlp(d,13)]),mlp(2*d,64)
     def forward(self, f):
+        "Features (N, tokens, d) to scores per head and traits, a list; and unit vectors (N, 64)."
         o,_ = self.att(self.q.expand(len(f),-1,-1),f,f,need_weights=False)
-        return [m(o[:,i]) for i,m in enumerate(self.out)]
+        return [m(o[:,i]).float() for i,m in enumerate(self.out)],F.normalize(self.who(o[:,-2:].flatten(1)).float(),dim=-1)
 
 # %% ../../nbs/model/17_encoders.ipynb #639bfb91
 def vit_inputs(x, c) -> torch.Tensor:
@@ -125,28 +135,29 @@ def vit_inputs(x, c) -> torch.Tensor:
         x = F.interpolate(x, size=(c.image_size,)*2, mode="bicubic", antialias=True, align_corners=False).clamp(-1,1)
     return patchify(x, c.patch_size)
 
-def train_vit(pics, scenes, steps=3000, batch=64, peak=1.5e-3, seed=0, vit:ViT|None=None, dtype=torch.float32, **kw) -> tuple:
-    "(ViT, Readout, log). `pics` uint8 (N,H,W,3) of `scenes`; `dtype` of matrix products."
+TRAIT_WEIGHTS = torch.tensor([3.]*2+[1.]*11)    # of `targets`: the hue of the markings is what tells look-alikes apart
+
+def train_vit(pics, fams, steps=3000, batch=14, peak=1.5e-3, seed=0, vit:ViT|None=None, dtype=torch.float32, **kw) -> tuple:
+    "(ViT, Readout, log). `pics` uint8 (n, 7, H, W, 3) of `families`, of which a step sees `batch`, without edits; `dtype` of matrix products."
     torch.manual_seed(seed)
     r = np.random.default_rng(seed)
     vit = vit or ViT(vit_config(hidden=160,inter=480))
     c = vit.config
     c._attn_implementation = "eager"                    # for 36 tokens on a CPU faster than a fused kernel
-    head = Readout(c.hidden_size)
-    ys = [targets(s) for s in scenes]
-    Y,T = torch.tensor([y for y,_ in ys]),torch.tensor([t for _,t in ys])
-    side = c.image_size//c.patch_size
-    params = [*vit.parameters(),*head.parameters()]
+    head,side = Readout(c.hidden_size),c.image_size//c.patch_size
+    ys = [[targets(s) for s in f[0][:EDIT0]] for f in fams]
+    Y,T = (torch.tensor([[p[k] for p in f] for f in ys]) for k in (0,1))
+    who = torch.arange(batch)[:,None]*2+torch.tensor([0,0,0,1])       # three photographs and a look-alike
     def loss_of(i):
-        k = torch.from_numpy(r.integers(0,len(pics),batch))
-        x = vit_inputs(as_pixels(pics[k.numpy()]),c)
-        with torch.autocast("cpu",dtype,enabled=dtype!=torch.float32):
-            o = [a.float() for a in head(vit(x,(side,side)))]
-        ces = [F.cross_entropy(a,Y[k,j]) for j,a in enumerate(o[:-1])]; ok = ~T[k].isnan().any(1)
-        reg = F.smooth_l1_loss(o[-1][ok],T[k][ok])
-        acc = {n:(a.argmax(-1)==Y[k,j]).float().mean() for j,(n,a) in enumerate(zip(HEADS,o))}
-        return sum(ces)+3*reg, dict(loss=sum(ces),traits=reg,**acc)
-    rows = run_steps(params, loss_of, steps, peak, wd=.02, **kw); return vit.eval(),head.eval(),rows
+        k = torch.from_numpy(r.choice(len(pics),batch,replace=False))
+        x,y,t = vit_inputs(as_pixels(pics[k.numpy(),:EDIT0]),c),Y[k].flatten(0,1),T[k].flatten(0,1)
+        with torch.autocast("cpu",dtype,enabled=dtype!=torch.float32): o,z = head(vit(x,(side,side)))
+        ces,ok = [F.cross_entropy(a,y[:,j]) for j,a in enumerate(o[:-1])],~t.isnan().any(1)
+        reg = (F.smooth_l1_loss(o[-1][ok],t[ok],reduction="none")*TRAIT_WEIGHTS).mean()
+        con = contrastive_loss(z.view(batch,EDIT0,-1)[:,:4].flatten(0,1),who.flatten())
+        acc = {n:(a.argmax(-1)==y[:,j]).float().mean() for j,(n,a) in enumerate(zip(HEADS,o))}
+        return sum(ces)+6*reg+con, dict(loss=sum(ces),traits=reg,who=con,**acc)
+    rows = run_steps([*vit.parameters(),*head.parameters()], loss_of, steps, peak, wd=.02, **kw); return vit.eval(),head.eval(),rows
 
 # %% ../../nbs/model/17_encoders.ipynb #9afed421
 class Shard:
@@ -170,7 +181,14 @@ class Shard:
     def __len__(self): return len(self.fams)
     def seen(self, i, j): return Seen(self.f[i,j].float(), self.vside)
     def clean(self, i, j): return Drawn(self.z[i,j].float(), self.zside)
-    def noised(self, i, j, t): x = self.z[i,j].float(); return Drawn(x, self.zside, float(t), torch.randn_like(x))
+    def noised(self, i, j, t):
+        x = self.z[i,j].float()
+        return Drawn(x, self.zside, float(t), torch.randn_like(x), self.weights(i,j))
+    def weights(self, i, j, heavy:float=3.):
+        "Weights of a picture's latent tokens in the loss, mean 1: `heavy` times as large where somebody or something is."
+        f = F.adaptive_avg_pool2d(torch.from_numpy(figures([self.fams[i][0][j]])).float(),self.zside).flatten()
+        w = 1+(heavy-1)*(f>.05)
+        return w/w.mean()
     def traits(self, shown):
         "What no word says of the characters of the pictures [(family, place), ...]: (n, 13), nan where there is none."
         return torch.tensor([targets(self.fams[i][0][j])[1] for i,j in shown]).view(-1,13)

@@ -19,7 +19,7 @@ __all__ = ['DRAWING', 'COMPARING', 'TALKING', 'LOOKING', 'GROUPS', 'STAGES', 'Mi
 # %% ../../nbs/model/18_mixture.ipynb #18533d04
 class _Sampler:
     "What all tasks share. `tok`: the tokenizer; `copies`: noise levels per drawn picture; `shift`: time shift."
-    def __init__(self, shard:Shard, tok, seed:int=0, copies:int=2, shift:float=1.):
+    def __init__(self, shard:Shard, tok, seed:int=0, copies:int=2, shift:float=3.):
         self.s,self.tok,self.r,self.copies,self.shift = shard,tok,np.random.default_rng(seed),copies,shift
         self.drawn,self.shown = [],[]     # (family, place) of what the samples of a batch draw and show to the ViT, in their order
         self.alike = {}
@@ -210,8 +210,8 @@ DRAWING = dict(t2i=(64,dict(t2i=1.)), text=(4,dict(text=1.)))
 COMPARING = dict(talk=(16,dict(colors=1.)))
 TALKING = dict(talk=(16,dict(yesno=.4,colors=.05,vqa=.2,know=.1,words=.05,text=.2)), who=(6,dict(recognise=1.)))
 LOOKING = dict(looks=(14,dict(looks=1.)), talk=(4,dict(vqa=.5,yesno=.4,know=.1)))
-GROUPS = dict(t2i=(48,dict(t2i=1.)), context=(14,dict(edit=.55,subject=.45)), talk=(8,dict(vqa=.35,yesno=.55,know=.1)), who=(8,dict(looks=.6,recognise=.4)), text=(6,dict(text=1.)))
-STAGES = ((1650,DRAWING),(250,COMPARING),(1500,TALKING),(900,LOOKING))      # (steps, groups) before the mixture GROUPS
+GROUPS = dict(t2i=(40,dict(t2i=1.)), context=(16,dict(edit=.62,subject=.38)), said=(8,dict(vqa=.12,yesno=.2,know=.05,looks=.28,recognise=.2,text=.15)))
+STAGES = ((3000,DRAWING),(250,COMPARING),(1500,TALKING),(900,LOOKING))      # (steps, groups) before the mixture GROUPS
 
 def batches(mix:Mixture, groups=GROUPS) -> dict:
     "One packed batch per group, homogeneous in task so that little is padding."

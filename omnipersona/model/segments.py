@@ -35,7 +35,7 @@ class Drawn:
     grid:tuple
     t:float|None=None        # None: clean
     noise:Tensor|None=None   # (N, C), mixed in at time t and to be taken away; None: `x` is taken as it is, without a loss
-    weight:float=1.          # of the loss
+    weight:float|Tensor=1.   # of the loss; one number, or one per token (N,)
 
 @dataclass(frozen=True)
 class Special:

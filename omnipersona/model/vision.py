@@ -200,14 +200,15 @@ def _pass_through(layers):
 
 def pca_autoencoder(pictures:Tensor,   # (N, 3, H, W) in [-1,1], the sample whose principal components it starts from
                     fold:int=8,        # side of a patch, pixels
-                    width:int=128,     # channels inside; half of them is how many components are carried
+                    width:int=128,     # channels inside the encoder; half of them is how many components are carried
+                    decoder:int|None=None,   # channels inside the decoder; None: as many
                     latents:int=32,    # channels of the latent
                     blocks=(3,4),      # residual blocks of encoder and decoder
 ) -> Autoencoder:
     "An AutoencoderTiny that begins as principal component analysis of fold x fold patches."
     from diffusers import AutoencoderTiny
     n = 3*fold*fold
-    net = AutoencoderTiny(in_channels=n, out_channels=n, encoder_block_out_channels=(width,), decoder_block_out_channels=(width,),
+    net = AutoencoderTiny(in_channels=n, out_channels=n, encoder_block_out_channels=(width,), decoder_block_out_channels=(decoder or width,),
                           latent_channels=latents, num_encoder_blocks=blocks[:1], num_decoder_blocks=blocks[1:], act_fn="relu")
     enc,dec = net.encoder.layers,net.decoder.layers
     _pass_through([*enc,*dec])

@@ -122,10 +122,10 @@ def train_attributes(pics:Tensor, scenes:list, steps:int, batch:int=64, seed:int
 def contrastive_loss(z:Tensor,    # (N, D) unit vectors
                      who:Tensor,  # (N,) which individual
                      tau:float=.1) -> Tensor:
-    "Supervised contrastive loss, Khosla et al. 2020, equation 2."
+    "Supervised contrastive loss, Khosla et al. 2020, equation 2. Who is there only once is somebody that the others are not."
     me = torch.eye(len(z), dtype=torch.bool); same = (who[:,None]==who[None])&~me
-    logp = (z@z.T/tau).masked_fill(me, -1e9).log_softmax(1)
-    return -((logp*same).sum(1)/same.sum(1)).mean()
+    logp,n = (z@z.T/tau).masked_fill(me, -1e9).log_softmax(1),same.sum(1)
+    return -((logp*same).sum(1)/n.clamp(min=1))[n>0].mean()
 
 # %% ../../nbs/toyworld/05_judge_training.ipynb #dbd5b382
 def train_identity(pics:Tensor, scenes:list, steps:int, families:int=6, photos:int=3, seed:int=0, tau:float=.1, hint:float=3., **kw) -> nn.Module:
