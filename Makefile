@@ -2,12 +2,12 @@
 # make test        everything that must hold (CI runs this)      make test-colab  the widgets under Colab's ipywidgets 7
 # make export      notebooks -> omnipersona/          make clean-notebooks   strip counts and widget state
 # make readme      nbs/index.ipynb -> README.md       make build             wheel and sdist in dist/
-# make bench-main, bench-replay, bench-recipes, bench-7b, bench-attention, bench-widgets, bench-crosstask  make pretrain       the tiny backbone's weights, again
+# make bench-main, bench-replay, bench-recipes, bench-7b, bench-attention, bench-widgets, bench-crosstask, bench-conditions  make pretrain       the tiny backbone's weights, again
 # Each sets up .venv first. What has not changed is not done again: `make -B test` does it all.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help venv test test-colab demo bench-main bench-replay bench-recipes bench-7b bench-attention bench-widgets bench-crosstask pretrain export clean-notebooks readme build
+.PHONY: help venv test test-colab demo bench-main bench-replay bench-recipes bench-7b bench-attention bench-widgets bench-crosstask bench-conditions pretrain export clean-notebooks readme build
 
 VENV    ?= .venv
 WORKERS ?= 2
@@ -73,8 +73,8 @@ demo: demo/01_quickstart.ipynb
 	@echo; echo "The executed notebook: $(CURDIR)/demo/01_quickstart.ipynb"
 	@echo "Open it with: $(BIN)/jupyter lab demo/01_quickstart.ipynb"
 
-# bench-crosstask: ten lessons for each character and seed; what is done is kept. Each takes arguments: make bench-crosstask SIZE='n_characters=2, n_seeds=1, steps=100'
-bench-main bench-replay bench-attention bench-widgets bench-crosstask: bench-%: $(READY)
+# bench-crosstask: ten lessons for each character and seed; bench-conditions: both routings under six conditions. What is done is kept. Each takes arguments: make bench-crosstask SIZE='n_characters=2, n_seeds=1, steps=100'
+bench-main bench-replay bench-attention bench-widgets bench-crosstask bench-conditions: bench-%: $(READY)
 	$(BIN)/python -c 'from omnipersona.bench.$*_bench import main; main($(SIZE))'
 
 bench-recipes: $(READY)

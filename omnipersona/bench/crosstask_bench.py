@@ -24,9 +24,9 @@ from .main_bench import CHARACTERS, bench_concept, judged_edits, learnt, recogni
 from .replay_bench import fact_requests
 
 # %% auto #0
-__all__ = ['ONLY', 'LEFT_OUT', 'LESSONS', 'SINGLE', 'COLUMNS', 'RECORDS', 'COMPARED', 'lesson', 'propagated', 'taught_cell',
-           'propagation_cell', 'propagation_matrices', 'keep_row', 'read_rows', 'run_key', 'lesson_scored', 'compared',
-           'mean_conflict', 'crosstask_report', 'report_text', 'main']
+__all__ = ['ONLY', 'LEFT_OUT', 'LESSONS', 'SINGLE', 'SPREAD', 'COLUMNS', 'RECORDS', 'COMPARED', 'lesson', 'propagated',
+           'taught_cell', 'propagation_cell', 'propagation_matrices', 'keep_row', 'read_rows', 'run_key',
+           'lesson_scored', 'compared', 'mean_conflict', 'crosstask_report', 'report_text', 'main']
 
 # %% ../../nbs/bench/45_crosstask_bench.ipynb #d021d164
 ONLY = {"text QA":("facts",),"understanding":("recognise","vqa"),"generation":("draw",),"editing":("edit",)}
@@ -34,6 +34,7 @@ LEFT_OUT = {"understanding":("recognise","vqa","facts"),"generation":("draw",),"
 LESSONS = {"nothing":Recipe(steps=0),**{f"{k} only":Recipe(mix=Mix().only(*t)) for k,t in ONLY.items()},
            **{f"no {k}":Recipe(mix=Mix().without(*t)) for k,t in LEFT_OUT.items()},"everything":Recipe(),"coupled":Recipe(routing="coupled")}
 SINGLE = [f"{k} only" for k in ONLY]
+SPREAD = ["nothing",*SINGLE,"everything"]      # lessons of which is measured what they have propagated
 
 def lesson(name:str,
            steps:int|None=None,  # None: as many as the recipe has
@@ -137,23 +138,17 @@ def read_rows(file, **about) -> dict:  # {(character, seed, lesson): row}
         if all(row.get(k)==v for k,v in about.items()): out[row["character"],row["seed"],row["lesson"]] = row
     return out
 
-def _learnt(cs, seed, recipe, probe, kept):
-    "As `learnt`, whose kept concepts are shared with the other benchmarks; but gradients can only be watched while learning."
-    if not probe: return learnt(cs,seed,recipe,kept)
-    bb,w = load_backbone("tiny"),ToyWorld(); char = w.character(cs)
-    return bb,ToyJudge(),char,learn(bb,w.concept_data(char,10,seed),"maeve",seed,recipe,progress=False,callbacks=[probe])
-
 def run_key(bb, steps, n, draws):
     "What rows must agree in to be reported together; `recipes` changes with any default of any lesson."
     return dict(steps=steps,n=n,draws=draws,backbone=bb.fingerprint,recipes=hashlib.sha256(repr(LESSONS).encode()).hexdigest()[:8])
 
 def lesson_scored(cs:int, seed:int, name:str, steps:int|None, n:int, draws:int, file) -> dict:
-    "Learn a lesson, score it, keep it. Lessons of one task are only asked what they have propagated. The gradients of lessons of everything are recorded on the way."
+    "Learn a lesson, score it, keep it. Lessons of one task are only asked what they have propagated, see `SPREAD`. The gradients of lessons of everything are recorded on the way."
     t0,recipe = time.time(),lesson(name,steps)
     probe = ConflictProbe(max(1,recipe.steps//(RECORDS-1)),draws) if name in ("everything","coupled") else None
-    bb,judge,char,c = _learnt(cs,seed,recipe,probe,Path(file).parent/"concepts")
+    bb,judge,char,c = learnt(cs,seed,recipe,Path(file).parent/"concepts",[probe] if probe else ())
     row = dict(character=cs,seed=seed,lesson=name,**run_key(bb,steps,n,draws),scores={} if name in SINGLE else bench_concept(bb,judge,c,char,n,seed),
-               propagated=propagated(Persona(bb,c),judge,char,seed,n),conflict=probe.result if probe else None,seconds=round(time.time()-t0,1))
+               propagated=propagated(Persona(bb,c),judge,char,seed,n) if name in SPREAD else None,conflict=probe.result if probe else None,seconds=round(time.time()-t0,1))
     keep_row(file,row)
     return row
 
@@ -177,7 +172,8 @@ def crosstask_report(cells:list,    # for each character and seed {lesson: row},
 ) -> dict:
     "Everything that the rows say, as means, spreads and numbers of cells, for JSON. Raises OmniError for no cells."
     if not cells: raise OmniError("crosstask_report: no character and seed has all its lessons yet")
-    lessons = list(cells[0]); full,taught = propagation_matrices([{k:r["propagated"] for k,r in c.items()} for c in cells])
+    lessons,spread = list(cells[0]),[{k:r["propagated"] for k,r in c.items() if r["propagated"]} for c in cells]
+    full,taught = propagation_matrices(spread) if spread[0] else ([],[])
     conflicts = {k:[c[k]["conflict"] for c in cells] for k in lessons if cells[0][k]["conflict"]}
     groups = {k:[conflict_summary(r) for r in rs] for k,rs in conflicts.items()}
     return dict(scores={k:{s:summary([c[k]["scores"][s] for c in cells]) for s in cells[0][k]["scores"]} for k in lessons if cells[0][k]["scores"]},
@@ -218,10 +214,10 @@ def main(out="bench/crosstask.json",
     about = run_key(bb,steps,n,draws)
     cells = [(c,s) for s in range(n_seeds) for c in CHARACTERS[:n_characters]]
     done = read_rows(file,**about); todo = [(*k,l) for k in cells for l in lessons if (*k,l) not in done]
-    print(judge); print(f"{len(todo)} lessons to learn, {len(cells)*len(lessons)-len(todo)} are in {file}",flush=True)
+    print(judge); print(f"{len(todo)} lessons to learn, {len(cells)*len(lessons)-len(todo)} are in {file.name}",flush=True)
     run_cells(lesson_scored,[(*t,steps,n,draws,file) for t in todo],jobs)
     done = read_rows(file,**about)
     report = crosstask_report([{l:done[*k,l] for l in lessons} for k in cells])|dict(judge=judge.accuracy,about=about)
     print(report_text(report)); write_report(out,report)
-    print(f"{time.time()-t0:.0f} s, written to {out}")
+    print(f"{time.time()-t0:.0f} s, written to {Path(out).name}")
     return report

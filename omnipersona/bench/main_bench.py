@@ -134,13 +134,14 @@ def learnt(cs:int,           # seed of the character
            seed:int,         # of its photographs and of learning
            recipe=Recipe(),
            kept="bench/concepts",  # folder in which the benchmarks share what was learnt; delete it after a change of how concepts are learnt
+           callbacks=(),     # as for `learn`; what happens on the way can only be watched while learning
 ) -> tuple:                  # (Backbone, ToyJudge, Character, Concept)
     "A held-out character, learnt from ten photographs, and who will look at it."
     bb,w = load_backbone("tiny"),ToyWorld()
     char,at = w.character(cs),Path(kept)/f"{bb.fingerprint}-{cs}-{seed}-{hashlib.sha256(repr(recipe).encode()).hexdigest()[:8]}"
-    if at.exists(): return bb,ToyJudge(),char,Concept.from_pretrained(at,bb)
-    c = learn(bb,w.concept_data(char,10,seed),"maeve",seed,recipe,progress=False)
-    if c.summary["steps"]==recipe.steps: c.save_pretrained(at)
+    if at.exists() and not callbacks: return bb,ToyJudge(),char,Concept.from_pretrained(at,bb)
+    c = learn(bb,w.concept_data(char,10,seed),"maeve",seed,recipe,progress=False,callbacks=callbacks)
+    if c.summary["steps"]==recipe.steps and not at.exists(): c.save_pretrained(at)
     return bb,ToyJudge(),char,c
 
 def tokens_scored(cs, seed, recipe=Recipe()) -> dict:
