@@ -14,7 +14,7 @@ from .encoders import Shard, SOLO, LOOK, EDIT0
 
 # %% auto #0
 __all__ = ['DRAWING', 'COMPARING', 'TALKING', 'LOOKING', 'GROUPS', 'STAGES', 'Mixture', 'facts_text', 'edit_requests',
-           'any_request', 'plain_request', 'parsed', 'facts_asked', 'text_sample', 'batches']
+           'any_request', 'plain_request', 'parsed', 'facts_asked', 'any_answer', 'text_sample', 'batches']
 
 # %% ../../nbs/model/18_mixture.ipynb #18533d04
 class _Sampler:
@@ -192,6 +192,11 @@ def facts_asked(m, asked=6) -> list:
         out.append(m.text(facts_text(n,who,keys,r))); qa += [(f"what is {n} ?",who[0]),*((fact_question(k,n),who[1][k]) for k in keys)]
     return out+m.turns([qa[i] for i in r.permutation(len(qa))[:asked]])
 
+def any_answer(r, key) -> str:
+    "A fact as an answer to be written into a request; one in three is of another kind, since an answer may be changed by hand."
+    if key=="home" or r.random()<.67: return random_facts(r)[key]
+    return f"a {r.choice(list(COLORS))} {r.choice(KINDS)}"
+
 def text_sample(m) -> list:
     "Questions about facts, intent parsing after 0 to 6 examples, or prompt rewriting."
     r,n = m.r,m.name(); key = lambda: str(r.choice(list(FACTS))); k = key(); u = r.random()
@@ -202,7 +207,7 @@ def text_sample(m) -> list:
             T,Q = parsed(m,m.name(),key()); out += [m.text(f"request : {T} question :"),m.text(Q)]
         T,Q = parsed(m,n,k)
         return out+[m.text(f"request : {T} question :"),m.text(Q,True)]
-    fact = random_facts(r)[k]; T,T2 = any_request(r,k,n,fact)
+    fact = any_answer(r,k); T,T2 = any_request(r,k,n,fact)
     return [m.text(f"request : {T} question : {fact_question(k,n)} answer : {fact} rewrite :"),m.text(T2,True)]
 
 # %% ../../nbs/model/18_mixture.ipynb #db664850
