@@ -96,28 +96,8 @@ def _result_parts(results):
     return out
 
 # %% ../../nbs/widgets/52_studio.ipynb #e0384307
-class ConceptStudio:
-    "Teach a concept in a cell's output: `display` it, or drive it by its buttons and boxes."
-    def __init__(self, bb=None,        # Backbone; None: 'tiny'
-                 name:str="maeve",     # to begin with
-                 recipe:Recipe=Recipe(),
-                 every:int=50,         # steps between previews; 0: none
-                 folder="concepts"):   # where Save writes, in a folder for each name
-        w = _w()
-        self.bb,self.concept,self.persona,self.data,self.busy = bb or load_backbone("tiny"),None,None,None,False
-        self.pictures,self.folder = {},str(folder)
-        self.name,self.description = w.Text(description="name",value=name),w.Text(description="in words",placeholder="a red spotted dog (may stay empty)",layout=_wide("60%"))
-        self.sources = {s.title:s for s in (Design(),Folder(),Upload())}
-        self.source,self.facts,self.form = w.ToggleButtons(options=list(self.sources)),Table(EXAMPLE_FACTS),Form(recipe)
-        near = dict(layout=_wide("230px"),style=dict(description_width="110px"))
-        self.seed,self.every = w.IntText(description="seed",value=0,**near),w.BoundedIntText(description="preview every",value=every,min=0,max=10**6,**near)
-        self.checkpoints = w.Text(description="checkpoints",placeholder="a folder: a run that was cut off goes on from it",layout=_wide("60%"),style=dict(description_width="110px"))
-        self.sheet = _picture("sheet")
-        self.watch,self.tryout = Watch(self.bb,every),TryOut(lambda: self.busy)
-        self.path,self.file = w.Text(description="folder",value=str(Path(folder)/name),layout=_wide("50%")),w.FileUpload(accept=".zip",multiple=False,description="Load a zip")
-        self.link,self.said,self.kept = w.HTML(),Said(),Said()
-        self._wire()
-        self.widget = self._laid_out()
+class _Laid:
+    "What stands where, and which button does what."
     def _wire(self):
         "Which button does what."
         busy = lambda: self.busy
@@ -150,6 +130,10 @@ class ConceptStudio:
         train = [w.HBox([self.check_button,self.train_button,self.stop_button,more]),recipe,self.said.widget,self.sheet,self.watch.widget]
         keep = [head("Keep"),w.HBox([self.path,self.save_button,self.load_button]),w.HBox([self.file,self.link]),self.kept.widget]
         return w.VBox([*who,head("Learn"),*train,*keep,head("Try"),self.tryout.widget])
+
+# %% ../../nbs/widgets/52_studio.ipynb #65bd51f7
+class _Learns:
+    "From the form to a concept."
     def gather(self):
         "The name and the data of the form. Raises OmniError for what cannot be used."
         return check_name(self.name.value.strip()),self.sources[self.source.value].data(self.facts.value,self.description.value.strip())
@@ -188,6 +172,10 @@ class ConceptStudio:
         for b in self._clickable(): b.disabled = on
         self.stop_button.disabled = not on
         if on: self.said("reading the pictures ...")
+
+# %% ../../nbs/widgets/52_studio.ipynb #f35df469
+class _Keeps:
+    "Saved, loaded, downloaded."
     def _take(self, concept):
         "A concept to keep and to try out."
         self.concept,self.persona = concept,Persona(self.bb,concept)
@@ -210,6 +198,10 @@ class ConceptStudio:
         if self.data is None or not self.concept or c.name!=self.concept.name: self.data,self.pictures = None,{}
         self._take(c)
         self.kept(f"loaded: {c!r}")
+
+# %% ../../nbs/widgets/52_studio.ipynb #f43be8e5
+class _Shown:
+    "On a page with a front end, and on one without."
     def _ipython_display_(self):
         from IPython.display import display
         display(self.widget)
@@ -225,3 +217,27 @@ class ConceptStudio:
     def export(self, path):
         "Write a page that opens offline. Raises OmniError when it is too large."
         return export_page(path,self.concept.name if self.concept else "concept studio",self._parts())
+
+# %% ../../nbs/widgets/52_studio.ipynb #71fcc763
+class ConceptStudio(_Laid,_Learns,_Keeps,_Shown):
+    "Teach a concept in a cell's output: `display` it, or drive it by its buttons and boxes."
+    def __init__(self, bb=None,        # Backbone; None: 'tiny'
+                 name:str="maeve",     # to begin with
+                 recipe:Recipe=Recipe(),
+                 every:int=50,         # steps between previews; 0: none
+                 folder="concepts"):   # where Save writes, in a folder for each name
+        w = _w()
+        self.bb,self.concept,self.persona,self.data,self.busy = bb or load_backbone("tiny"),None,None,None,False
+        self.pictures,self.folder = {},str(folder)
+        self.name,self.description = w.Text(description="name",value=name),w.Text(description="in words",placeholder="a red spotted dog (may stay empty)",layout=_wide("60%"))
+        self.sources = {s.title:s for s in (Design(),Folder(),Upload())}
+        self.source,self.facts,self.form = w.ToggleButtons(options=list(self.sources)),Table(EXAMPLE_FACTS),Form(recipe)
+        near = dict(layout=_wide("230px"),style=dict(description_width="110px"))
+        self.seed,self.every = w.IntText(description="seed",value=0,**near),w.BoundedIntText(description="preview every",value=every,min=0,max=10**6,**near)
+        self.checkpoints = w.Text(description="checkpoints",placeholder="a folder: a run that was cut off goes on from it",layout=_wide("60%"),style=dict(description_width="110px"))
+        self.sheet = _picture("sheet")
+        self.watch,self.tryout = Watch(self.bb,every),TryOut(lambda: self.busy)
+        self.path,self.file = w.Text(description="folder",value=str(Path(folder)/name),layout=_wide("50%")),w.FileUpload(accept=".zip",multiple=False,description="Load a zip")
+        self.link,self.said,self.kept = w.HTML(),Said(),Said()
+        self._wire()
+        self.widget = self._laid_out()
