@@ -151,6 +151,8 @@ def test_contrastive_loss_likes_what_it_should():
     who = torch.tensor([0, 0, 1, 1]); good = torch.eye(2)[who]; bad = torch.eye(2)[torch.tensor([0, 1, 0, 1])]
     assert contrastive_loss(good, who) < 1e-3 < contrastive_loss(bad, who)
     assert torch.allclose(contrastive_loss(good, who), contrastive_loss(good.flip(0), who.flip(0)))
+    alone = torch.cat([good, -good[:1]]), torch.cat([who, who[:1]*0+99]); near = torch.cat([good, good[:1]]), alone[1]      # somebody who is there once: a negative only
+    assert contrastive_loss(good, who) <= contrastive_loss(*alone) < contrastive_loss(*near)
 
 def test_import_reads_no_weights():
     "Weights are read by `ToyJudge()`, and diffusers only by who trains."

@@ -59,6 +59,14 @@ def test_loss_counts_labelled_words_only(bb, samples):
     b = lay(bb, samples[2:3] + samples[4:]); h = bb.model(b)
     assert text_loss(bb.model, h, b) == 0 and (image_loss(bb.model, h, b) > 0).tolist() == [True, False]
 
+@torch.no_grad()
+def test_a_weight_for_every_token(bb, samples):
+    "One number weighs a picture; as many as it has tokens weigh these, and half the weight on each half is the same as one half everywhere."
+    seg, n = samples[3][-1], len(samples[3][-1].x); first = torch.arange(n) < n//2
+    def loss(w): b = lay(bb, [[*samples[3][:3], replace(seg, weight=w)]]); return image_loss(bb.model, bb.model(b), b)[0]
+    one, a, b = loss(1.), loss(first*2. + 1e-9), loss(~first*2. + 1e-9)
+    assert close(loss(.5), one/2) and close(loss(torch.full((n,), .5)), one/2) and close((a + b)/2, one) and not close(a, b)
+
 def test_a_grid_larger_than_the_table_is_refused(bb):
     with pytest.raises(OmniError, match='9 x 9'): lay(bb, [[Drawn(torch.zeros(81, bb.model.config.latent_channels), (9, 9))]])
 
