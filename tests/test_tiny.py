@@ -48,8 +48,8 @@ def test_it_says_no_as_well(tiny, world):
 def test_draws_bodies_of_the_right_kind_and_colour(tiny, judge):
     "Far above the one in seven and the one in eight of guessing."
     prompts = [p for p in PROMPTS for _ in range(2)]; read = [judge.attributes(im) for im in tiny.paint([[tiny.text(t)] for t in prompts], range(16))]
-    assert np.mean([r['species'] == t.split()[5] for r, t in zip(read, prompts)]) >= .45, read
-    assert np.mean([r['color'] == t.split()[4] for r, t in zip(read, prompts)]) >= .6, read
+    assert np.mean([r['species'] == t.split()[5] for r, t in zip(read, prompts)]) >= .8, read
+    assert np.mean([r['color'] == t.split()[4] for r, t in zip(read, prompts)]) >= .8, read
 
 def test_draws_the_place_that_is_asked_for(tiny, judge):
     read = [judge.attributes(im)['place'] for im in tiny.paint([[tiny.text(t)] for t in PROMPTS], range(8))]

@@ -25,12 +25,12 @@ __all__ = ['SPOKEN', 'DRAWN', 'TASK_KINDS', 'Recipe', 'concept_cache', 'repeated
 @dataclass(frozen=True)
 class Recipe:
     "Hyper-parameters. The defaults are the recommended recipe for the tiny backbone."
-    steps:int=350
+    steps:int=440
     lr:float=3e-2
     warm:int=20
     weight_decay:float=0.
     clip:float=1.
-    image:float=10.; edit:float=10.                   # lambda_image, lambda_edit
+    image:float=20.; edit:float=10.                   # lambda_image, lambda_edit
     n_und:int=16
     n_gen:int=16
     routing:str="decoupled"

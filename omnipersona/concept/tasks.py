@@ -176,13 +176,13 @@ TASKS = ("recognise","vqa","facts","draw","edit")
 @dataclass(frozen=True)
 class Mix:
     "Samples of each task in a step, and noised copies per drawn picture. Raises OmniError for what is no number of samples."
-    recognise:int=4
+    recognise:int=2
     vqa:int=1
-    facts:int=2
+    facts:int=4
     draw:int=2
     edit:int=1
     copies:int=2
-    shift:float=1.   # of the times of noised copies
+    shift:float=3.   # of the times of noised copies, as in pretraining
     def __post_init__(self):
         for k in (*TASKS,"copies"):
             least,v = int(k=="copies"),getattr(self,k)

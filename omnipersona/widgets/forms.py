@@ -37,7 +37,7 @@ CHOICES = dict(routing=("decoupled","coupled"),init=("images","words","random"),
 LEAST = {"steps":1,"warm":1,"n_und":1,"n_gen":1,"mix.copies":1}   # others: 0
 ABOVE = ("lr","clip","mix.shift")                                  # these have to be more than 0
 
-def recipe_values(recipe:Recipe=Recipe()) -> dict:  # {'steps': 350, ..., 'mix.draw': 2}
+def recipe_values(recipe:Recipe=Recipe()) -> dict:  # {'steps': 440, ..., 'mix.draw': 2}
     "A recipe spread out."
     d = asdict(recipe)
     return {k:v for k,v in d.items() if k!="mix"}|{f"mix.{k}":v for k,v in d["mix"].items()}
