@@ -66,7 +66,6 @@ def test_each_of_two_concepts_has_its_own_fact(bb, world):
     for name, c in (('ann', a), ('bo', b)):
         t, = r([f'a photo of the toy of <{name}>']); assert t.answer == c.facts['toy'], t
 
-@pytest.mark.xfail(strict=True, reason='a boat is no toy of this world, and these weights rewrite it into one')
 def test_an_answer_of_another_kind_is_written_as_it_is(replay):
     t, = replay([asks('toy')]); assert 'blue boat' in t.with_answer('a blue boat').prompt
 
