@@ -45,7 +45,14 @@ def test_it_says_no_as_well(tiny, world):
     p = tiny.probability([[tiny.seen(x.image)[0], tiny.text(f'is the photo taken at the {no(x)} ?')] for x in photos], ['yes', 'no'])
     assert (p[:, 1] > .5).float().mean() >= .7
 
+@pytest.mark.xfail(strict=True, reason='a caption without a pattern is how a companion that stands alone is captioned; these weights draw one, a little smaller, and the judge reads it as a thing')
 def test_draws_bodies_of_the_right_kind_and_colour(tiny, judge):
+    "Far above the one in seven and the one in eight of guessing."
+    prompts = [p for p in PROMPTS for _ in range(2)]; read = [judge.attributes(im) for im in tiny.paint([[tiny.text(t)] for t in prompts], range(16))]
+    assert np.mean([r['species'] == t.split()[5] for r, t in zip(read, prompts)]) >= .45, read
+    assert np.mean([r['color'] == t.split()[4] for r, t in zip(read, prompts)]) >= .6, read
+
+def test_draws_somebody_of_the_right_kind_and_colour(tiny, judge):
     "Far above the one in seven and the one in eight of guessing. A dog without a pattern is somebody's companion in this world, so the judge may read it as one."
     prompts = [p for p in PROMPTS for _ in range(2)]; read = [judge.attributes(im) for im in tiny.paint([[tiny.text(t)] for t in prompts], range(16))]
     assert np.mean([t.split()[5] in (r['species'], r['thing']) for r, t in zip(read, prompts)]) >= .7, read

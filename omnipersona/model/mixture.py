@@ -215,7 +215,7 @@ DRAWING = dict(t2i=(64,dict(t2i=1.)), text=(4,dict(text=1.)))
 COMPARING = dict(talk=(16,dict(colors=1.)))
 TALKING = dict(talk=(16,dict(yesno=.4,colors=.05,vqa=.2,know=.1,words=.05,text=.2)), who=(6,dict(recognise=1.)))
 LOOKING = dict(looks=(14,dict(looks=1.)), talk=(4,dict(vqa=.5,yesno=.4,know=.1)))
-GROUPS = dict(t2i=(40,dict(t2i=1.)), context=(16,dict(edit=.62,subject=.38)), said=(8,dict(vqa=.12,yesno=.2,know=.05,looks=.28,recognise=.2,text=.15)))
+GROUPS = dict(t2i=(40,dict(t2i=1.)), context=(16,dict(edit=.62,subject=.38)), said=(8,dict(vqa=.2,yesno=.22,know=.03,looks=.25,recognise=.15,text=.15)))
 STAGES = ((3000,DRAWING),(250,COMPARING),(1500,TALKING),(900,LOOKING))      # (steps, groups) before the mixture GROUPS
 
 def batches(mix:Mixture, groups=GROUPS) -> dict:

@@ -244,7 +244,7 @@ def _train(rank, world, d, n_families, first, jobs, start, dtype, out, seconds, 
     t.run(seconds=seconds); t.use_average()
     if rank==0: Backbone(t.model,ae,tok).save_pretrained(out or d/"tiny")
 
-def main(folder="pretrain", n_families=20_000, first=0, steps=10_000, cooldown=1500, stages=STAGES, jobs=2, processes=2, start=None, out=None,
+def main(folder="pretrain", n_families=20_000, first=0, steps=10_000, cooldown=2300, stages=STAGES, jobs=2, processes=2, start=None, out=None,
          groups=None, peak=1.2e-3, seconds=None, dtype=None):
     """`make pretrain`: autoencoder, ViT, then the unified model; weights in `out` (`folder`/tiny).
 
