@@ -20,9 +20,9 @@ def test_differences_are_taken_in_pairs():
 
 def test_what_is_measured_stays(tmp_path, monkeypatch):
     asked = []
-    def scored(cs, seed, name, routing, steps, n, file):
-        asked.append((cs, name, routing))
-        B.keep_row(file, dict(character=cs, seed=seed, lesson=f'{name}, {routing}', **B._about(B.load_backbone('tiny'), steps, n), scores={s: .5 for s in B.SHOWN}))
+    def scored(cs, seed, lesson, steps, n, file):
+        asked.append((cs, *lesson.rsplit(', ', 1)))
+        B.keep_row(file, dict(character=cs, seed=seed, lesson=lesson, **B._about(B.load_backbone('tiny'), steps, n), scores={s: .5 for s in B.SHOWN}))
     monkeypatch.setattr(B, 'condition_scored', scored)
     B.main(tmp_path/'c.json', n_characters=1, steps=2, conditions=('2 + 2 tokens',), jobs=1); assert len(asked) == 2
     B.main(tmp_path/'c.json', n_characters=1, steps=2, conditions=('2 + 2 tokens', '4 + 4 tokens'), jobs=1); assert [a[1] for a in asked[2:]] == ['4 + 4 tokens']*2

@@ -11,8 +11,8 @@ from ..basics import OmniError
 from ..model.backbone import load_backbone
 from ..toyworld.judge import ToyJudge
 from ..concept.learn import Recipe
-from .main_bench import CHARACTERS, bench_concept, learnt, run_cells, write_report
-from .crosstask_bench import compared, keep_row, read_rows
+from .main_bench import CHARACTERS, bench_concept, learnt, write_report
+from .crosstask_bench import all_rows, compared, keep_row
 
 # %% auto #0
 __all__ = ['CONDITIONS', 'ROUTINGS', 'SHOWN', 'condition', 'condition_scored', 'conditions_report', 'conditions_text',
@@ -33,11 +33,11 @@ def condition(name:str, routing:str="decoupled",
 # %% ../../nbs/bench/46_conditions_bench.ipynb #e4e96703
 def _about(bb, steps, n): return dict(steps=steps,n=n,backbone=bb.fingerprint,recipes=hashlib.sha256(repr((Recipe(),CONDITIONS)).encode()).hexdigest()[:8])
 
-def condition_scored(cs:int, seed:int, name:str, routing:str, steps:int|None, n:int, file) -> dict:
-    "Learn a character under a condition, score it, keep the line."
+def condition_scored(cs:int, seed:int, lesson:str, steps:int|None, n:int, file) -> dict:
+    "Learn a character under a condition (`lesson`: 'condition, routing'), score it, keep the line."
     t0 = time.time()
-    bb,judge,char,c = learnt(cs,seed,condition(name,routing,steps),Path(file).parent/"concepts")
-    row = dict(character=cs,seed=seed,lesson=f"{name}, {routing}",**_about(bb,steps,n),scores=bench_concept(bb,judge,c,char,n,seed),seconds=round(time.time()-t0,1))
+    bb,judge,char,c = learnt(cs,seed,condition(*lesson.rsplit(", ",1),steps),Path(file).parent/"concepts")
+    row = dict(character=cs,seed=seed,lesson=lesson,**_about(bb,steps,n),scores=bench_concept(bb,judge,c,char,n,seed),seconds=round(time.time()-t0,1))
     keep_row(file,row)
     return row
 
@@ -79,13 +79,10 @@ def main(out="bench/conditions.json", n_characters:int=4, n_seeds:int=1,
     "`make bench-conditions`: learn and score what is not in the file of rows yet, print and write the report. Raises OmniError for unknown conditions."
     t0,file,bb,judge = time.time(),Path(out).with_suffix(".jsonl"),load_backbone("tiny"),ToyJudge()
     for k in conditions: condition(k)
-    about,both = _about(bb,steps,n),[(k,r) for k in conditions for r in ROUTINGS]
+    lessons = [f"{k}, {r}" for k in conditions for r in ROUTINGS]; about = _about(bb,steps,n)
     cells = [(c,s) for s in range(n_seeds) for c in CHARACTERS[:n_characters]]
-    done = read_rows(file,**about); todo = [(*c,*b) for c in cells for b in both if (*c,", ".join(b)) not in done]
-    print(judge); print(f"{len(todo)} lessons to learn, {len(cells)*len(both)-len(todo)} are in {file.name}",flush=True)
-    run_cells(condition_scored,[(*t,steps,n,file) for t in todo],jobs)
-    done = read_rows(file,**about)
-    report = conditions_report([{", ".join(b):done[*c,", ".join(b)] for b in both} for c in cells])
+    print(judge)
+    report = conditions_report(all_rows(condition_scored,cells,lessons,(steps,n,file),file,about,jobs))
     print(conditions_text(report)); write_report(out,dict(report=report,judge=judge.accuracy,about=about))
     print(f"{time.time()-t0:.0f} s, written to {Path(out).name}")
     return report

@@ -25,7 +25,7 @@ from .replay_bench import fact_requests
 
 # %% auto #0
 __all__ = ['ONLY', 'LEFT_OUT', 'LESSONS', 'SINGLE', 'SPREAD', 'COLUMNS', 'RECORDS', 'COMPARED', 'lesson', 'propagated',
-           'taught_cell', 'propagation_cell', 'propagation_matrices', 'keep_row', 'read_rows', 'run_key',
+           'taught_cell', 'propagation_cell', 'propagation_matrices', 'keep_row', 'read_rows', 'all_rows', 'run_key',
            'lesson_scored', 'compared', 'mean_conflict', 'crosstask_report', 'report_text', 'main']
 
 # %% ../../nbs/bench/45_crosstask_bench.ipynb #d021d164
@@ -138,6 +138,14 @@ def read_rows(file, **about) -> dict:  # {(character, seed, lesson): row}
         if all(row.get(k)==v for k,v in about.items()): out[row["character"],row["seed"],row["lesson"]] = row
     return out
 
+def all_rows(scored, cells:list, lessons, arguments:tuple, file, about:dict, jobs:int=2) -> list:  # for each cell {lesson: row}
+    "Rows of every (character, seed) and lesson; what is not in the file yet is measured by `scored(character, seed, lesson, *arguments)`, which keeps its row there."
+    done = read_rows(file,**about); todo = [(*k,l) for k in cells for l in lessons if (*k,l) not in done]
+    print(f"{len(todo)} lessons to learn, {len(cells)*len(lessons)-len(todo)} are in {Path(file).name}",flush=True)
+    run_cells(scored,[(*t,*arguments) for t in todo],jobs)
+    done = read_rows(file,**about)
+    return [{l:done[*k,l] for l in lessons} for k in cells]
+
 def run_key(bb, steps, n, draws):
     "What rows must agree in to be reported together; `recipes` changes with any default of any lesson."
     return dict(steps=steps,n=n,draws=draws,backbone=bb.fingerprint,recipes=hashlib.sha256(repr(LESSONS).encode()).hexdigest()[:8])
@@ -213,11 +221,8 @@ def main(out="bench/crosstask.json",
     for l in lessons: lesson(l)
     about = run_key(bb,steps,n,draws)
     cells = [(c,s) for s in range(n_seeds) for c in CHARACTERS[:n_characters]]
-    done = read_rows(file,**about); todo = [(*k,l) for k in cells for l in lessons if (*k,l) not in done]
-    print(judge); print(f"{len(todo)} lessons to learn, {len(cells)*len(lessons)-len(todo)} are in {file.name}",flush=True)
-    run_cells(lesson_scored,[(*t,steps,n,draws,file) for t in todo],jobs)
-    done = read_rows(file,**about)
-    report = crosstask_report([{l:done[*k,l] for l in lessons} for k in cells])|dict(judge=judge.accuracy,about=about)
+    print(judge)
+    report = crosstask_report(all_rows(lesson_scored,cells,lessons,(steps,n,draws,file),file,about,jobs))|dict(judge=judge.accuracy,about=about)
     print(report_text(report)); write_report(out,report)
     print(f"{time.time()-t0:.0f} s, written to {Path(out).name}")
     return report
