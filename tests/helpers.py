@@ -23,7 +23,9 @@ def random_backbone(seed=0, **sizes):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         ae = pca_autoencoder(torch.stack([to_tensor(w.photo(seed=i).image) for i in range(24)]), width=32, latents=8)
-        return Backbone(MoT(MoTConfig(vocab_size=tok.rows, special=tok.special, spare=tok.spare, **SIZES | sizes)), ae, tok, name='random')
+        model = MoT(MoTConfig(vocab_size=tok.rows, special=tok.special, spare=tok.spare, **SIZES | sizes))
+        ae.refiner = Refiner(8, 1); torch.nn.init.normal_(ae.refiner.write.weight, std=.01)      # at first it would say nothing
+        return Backbone(model, ae, tok, name='random')
 
 def same(a, b): return np.array_equal(np.asarray(a), np.asarray(b))
 def apart(a, b):

@@ -168,7 +168,7 @@ def test_saved_then_loaded(stored, tmp_path, samples, pictures):
     ctx = [[*once.seen(pictures[:1]), once.text('what is in the photo ?')]]
     assert once.answer(ctx, max_tokens=5)[0][1] == twice.answer(ctx, max_tokens=5)[0][1] and same(once.paint(ctx, [0], QUICK)[0], twice.paint(ctx, [0], QUICK)[0])
     assert apart(b.decode(b.clean(pictures[:1])[0].x[None])[0], once.decode(once.clean(pictures[:1])[0].x[None])[0]) < 40
-    assert sorted(p.suffix for p in folder.rglob('*') if p.is_file() and p.suffix != '.json') == ['.safetensors']*2
+    assert sorted(p.suffix for p in folder.rglob('*') if p.is_file() and p.suffix != '.json') == ['.safetensors']*3
 
 def test_computes_in_bf16(stored, pictures):
     b = load_backbone(stored[2], dtype=torch.bfloat16); ctx = [[*b.seen(pictures[:1]), b.text('what is in the photo ?')]]
@@ -189,7 +189,7 @@ def test_fingerprint_sees_every_part(part):
     with torch.no_grad(): a.model.get_parameter(part).mul_(1.5)
     assert a.fingerprint != before
 
-FILES = ['config.json', 'model.safetensors', 'backbone.json', 'tokenizer.json', 'ae/config.json', 'ae/outer.json', 'ae/diffusion_pytorch_model.safetensors']
+FILES = ['config.json', 'model.safetensors', 'backbone.json', 'tokenizer.json', 'ae/config.json', 'ae/outer.json', 'ae/diffusion_pytorch_model.safetensors', 'ae/refiner.safetensors']
 
 @pytest.mark.parametrize('name', FILES)
 @pytest.mark.parametrize('harm', ['missing', 'cut short'])

@@ -61,6 +61,7 @@ def _spoken(p, w, char, seed, n):
     return {"text QA: fact":facts(said),"text QA: look":_right(x in look.text.split() for x in words),"understanding: fact":facts(over),
             "understanding: look":recognised(p,w,char,mine[:n],n,seed)["recognition, balanced"]}
 
+# %% ../../nbs/bench/45_crosstask_bench.ipynb #c22e28ef
 def _as_given_and_replayed(p, requests, paint):
     "Two lists of pictures. `paint`: from prompts and the numbers of their requests to results."
     traces = Replay(p.bb,p.concepts)(requests)

@@ -116,6 +116,7 @@ def answered(p, char, mine) -> dict:
     said = p.ask_many([q for _,q,_ in qa],[i for i,_,_ in qa])
     return {"fact QA":float(np.mean(facts)), "VQA about the concept":float(np.mean([s.text==a for s,(_,_,a) in zip(said,qa)]))}
 
+# %% ../../nbs/bench/41_main_bench.ipynb #c56703df
 def drawn_like(p, w, judge, char, mine) -> dict:
     "Drawings in eight places against twelve real photographs and four look-alikes."
     drawn = judge.identity([x.image for x in p.generate_many([f"a photo of {_name(p)} at the {pl}" for pl in PLACES],range(len(PLACES)))])
@@ -130,6 +131,7 @@ def edited(p, w, judge, char, seed, n=12) -> dict:
     right = judged_edits(pics,edits,judge)
     return {"concept edits: done and kept":float(np.mean([d["both"] for d in right])), "concept edits: done":float(np.mean([d["done"] for d in right]))}
 
+# %% ../../nbs/bench/41_main_bench.ipynb #e0f9ad5e
 def learnt(cs:int,           # seed of the character
            seed:int,         # of its photographs and of learning
            recipe=Recipe(),

@@ -73,6 +73,7 @@ def task_losses(bb, concept, by_task:dict, share:slice=slice(None)) -> dict:
         for (t,_),l in zip(mine,sums): out[t] = (out[t][0]+l, out[t][1])
     return out
 
+# %% ../../nbs/concept/22_learn.ipynb #a0e0d385
 def kind_losses(losses:dict, recipe:Recipe) -> dict:
     "{kind: loss} from `task_losses`, weighted as the recipe has it: one mean over all words, one over the latent tokens of each kind of picture. Their sum is what is learnt from."
     out = {}

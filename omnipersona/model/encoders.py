@@ -16,7 +16,7 @@ from ..toyworld.world import *
 from ..toyworld.language import EDITS, edit_scene
 from ..toyworld.judge_training import contrastive_loss
 from .segments import Seen, Drawn
-from .vision import ViT, vit_config, patchify, pca_autoencoder, Autoencoder
+from .vision import ViT, vit_config, patchify, pca_autoencoder, Autoencoder, Refiner
 
 # %% auto #0
 __all__ = ['SOLO', 'LOOK', 'EDIT0', 'EDIT1', 'SIZE', 'THINGS', 'HEADS', 'TRAIT_WEIGHTS', 'family', 'families', 'as_pixels',
@@ -85,12 +85,12 @@ def figures(scenes, size:int=64) -> np.ndarray:  # bool (len(scenes), size, size
 def train_autoencoder(pics, scenes, steps=2000, batch=16, peak=1.5e-3, seed=0, ae:Autoencoder|None=None, dtype=torch.float32, **kw) -> tuple:
     "(Autoencoder, log). `pics`: uint8 (N, H, W, 3) of `scenes`; `dtype` of matrix products."
     torch.manual_seed(seed); r = np.random.default_rng(seed)
-    ae = (ae or pca_autoencoder(as_pixels(pics[:1500]),decoder=192)).to(memory_format=torch.channels_last).train()
+    ae = (ae or pca_autoencoder(as_pixels(pics[:1500]),decoder=192,refiner=Refiner(48))).to(memory_format=torch.channels_last).train()
     params = list(ae.parameters())
     def loss_of(i):
         k = np.sort(r.integers(0,len(pics),batch))
         x = as_pixels(pics[k]).to(memory_format=torch.channels_last)
-        w = 1+2*torch.from_numpy(figures([scenes[j] for j in k],pics.shape[1]))[:,None].float()
+        w = 1+5*torch.from_numpy(figures([scenes[j] for j in k],pics.shape[1]))[:,None].float()
         with torch.autocast("cpu",dtype,enabled=dtype!=torch.float32):
             z = ae.encode(x)
             y = ae.decode(z+.05*torch.randn_like(z))

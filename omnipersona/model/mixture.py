@@ -13,8 +13,9 @@ from .flow import shift_time
 from .encoders import Shard, SOLO, LOOK, EDIT0
 
 # %% auto #0
-__all__ = ['DRAWING', 'COMPARING', 'TALKING', 'LOOKING', 'GROUPS', 'STAGES', 'Mixture', 'facts_text', 'edit_requests',
-           'any_request', 'plain_request', 'parsed', 'facts_asked', 'any_answer', 'text_sample', 'batches']
+__all__ = ['DRAWING', 'COMPARING', 'TALKING', 'LOOKING', 'TELLING', 'GROUPS', 'STAGES', 'WORDS', 'Mixture', 'facts_text',
+           'edit_requests', 'any_request', 'plain_request', 'parsed', 'facts_asked', 'any_answer', 'text_sample',
+           'batches']
 
 # %% ../../nbs/model/18_mixture.ipynb #18533d04
 class _Sampler:
@@ -34,11 +35,11 @@ class _Sampler:
     def coin(self, p): return self.r.random()<p
     def name(self, *but):
         return self.tok.names[self.r.choice([i for i in range(len(self.tok.names)) if self.tok.names[i] not in but])]
-    def draw(self, i, j, copies=None):
+    def draw(self, i, j, copies=None, shift=None):
         n = copies or self.copies
         t = (torch.randperm(n)+torch.rand(n))/n        # stratified: one from each part of the distribution
         t = torch.sigmoid(torch.erfinv((2*t-1).clamp(-.999,.999))*2**.5)
-        t = shift_time(t,self.shift)
+        t = shift_time(t,shift or self.shift)
         self.drawn += [(i,j)]*n
         return [self.s.noised(i,j,v) for v in t]
     def see(self, i, j):
@@ -82,7 +83,7 @@ class _Draws(_Sampler):
         u = self.r.random()
         src = [] if u<.06 else self.picture(i,k)
         ins = [] if .06<=u<.14 else [self.text(text.replace("<who>",self.who(i,n)))]
-        return head+src+ins+self.draw(i,EDIT0+k)
+        return head+src+ins+self.draw(i,EDIT0+k,shift=1. if self.coin(.5) else None)     # early: what goes where; later: what stays, exactly
 
 # %% ../../nbs/model/18_mixture.ipynb #5bdb2ec2
 class _Asks(_Sampler):
@@ -215,15 +216,17 @@ DRAWING = dict(t2i=(64,dict(t2i=1.)), text=(4,dict(text=1.)))
 COMPARING = dict(talk=(16,dict(colors=1.)))
 TALKING = dict(talk=(16,dict(yesno=.4,colors=.05,vqa=.2,know=.1,words=.05,text=.2)), who=(6,dict(recognise=1.)))
 LOOKING = dict(looks=(14,dict(looks=1.)), talk=(4,dict(vqa=.5,yesno=.4,know=.1)))
-GROUPS = dict(t2i=(40,dict(t2i=1.)), context=(16,dict(edit=.62,subject=.38)), said=(8,dict(vqa=.2,yesno=.22,know=.03,looks=.25,recognise=.15,text=.15)))
-STAGES = ((3000,DRAWING),(250,COMPARING),(1500,TALKING),(900,LOOKING))      # (steps, groups) before the mixture GROUPS
+TELLING = dict(talk=(24,dict(facts=1.)))
+GROUPS = dict(t2i=(40,dict(t2i=1.)), context=(14,dict(edit=.75,subject=.25)), said=(8,dict(vqa=.25,yesno=.25,know=.03,looks=.3,recognise=.17)), talk=(4,dict(text=1.)))
+STAGES = ((3000,DRAWING),(250,COMPARING),(1500,TALKING),(900,LOOKING),(175,TELLING))      # (steps, groups) before the mixture GROUPS
+WORDS = dict(text=text_sample,facts=facts_asked)       # tasks without any picture
 
 def batches(mix:Mixture, groups=GROUPS) -> dict:
     "One packed batch per group, homogeneous in task so that little is padding."
     out = {}; sp,C = mix.special,mix.channels; mix.plan()
     for g,(n,tasks) in groups.items():
         task = str(mix.r.choice(list(tasks),p=np.array(list(tasks.values()))/sum(tasks.values())))
-        make = (lambda i: text_sample(mix)) if task=="text" else getattr(mix,task)
+        make = (lambda i: WORDS[task](mix)) if task in WORDS else getattr(mix,task)
         mix.drawn,mix.shown = [],[]
         out[task] = b = pack([make(int(i)) for i in mix.r.integers(0,len(mix.s),n)], sp, C)
         b.goal,b.traits = mix.s.goals(mix.drawn),mix.s.traits(mix.shown)

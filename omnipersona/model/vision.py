@@ -14,7 +14,7 @@ from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
 from ..basics import OmniError, square, to_tensor, to_image
 
 # %% auto #0
-__all__ = ['patchify', 'unpatchify', 'grid_ids', 'sincos_2d', 'ViTEmbeddings', 'vit_config', 'ViT', 'Autoencoder',
+__all__ = ['patchify', 'unpatchify', 'grid_ids', 'sincos_2d', 'ViTEmbeddings', 'vit_config', 'ViT', 'Refiner', 'Autoencoder',
            'pca_autoencoder']
 
 # %% ../../nbs/model/12_vision.ipynb #008bfbef
@@ -110,12 +110,30 @@ class ViT(nn.Module):
             h = h[0] if isinstance(h,tuple) else h
         return v.post_layernorm(h)
 
+# %% ../../nbs/model/12_vision.ipynb #79dab098
+class Refiner(nn.Module):
+    "Residual blocks over a picture's cells of `cell` x `cell` pixels; what they say is added to the picture. At first they say nothing."
+    def __init__(self, width:int=64,   # channels
+                 blocks:int=3,         # of three convolutions each
+                 cell:int=2):          # side of a cell, pixels
+        super().__init__()
+        from diffusers.models.autoencoders.vae import AutoencoderTinyBlock
+        n = 3*cell*cell
+        self.shape = dict(width=width,blocks=blocks,cell=cell)
+        self.read,self.write = nn.Conv2d(n,width,3,padding=1),nn.Conv2d(width,n,3,padding=1)
+        self.mid = nn.Sequential(*(AutoencoderTinyBlock(width,width,"relu") for _ in range(blocks)))
+        for p in self.write.parameters(): nn.init.zeros_(p)
+    def forward(self, x:Tensor,  # (B, 3, H, W)
+    ) -> Tensor:                 # as large
+        cell = self.shape["cell"]
+        return x+F.pixel_shuffle(self.write(self.mid(self.read(F.pixel_unshuffle(x,cell)))),cell)
+
 # %% ../../nbs/model/12_vision.ipynb #b7b2d448
 class Autoencoder(nn.Module):
     "Pixels in [-1,1] to latents and back, whatever diffusers network is inside: `scale*(z-shift)` of the network's z. The network may compute in another format than what goes in and out."
-    def __init__(self, net, fold:int=1, scale:float=1., shift:float=0.):
+    def __init__(self, net, fold:int=1, scale:float=1., shift:float=0., refiner:Refiner|None=None):
         super().__init__()
-        self.net,self.fold,self.scale,self.shift = net,fold,scale,shift
+        self.net,self.fold,self.scale,self.shift,self.refiner = net,fold,scale,shift,refiner
     def encode(self, x:Tensor,  # (B, 3, H, W) in [-1,1]
                generator=None,  # of the noise, where the network samples
     ) -> Tensor:                # (B, z, h, w)
@@ -125,20 +143,29 @@ class Autoencoder(nn.Module):
         return (self.scale*(z-self.shift)).to(x.dtype)
     def decode(self, z:Tensor,  # (B, z, h, w)
     ) -> Tensor:                # (B, 3, H, W), not clamped
-        x = self.net.decode((z/self.scale+self.shift).to(self.net.dtype)).sample.to(z.dtype)
-        return F.pixel_shuffle(x, self.fold) if self.fold>1 else x
+        x = self.net.decode((z/self.scale+self.shift).to(self.net.dtype)).sample
+        if self.fold>1: x = F.pixel_shuffle(x, self.fold)
+        return (self.refiner(x) if self.refiner else x).to(z.dtype)
     def save_pretrained(self, path, dtype=None):
-        "Write the network (its weights as `dtype`), fold, scale and shift to a folder."
+        "Write network and refiner (their weights as `dtype`), fold, scale and shift to a folder."
+        from safetensors.torch import save_file
         self.net.save_pretrained(path)
-        if dtype: _store_as(Path(path,"diffusion_pytorch_model.safetensors"), dtype)
+        outer = dict(fold=self.fold,scale=self.scale,shift=self.shift)
+        if self.refiner:
+            outer["refiner"] = self.refiner.shape
+            save_file({k:v.contiguous() for k,v in self.refiner.state_dict().items()}, Path(path,"refiner.safetensors"))
+        for f in Path(path).glob("*.safetensors") if dtype else (): _store_as(f, dtype)
         _tidy_config(Path(path,"config.json"))
-        Path(path,"outer.json").write_text(json.dumps(dict(fold=self.fold,scale=self.scale,shift=self.shift)))
+        Path(path,"outer.json").write_text(json.dumps(outer))
     @classmethod
     def from_pretrained(cls, path):
         "Read what `save_pretrained` wrote, in float32."
         from diffusers import AutoencoderTiny
-        outer = json.loads(Path(path,"outer.json").read_text())
-        return cls(AutoencoderTiny.from_pretrained(path,torch_dtype=torch.float32), **outer)
+        from safetensors.torch import load_file
+        outer = json.loads(Path(path,"outer.json").read_text()); shape = outer.pop("refiner",None)
+        refiner = Refiner(**shape) if shape else None
+        if refiner: refiner.load_state_dict({k:v.float() for k,v in load_file(Path(path,"refiner.safetensors")).items()})
+        return cls(AutoencoderTiny.from_pretrained(path,torch_dtype=torch.float32), **outer, refiner=refiner)
 
 # %% ../../nbs/model/12_vision.ipynb #0cdc0793
 def _store_as(file, dtype):
@@ -204,6 +231,7 @@ def pca_autoencoder(pictures:Tensor,   # (N, 3, H, W) in [-1,1], the sample whos
                     decoder:int|None=None,   # channels inside the decoder; None: as many
                     latents:int=32,    # channels of the latent
                     blocks=(3,4),      # residual blocks of encoder and decoder
+                    refiner:Refiner|None=None,   # what goes over the picture at the end
 ) -> Autoencoder:
     "An AutoencoderTiny that begins as principal component analysis of fold x fold patches."
     from diffusers import AutoencoderTiny
@@ -213,4 +241,4 @@ def pca_autoencoder(pictures:Tensor,   # (N, 3, H, W) in [-1,1], the sample whos
     enc,dec = net.encoder.layers,net.decoder.layers
     _pass_through([*enc,*dec])
     _pca_ends(enc[0], enc[-1], dec[0], dec[-1], *_components(pictures, fold, width//2, latents))
-    return Autoencoder(net, fold)
+    return Autoencoder(net, fold, refiner=refiner)

@@ -24,7 +24,9 @@ def caption(s:Scene, r:np.random.Generator,
     c,t = s.char, s.thing
     th = t and (f"a {t.color} {t.species}" if isinstance(t,Traits) else t.description)
     words = []
-    if c is None: words = [th]
+    if c is None:
+        if isinstance(t,Traits) and r.random()<.9: th = f"a {t.color} {t.pattern} {t.species}"   # else no pattern would come to mean a companion
+        words = [th]
     else:
         words = [who or "a "+" ".join(w for w in (k() and c.color, k() and c.pattern, c.species) if w)]
         if s.accessory and k(): words.append(f"wearing {worn(s.accessory)}")
