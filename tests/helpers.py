@@ -5,7 +5,7 @@ from omnipersona.basics import to_tensor
 from omnipersona.toyworld.world import ToyWorld
 from omnipersona.toyworld.language import *   # also gives ToyWorld its edits
 from omnipersona.model.flow import Guidance
-from omnipersona.model.vision import pca_autoencoder
+from omnipersona.model.vision import Refiner, pca_autoencoder
 from omnipersona.model.tokenizer import tiny_tokenizer
 from omnipersona.model.mot import MoT, MoTConfig
 from omnipersona.model.backbone import Backbone

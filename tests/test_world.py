@@ -2,7 +2,7 @@
 from dataclasses import replace
 import numpy as np, pytest
 from omnipersona.basics import OmniError
-from omnipersona.toyworld.draw import COLORS, PATTERNS, PLACES, SPECIES
+from omnipersona.toyworld.draw import COLORS, PATTERNS, PLACES, SPECIES, Traits
 from omnipersona.toyworld.world import *
 from omnipersona.toyworld.language import *
 from omnipersona.toyworld.world import FACTS, masks, render
@@ -136,8 +136,14 @@ def test_captions_are_true():
     "Every word of a caption that names something names what is there."
     for i, s in enumerate(scenes(200, 3)):
         t = s.truth; cap = caption(s, rng(4, i)).split()
-        here = {v for v in t.values() if v} | ({s.thing.color} if s.thing else set())
+        here = {v for v in t.values() if v} | ({s.thing.color} if s.thing else set()) | ({s.thing.pattern} if s.char is None and isinstance(s.thing, Traits) else set())
         for group in (COLORS, SPECIES, PATTERNS, PLACES, 'hat scarf glasses crown'.split()): assert {w for w in cap if w in group} <= here, (cap, t)
+
+def test_a_companion_alone_is_mostly_called_by_its_pattern_too():
+    "Else a caption without a pattern would come to mean a companion."
+    alone = [random_scene(rng(6, i), p_char=0, p_pair=1) for i in range(100)]
+    said = [s.thing.pattern in caption(s, rng(7, i)).split() for i, s in enumerate(alone)]
+    assert all(isinstance(s.thing, Traits) for s in alone) and .6 < np.mean(said) < 1
 
 def test_a_name_replaces_the_description(world, char):
     p = world.shoot(world.photo(char, seed=1).scene, name='maeve')
