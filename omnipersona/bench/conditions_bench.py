@@ -19,7 +19,7 @@ __all__ = ['CONDITIONS', 'ROUTINGS', 'SHOWN', 'condition', 'condition_scored', '
            'conditions_figure', 'main']
 
 # %% ../../nbs/bench/46_conditions_bench.ipynb #48128b40
-CONDITIONS = {"16 + 16 tokens":{},**{f"{k} + {k} tokens":dict(n_und=k,n_gen=k) for k in (8,4,2)},**{f"pictures weigh {k:g}":dict(image=k,edit=k) for k in (1.,30.)}}
+CONDITIONS = {"16 + 16 tokens":{},**{f"{k} + {k} tokens":dict(n_und=k,n_gen=k) for k in (8,4,2)},**{f"pictures weigh {k:g}":dict(image=k,edit=k) for k in (1.,30.)},"random start":dict(init="random")}
 ROUTINGS = ("decoupled","coupled")
 
 def condition(name:str, routing:str="decoupled",
