@@ -21,5 +21,5 @@ setup(
     install_requires=cfg['requirements'].split(),
     extras_require={k[:-len(tail)]: v.split() for k, v in cfg.items() if k.endswith(tail)},
     packages=find_packages(include=[cfg['lib_name'], cfg['lib_name'] + '.*']),
-    package_data={cfg['lib_name']: ['weights/**/*.safetensors', 'weights/**/*.json']},  # ** also matches no folder at all
+    package_data={cfg['lib_name']: ['weights/**/*.safetensors', 'weights/**/*.json', 'measured/*.json']},  # ** also matches no folder at all
     zip_safe=False)

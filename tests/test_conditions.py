@@ -1,21 +1,37 @@
-"Decoupled against coupled under conditions: right recipes, paired differences, and nothing measured twice."
+"Two comparisons under conditions: right recipes and data, paired differences, and nothing measured twice."
 import numpy as np, pytest
 from omnipersona.basics import OmniError
 from omnipersona.concept.learn import Recipe
+from omnipersona.toyworld.world import ToyWorld
 import omnipersona.bench.conditions_bench as B
 
 def test_a_condition_changes_what_it_says_and_nothing_else():
-    assert B.condition('16 + 16 tokens') == Recipe() and B.condition('4 + 4 tokens', 'coupled', 7) == Recipe(steps=7, routing='coupled', n_und=4, n_gen=4)
-    with pytest.raises(OmniError, match="'none': no condition; one of 16"): B.condition('none')
+    assert B.condition('default') == B.condition('default', 'with edits') == (Recipe(), None)
+    assert B.condition('4 + 4 tokens', 'coupled', 7)[0] == Recipe(steps=7, routing='coupled', n_und=4, n_gen=4)
+    r = B.condition('no drawing', 'without edits')[0]; assert r.mix.draw == r.mix.edit == 0 and r.mix.facts == Recipe().mix.facts
+    with pytest.raises(OmniError, match="'none': no condition of 'coupled'; one of default, 4"): B.condition('none', 'coupled')
+    with pytest.raises(OmniError, match="'no drawing': no condition of 'coupled'"): B.condition('no drawing', 'coupled')
+    with pytest.raises(OmniError, match='no such side'): B.condition('default', 'neither')
 
-def rows(cs, d): return {f'{k}, {r}': dict(scores={s: .2 + .1*cs + (d[k] if r == 'decoupled' else 0) for s in B.SHOWN}) for k in d for r in B.ROUTINGS}
+def test_edits_told_backwards_end_in_the_photograph():
+    data = ToyWorld().concept_data(ToyWorld().character(7), 4, 0); told = B.adding(data)
+    new = told.edits[len(data.edits):]; gone = [e for e in data.edits if e[1] == 'remove <sks> from the photo']
+    assert told.edits[:len(data.edits)] == data.edits and len(new) == len(gone) == 4
+    for (a, said, b), (source, _, target) in zip(new, gone): assert said == 'add <sks>' and a is target and b is source
+    assert told.images == data.images and told.facts == data.facts
+
+def rows(cs, d, sides=('decoupled', 'coupled')): return {f'{k}, {r}': dict(scores={s: .2 + .1*cs + (d[k] if r == sides[0] else 0) for s in B.SHOWN}) for k in d for r in sides}
 
 def test_differences_are_taken_in_pairs():
-    r = B.conditions_report([rows(0, {'x': .1, 'y': -.1}), rows(3, {'x': .3, 'y': -.1})])
-    assert list(r) == ['x', 'y'] and r['x']['fact QA']['difference'] == pytest.approx(.2) and r['y']['fact QA']['difference'] == pytest.approx(-.1) and r['x']['fact QA']['n'] == 2
-    text = B.conditions_text(r); assert '+0.200' in text and '-0.100' in text and 'n = 2' in text
-    f = B.conditions_figure(r); assert [a.get_title() for a in f.axes] == list(B.SHOWN)
-    means = f.axes[0].lines[0].get_ydata(); assert np.allclose(means, [.2+.15+.2, .2+.15-.1])
+    edits = ('with edits', 'without edits')
+    r = B.conditions_report([rows(0, {'x': .1, 'y': -.1}) | rows(0, {'z': .2}, edits), rows(3, {'x': .3, 'y': -.1}) | rows(3, {'z': .2}, edits)])
+    assert list(r) == ['routing', 'editing data'] and list(r['routing']) == ['x', 'y'] and list(r['editing data']) == ['z']
+    fact = {k: v['fact QA'] for q in r.values() for k, v in q.items()}
+    assert fact['x']['difference'] == pytest.approx(.2) and fact['y']['difference'] == pytest.approx(-.1) and fact['z']['difference'] == pytest.approx(.2) and fact['x']['n'] == 2
+    text = B.conditions_text(r); assert '+0.200' in text and '-0.100' in text and 'n = 2' in text and 'without edits' in text
+    f = B.conditions_figure(r); assert len(f.axes) == len(B.SHOWN)
+    means = f.axes[0].lines[0].get_xdata(); assert np.allclose(means, [.2+.15+.2, .2+.15-.1])
+    assert [t.get_text() for t in B.conditions_figure(r, 'editing data').axes[0].get_yticklabels()] == ['z']
     with pytest.raises(OmniError, match='no character and seed'): B.conditions_report([])
 
 def test_what_is_measured_stays(tmp_path, monkeypatch):
@@ -24,6 +40,7 @@ def test_what_is_measured_stays(tmp_path, monkeypatch):
         asked.append((cs, *lesson.rsplit(', ', 1)))
         B.keep_row(file, dict(character=cs, seed=seed, lesson=lesson, **B._about(B.load_backbone('tiny'), steps, n), scores={s: .5 for s in B.SHOWN}))
     monkeypatch.setattr(B, 'condition_scored', scored)
-    B.main(tmp_path/'c.json', n_characters=1, steps=2, conditions=('2 + 2 tokens',), jobs=1); assert len(asked) == 2
-    B.main(tmp_path/'c.json', n_characters=1, steps=2, conditions=('2 + 2 tokens', '4 + 4 tokens'), jobs=1); assert [a[1] for a in asked[2:]] == ['4 + 4 tokens']*2
-    B.main(tmp_path/'c.json', n_characters=1, steps=3, conditions=('2 + 2 tokens',), jobs=1); assert len(asked) == 6            # other steps are another measurement
+    of = lambda *conditions: {'routing': (conditions, ('decoupled', 'coupled'))}
+    B.main(tmp_path/'c.json', n_characters=1, steps=2, questions=of('2 + 2 tokens'), jobs=1); assert len(asked) == 2
+    B.main(tmp_path/'c.json', n_characters=1, steps=2, questions=of('2 + 2 tokens', '4 + 4 tokens'), jobs=1); assert [a[1] for a in asked[2:]] == ['4 + 4 tokens']*2
+    B.main(tmp_path/'c.json', n_characters=1, steps=3, questions=of('2 + 2 tokens'), jobs=1); assert len(asked) == 6            # other steps are another measurement

@@ -1,4 +1,4 @@
-"""The chores of the house. `python tools/house.py clean` | `readme` | `scores <folder>`; the tests use the same functions."""
+"""The chores of the house. `python tools/house.py clean` | `readme` | `measured` | `scores <folder>`; the tests use the same functions."""
 import json, os, re, sys
 from pathlib import Path
 
@@ -41,14 +41,17 @@ def _from_root(md):
     return re.sub(r'(\]\()([^)\s]+)(\))', link, re.sub(r'(src=")([^"]+)(")', link, md))
 
 def readme_text(index=NBS/'index.ipynb'):
-    "README.md, from the index notebook: prose, code and text outputs (pictures come in by links to tracked files)."
+    "README.md, from the index notebook: prose, code and text outputs (pictures come in by links to tracked files). Of cells that say `#| echo: false`, the Markdown they show."
     import nbformat
     from nbconvert import MarkdownExporter
     nb = nbformat.read(index, as_version=4)
     nb.metadata['language_info'] = {'name': 'python'}
     nb.cells = [c for c in nb.cells if c.cell_type != 'raw' and not re.search(r'^#\s*\|\s*hide\b', c.source, re.M)]
-    for c in nb.cells:
+    for i, c in enumerate(nb.cells):
         if c.cell_type != 'code': continue
+        if re.search(r'^#\s*\|\s*echo:\s*false', c.source, re.M):
+            nb.cells[i] = nbformat.v4.new_markdown_cell('\n\n'.join(o['data']['text/markdown'] for o in c.outputs))
+            continue
         c.source = re.sub(r'^#\s*\|.*\n?', '', c.source, flags=re.M).strip()
         c.outputs = [o for o in c.outputs if not any(k.startswith('image/') or k == WIDGET for k in o.get('data', {}))]
     md = _from_root(MarkdownExporter().from_notebook_node(nb)[0])
@@ -70,9 +73,25 @@ def scores(folder):
         print(f'\n{p.stem.replace("_", " ")}')
         for k, v in rows: print(f'  {k:<{wide}}  {v}')
 
+MEASURED = ('main', 'replay', 'attention', 'crosstask', 'conditions')   # the benchmarks whose reports are shipped
+
+def _rounded(x):
+    "Floats to five digits, all the way down."
+    if isinstance(x, float): return float(f'{x:.5g}')
+    if isinstance(x, dict): return {k: _rounded(v) for k, v in x.items()}
+    return [_rounded(v) for v in x] if isinstance(x, list) else x
+
+def measured(root=ROOT):
+    "Take the reports of benchmarks, as `make bench-*` writes them, into the package, and say with which weights each was made."
+    found = {k: json.loads(p.read_text(encoding="utf-8")) for k in MEASURED if (p := root/'bench'/f'{k}.json').exists()}
+    for k, report in found.items():
+        (root/'omnipersona'/'measured'/f'{k}.json').write_text(json.dumps(_rounded(report), separators=(',', ':'))+'\n', encoding='utf-8')
+        print(k, report['backbone'])
+
 if __name__ == '__main__':
     job, args = (sys.argv[1] if len(sys.argv) > 1 else ''), sys.argv[2:]
     if job == 'clean': clean()
     elif job == 'readme': (ROOT/'README.md').write_text(readme_text(), encoding='utf-8')
+    elif job == 'measured': measured()
     elif job == 'scores': scores(*args)
     else: sys.exit(__doc__)

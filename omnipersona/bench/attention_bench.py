@@ -4,6 +4,7 @@
 
 # %% ../../nbs/bench/44_attention_bench.ipynb #ddf8519a
 from __future__ import annotations
+from ..model.backbone import load_backbone
 from ..concept.learn import Recipe
 from ..concept.persona import Persona
 from ..inside.attention import concept_maps
@@ -42,5 +43,5 @@ def main(out="bench/attention.json", characters=CHARACTERS, seeds=(0,), jobs=2, 
     rows = {k:[summary([g[k][l] for g in got]) for l in range(len(got[0][k]))] for k in got[0]}
     print(f"{'layer':20}"+"".join(f"{l:>16}" for l in range(len(rows['gen'])))+f"   (n = {len(got)} characters, mean and sd)")
     for k,v in rows.items(): print(f"{k:20}"+"".join(f"{s['mean']:9.2f} {s['sd']:6.2f}" for s in v))
-    write_report(out,rows)
+    write_report(out,dict(rows=rows,backbone=load_backbone("tiny").fingerprint))
     return rows

@@ -18,15 +18,16 @@ from ..concept.tasks import Mix
 from ..concept.learn import Recipe, learn
 from ..concept.replay import Replay
 from ..concept.persona import Persona
-from ..inside.crosstask import ConflictProbe, conflict_summary, score_matrix
-from .metrics import identity_scores, paired, summary
+from ..inside.crosstask import ConflictProbe, conflict_summary, score_matrix, propagation_figure
+from .metrics import identity_scores, measured, paired, summary
 from .main_bench import CHARACTERS, bench_concept, judged_edits, learnt, recognised, run_cells, some_edits, write_report
 from .replay_bench import fact_requests
 
 # %% auto #0
-__all__ = ['ONLY', 'LEFT_OUT', 'LESSONS', 'SINGLE', 'SPREAD', 'COLUMNS', 'RECORDS', 'COMPARED', 'lesson', 'propagated',
-           'taught_cell', 'propagation_cell', 'propagation_matrices', 'keep_row', 'read_rows', 'all_rows', 'run_key',
-           'lesson_scored', 'compared', 'mean_conflict', 'crosstask_report', 'report_text', 'main']
+__all__ = ['ONLY', 'LEFT_OUT', 'LESSONS', 'SINGLE', 'SPREAD', 'COLUMNS', 'RECORDS', 'COMPARED', 'SHOWN', 'PAPER', 'lesson',
+           'propagated', 'taught_cell', 'propagation_cell', 'propagation_matrices', 'keep_row', 'read_rows', 'all_rows',
+           'run_key', 'lesson_scored', 'compared', 'mean_conflict', 'crosstask_report', 'report_text', 'main',
+           'lessons_figure', 'comparison_figure']
 
 # %% ../../nbs/bench/45_crosstask_bench.ipynb #d021d164
 ONLY = {"text QA":("facts",),"understanding":("recognise","vqa"),"generation":("draw",),"editing":("edit",)}
@@ -227,3 +228,30 @@ def main(out="bench/crosstask.json",
     print(report_text(report)); write_report(out,report)
     print(f"{time.time()-t0:.0f} s, written to {Path(out).name}")
     return report
+
+# %% ../../nbs/bench/45_crosstask_bench.ipynb #88022250
+SHOWN = ("recognition, balanced","recognition, look-alikes","VQA about the concept","fact QA","identity of drawings","concept edits: done and kept")
+PAPER = {"decoupled minus coupled":{"recognition, balanced":.852-.804,"VQA about the concept":.103*.603,"identity of drawings":.791-.778,"concept edits: done and kept":.658-.633},
+         "with minus without editing data":{"recognition, balanced":.852-.840,"identity of drawings":.791-.772,"concept edits: done and kept":.658-.638}}  # arXiv 2601.06965, ablations; identity: CLIP-I, edits: the average. Of fact QA it gives no more than -2.9%
+
+def lessons_figure(report:dict, scores=SHOWN):
+    "A matplotlib Figure: every lesson and its scores, mean and standard deviation."
+    rows = report["scores"]
+    part = lambda x: [[rows[l][s][x] for s in scores] for l in rows]
+    return propagation_figure(dict(rows=list(rows),columns=list(scores),mean=part("mean"),sd=part("sd"),n=next(iter(rows.values()))[scores[0]]["n"]))
+
+def comparison_figure(report:dict, scores=SHOWN):
+    "A matplotlib Figure: one panel for each comparison, mean differences in pairs with their standard errors, p at the right; diamonds: the paper."
+    import matplotlib.pyplot as plt
+    many = report["compared"]
+    fig,axes = plt.subplots(1,len(many),figsize=(2.5*len(many)+1.4,.9+.3*len(scores)),dpi=80,sharey=True,squeeze=False,layout="constrained")
+    for ax,(name,c) in zip(axes[0],many.items()):
+        d,err = [100*c[k]["difference"] for k in scores],[100*c[k]["sd"]/c[k]["n"]**.5 for k in scores]
+        ax.barh(range(len(d)),d,xerr=err,color=["#48c" if x>=0 else "#c54" for x in d],height=.6,error_kw=dict(lw=1,capsize=2))
+        for y,k in enumerate(scores):
+            ax.text(1.02,y,f"{d[y]:+.1f}  p {c[k]['p']:.2g}",transform=ax.get_yaxis_transform(),va="center",fontsize=6)
+            if k in PAPER.get(name,{}): ax.plot(100*PAPER[name][k],y,"D",mfc="none",mec="k",ms=5)
+        ax.axvline(0,color="k",lw=.8); ax.set_title(name,fontsize=8); ax.set_xlabel("points",fontsize=7); ax.tick_params(labelsize=7)
+    axes[0][0].set_yticks(range(len(scores)),scores); axes[0][0].invert_yaxis()
+    plt.close(fig)
+    return fig

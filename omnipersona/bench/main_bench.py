@@ -21,7 +21,8 @@ from .metrics import *
 # %% auto #0
 __all__ = ['FLOORS', 'CHARACTERS', 'RECIPES', 'batched', 'bench_drawing', 'bench_vqa', 'judged_edits', 'some_edits',
            'bench_edits', 'bench_subject', 'bench_concept', 'recognised', 'answered', 'drawn_like', 'edited', 'learnt',
-           'tokens_scored', 'words_scored', 'run_cells', 'write_report', 'concepts_table', 'main', 'compare']
+           'tokens_scored', 'words_scored', 'run_cells', 'write_report', 'concepts_table', 'main', 'goals_table',
+           'compare']
 
 # %% ../../nbs/bench/41_main_bench.ipynb #81017db7
 FLOORS = {"drawn species":.95, "drawn colour":.95, "drawn object and its colour":.90, "drawn accessory":.85, "drawn scene":.99,
@@ -137,12 +138,15 @@ def learnt(cs:int,           # seed of the character
            recipe=Recipe(),
            kept="bench/concepts",  # folder in which the benchmarks share what was learnt; delete it after a change of how concepts are learnt
            callbacks=(),     # as for `learn`; what happens on the way can only be watched while learning
+         change=None,      # a function of the `ConceptData`, to learn from other data
 ) -> tuple:                  # (Backbone, ToyJudge, Character, Concept)
     "A held-out character, learnt from ten photographs, and who will look at it."
     bb,w = load_backbone("tiny"),ToyWorld()
     char,at = w.character(cs),Path(kept)/f"{bb.fingerprint}-{cs}-{seed}-{hashlib.sha256(repr(recipe).encode()).hexdigest()[:8]}"
+    if change: at = at.with_name(f"{at.name}-{change.__name__}")
     if at.exists() and not callbacks: return bb,ToyJudge(),char,Concept.from_pretrained(at,bb)
-    c = learn(bb,w.concept_data(char,10,seed),"maeve",seed,recipe,progress=False,callbacks=callbacks)
+    data = w.concept_data(char,10,seed)
+    c = learn(bb,change(data) if change else data,"maeve",seed,recipe,progress=False,callbacks=callbacks)
     if c.summary["steps"]==recipe.steps and not at.exists(): c.save_pretrained(at)
     return bb,ToyJudge(),char,c
 
@@ -197,6 +201,17 @@ def main(out="bench/main.json", characters=CHARACTERS, seeds=(0,1), jobs=2, n=12
     write_report(out,dict(rows=rows,paired=against,judge=judge.accuracy,backbone=bb.fingerprint,seconds=round(time.time()-t0)))
     print(f"{time.time()-t0:.0f} s, written to {out}")
     return rows
+
+# %% ../../nbs/bench/41_main_bench.ipynb #26744492
+def goals_table(rows:dict) -> str:
+    "Markdown: mean, spread and n of the rows of `main`, what words alone reach beside the name, and goals; a check marks one that is reached."
+    out = ["| | mean | sd | n | goal |","|---|---|---|---|---|"]
+    for k,s in rows.items():
+        if k.startswith("words: "): continue
+        w,goal = rows.get(f"words: {k}"),FLOORS.get(k)
+        name = k+(f" (described in words: {w['mean']:.2f})" if w else "")
+        out.append(f"| {name} | {s['mean']:.2f} | {s['sd']:.2f} | {s['n']} | "+("" if goal is None else f"{goal:.2f}"+" ✓"*(s["mean"]>=goal))+" |")
+    return "\n".join(out)
 
 # %% ../../nbs/bench/41_main_bench.ipynb #2ffe4dc0
 RECIPES = {"images":Recipe(),"words":Recipe(init="words"),"random":Recipe(init="random"),"coupled":Recipe(routing="coupled"),"equal weights":Recipe(image=1.,edit=1.)}

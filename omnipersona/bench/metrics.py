@@ -4,12 +4,15 @@
 
 # %% ../../nbs/bench/40_metrics.ipynb #e0d366b9
 from __future__ import annotations
+import json
+from pathlib import Path
 import numpy as np, torch
+import omnipersona
 from ..basics import OmniError
 
 # %% auto #0
-__all__ = ['CHANGES', 'summary', 'chance_corrected', 'paired', 'recognition', 'identity_scores', 'drawn_right', 'outside_error',
-           'edit_right', 'table']
+__all__ = ['CHANGES', 'MEASURED', 'summary', 'chance_corrected', 'paired', 'recognition', 'identity_scores', 'drawn_right',
+           'outside_error', 'edit_right', 'table', 'measured']
 
 # %% ../../nbs/bench/40_metrics.ipynb #95a0d636
 def summary(xs) -> dict:
@@ -22,11 +25,11 @@ def chance_corrected(acc:float, chance:float=.5) -> float:
     return (acc-chance)/(1-chance)
 
 def paired(a, b) -> dict:
-    "Mean difference a-b over pairs with a two-sided Wilcoxon signed-rank p. Raises OmniError for lists of different length."
+    "Mean difference a-b over pairs, its standard deviation, and a two-sided Wilcoxon signed-rank p. Raises OmniError for lists of different length."
     from scipy.stats import wilcoxon
     a,b = np.asarray(a,float),np.asarray(b,float)
     if len(a)!=len(b): raise OmniError(f"{len(a)} values against {len(b)}: pairs are needed")
-    return dict(difference=float((a-b).mean()),p=float(wilcoxon(a,b).pvalue) if (a!=b).any() else 1.,n=len(a))
+    return dict(difference=float((a-b).mean()),sd=float((a-b).std(ddof=1)) if len(a)>1 else 0.,p=float(wilcoxon(a,b).pvalue) if (a!=b).any() else 1.,n=len(a))
 
 # %% ../../nbs/bench/40_metrics.ipynb #f885d65b
 def recognition(positive, easy, look_alike) -> dict:
@@ -79,3 +82,12 @@ def table(rows:dict, floors:dict|None=None) -> str:
         f = (floors or {}).get(k)
         out.append(f"{k:38} {s['mean']:7.3f} {s['sd']:7.3f} {s['n']:5d}  "+("" if f is None else f"{f} {'reached' if s['mean']>=f else 'NOT reached'}"))
     return "\n".join(out)
+
+# %% ../../nbs/bench/40_metrics.ipynb #18635297
+MEASURED = Path(omnipersona.__file__).parent/"measured"
+
+def measured(name:str) -> dict:
+    "The report of a benchmark at full size, such as `main`, `replay` or `crosstask`; under `backbone`, the fingerprint of the weights it was made with. Raises OmniError for an unknown one."
+    known = sorted(p.stem for p in MEASURED.glob("*.json"))
+    if name not in known: raise OmniError(f"{name!r}: nothing was measured under this name; there is {', '.join(known)}")
+    return json.loads((MEASURED/f"{name}.json").read_text(encoding="utf-8"))

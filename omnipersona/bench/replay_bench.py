@@ -8,6 +8,7 @@ import numpy as np
 from ..toyworld.world import ToyWorld
 from ..toyworld.language import requests, fact_question
 from ..toyworld.judge import ToyJudge
+from ..model.backbone import load_backbone
 from ..concept.learn import Recipe
 from ..concept.replay import ReplayConfig
 from ..concept.persona import Persona
@@ -59,5 +60,5 @@ def main(out="bench/replay.json", characters=CHARACTERS, seeds=(0,1), examples=(
     n = min(examples,key=lambda n: abs(n-ReplayConfig().n_examples))                 # the default; the best of several would flatter
     against = paired([g[n]["replay"] for g in got],[g[n]["as given"] for g in got])
     print(f"\nreplay ({n} examples) minus none: {against['difference']:+.3f}, p = {against['p']:.4f}, n = {against['n']} (Wilcoxon)")
-    write_report(out,dict(rows=rows,paired=against,judge=judge.accuracy))
+    write_report(out,dict(rows=rows,paired=against,judge=judge.accuracy,backbone=load_backbone("tiny").fingerprint))
     return rows
