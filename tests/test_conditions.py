@@ -7,9 +7,9 @@ import omnipersona.bench.conditions_bench as B
 
 def test_a_condition_changes_what_it_says_and_nothing_else():
     assert B.condition('default') == B.condition('default', 'with edits') == (Recipe(), None)
-    assert B.condition('4 + 4 tokens', 'coupled', 7)[0] == Recipe(steps=7, routing='coupled', n_und=4, n_gen=4)
+    assert B.condition('2 + 2 tokens', 'coupled', 7)[0] == Recipe(steps=7, routing='coupled', n_und=2, n_gen=2)
     r = B.condition('no drawing', 'without edits')[0]; assert r.mix.draw == r.mix.edit == 0 and r.mix.facts == Recipe().mix.facts
-    with pytest.raises(OmniError, match="'none': no condition of 'coupled'; one of default, 4"): B.condition('none', 'coupled')
+    with pytest.raises(OmniError, match="'none': no condition of 'coupled'; one of default, 2"): B.condition('none', 'coupled')
     with pytest.raises(OmniError, match="'no drawing': no condition of 'coupled'"): B.condition('no drawing', 'coupled')
     with pytest.raises(OmniError, match='no such side'): B.condition('default', 'neither')
 
@@ -42,5 +42,5 @@ def test_what_is_measured_stays(tmp_path, monkeypatch):
     monkeypatch.setattr(B, 'condition_scored', scored)
     of = lambda *conditions: {'routing': (conditions, ('decoupled', 'coupled'))}
     B.main(tmp_path/'c.json', n_characters=1, steps=2, questions=of('2 + 2 tokens'), jobs=1); assert len(asked) == 2
-    B.main(tmp_path/'c.json', n_characters=1, steps=2, questions=of('2 + 2 tokens', '4 + 4 tokens'), jobs=1); assert [a[1] for a in asked[2:]] == ['4 + 4 tokens']*2
+    B.main(tmp_path/'c.json', n_characters=1, steps=2, questions=of('2 + 2 tokens', 'random start'), jobs=1); assert [a[1] for a in asked[2:]] == ['random start']*2
     B.main(tmp_path/'c.json', n_characters=1, steps=3, questions=of('2 + 2 tokens'), jobs=1); assert len(asked) == 6            # other steps are another measurement

@@ -16,7 +16,7 @@ from .main_bench import CHARACTERS, bench_concept, learnt, write_report
 from .crosstask_bench import SHOWN, all_rows, compared, keep_row
 
 # %% auto #0
-__all__ = ['RANDOM', 'ROUTING', 'NO_DRAWING', 'EDITING', 'SIDES', 'QUESTIONS', 'adding', 'condition', 'condition_scored',
+__all__ = ['RANDOM', 'FEW', 'ROUTING', 'NO_DRAWING', 'EDITING', 'SIDES', 'QUESTIONS', 'adding', 'condition', 'condition_scored',
            'conditions_report', 'conditions_text', 'conditions_figure', 'main']
 
 # %% ../../nbs/bench/46_conditions_bench.ipynb #48128b40
@@ -26,8 +26,8 @@ def adding(data:ConceptData) -> ConceptData:
     return replace(data,edits=[*data.edits,*back])
 
 RANDOM = dict(init="random")
-ROUTING = {"default":{},**{f"{k} + {k} tokens":dict(n_und=k,n_gen=k) for k in (4,2)},**{f"pictures weigh {k:g}":dict(image=k,edit=k) for k in (1.,100.)},
-           "random start":RANDOM,"random start, 2 + 2 tokens":RANDOM|dict(n_und=2,n_gen=2),"random start, 110 steps":RANDOM|dict(steps=110)}
+FEW = dict(n_und=2,n_gen=2)
+ROUTING = {"default":{},"2 + 2 tokens":FEW,"pictures weigh 100":dict(image=100.,edit=100.),"random start":RANDOM,"random start, 2 + 2 tokens":RANDOM|FEW,"random start, 110 steps":RANDOM|dict(steps=110)}
 NO_DRAWING = dict(mix=Recipe().mix.without("draw"))
 EDITING = {"default":{},"random start":RANDOM,"no drawing":NO_DRAWING,"edits that add it":dict(change=adding),"no drawing, edits that add it":NO_DRAWING|dict(change=adding)}
 SIDES = {"decoupled":lambda r: r,"coupled":lambda r: replace(r,routing="coupled"),"with edits":lambda r: r,"without edits":lambda r: replace(r,mix=r.mix.without("edit"))}
@@ -93,7 +93,7 @@ def conditions_figure(report:dict, question:str="routing", scores=SHOWN):
     return fig
 
 # %% ../../nbs/bench/46_conditions_bench.ipynb #ec059f9d
-def main(out="bench/conditions.json", n_characters:int=len(CHARACTERS), n_seeds:int=1,
+def main(out="bench/conditions.json", n_characters:int=4, n_seeds:int=1,
          steps:int|None=None,      # of every lesson; None: as many as the recipe has
          n:int=16,                 # photographs of each kind
          questions:dict=QUESTIONS, jobs:int=2) -> dict:

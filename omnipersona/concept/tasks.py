@@ -197,6 +197,8 @@ class Mix:
         self.without(*tasks)
         return self.without(*(t for t in TASKS if t not in tasks))
 
+
+# %% ../../nbs/concept/21_tasks.ipynb #4f8b0739
 def samples(e:Encoded, mix:Mix,
             g:torch.Generator,  # all that is random comes from it
 ) -> dict:                      # {task: list of samples}, a sample being a list of segments

@@ -94,6 +94,8 @@ def _judged(images) -> Tensor:
     fit = lambda v: v if v.shape[-2:]==(64,64) else F.interpolate(v[None], size=(64,64), mode="bicubic", antialias=True, align_corners=False)[0].clamp(-1,1)
     return torch.stack([fit(v.detach().float().cpu()) for v in x]).contiguous(memory_format=torch.channels_last)
 
+
+# %% ../../nbs/toyworld/04_judge.ipynb #e67fe146
 class ToyJudge:
     "Reads off a picture of the toy world what is there and who it is. It sees pictures only; `accuracy` says how well it does."
     def __init__(self, folder=JUDGE_FOLDER):  # where `save_judge` wrote to
