@@ -12,6 +12,7 @@ from ..model.backbone import load_backbone
 from ..toyworld.judge import ToyJudge
 from ..concept.tasks import NAME, ConceptData
 from ..concept.learn import Recipe
+from .metrics import measured
 from .main_bench import CHARACTERS, bench_concept, learnt, write_report
 from .crosstask_bench import SHOWN, all_rows, compared, keep_row
 
@@ -88,12 +89,13 @@ def conditions_figure(report:dict, question:str="routing", scores=SHOWN):
             ax.errorbar([s["mean"] for s in v],[i+(.2 if x=="b" else 0) for i in range(len(v))],xerr=[s["sd"] for s in v],fmt="o",ms=4,lw=1,capsize=2,label=side,color=colour)
         ax.set_title(k.replace(" about the concept","").replace(": done and kept",""),fontsize=8); ax.set_xlim(-.05,1.1); ax.tick_params(labelsize=7); ax.grid(alpha=.3)
     axes[0][0].set_yticks(range(len(r)),list(r)); axes[0][0].invert_yaxis()
+    fig.suptitle(f"n = {v[0]['n']}",fontsize=8)
     fig.legend(*axes[0][0].get_legend_handles_labels(),fontsize=7,loc="outside lower center",ncols=2)
     plt.close(fig)
     return fig
 
 # %% ../../nbs/bench/46_conditions_bench.ipynb #ec059f9d
-def main(out="bench/conditions.json", n_characters:int=4, n_seeds:int=1,
+def main(out="bench/conditions.json", n_characters:int=len(CHARACTERS), n_seeds:int=1,
          steps:int|None=None,      # of every lesson; None: as many as the recipe has
          n:int=16,                 # photographs of each kind
          questions:dict=QUESTIONS, jobs:int=2) -> dict:

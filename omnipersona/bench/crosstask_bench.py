@@ -19,6 +19,7 @@ from ..concept.learn import Recipe, learn
 from ..concept.replay import Replay
 from ..concept.persona import Persona
 from ..inside.crosstask import ConflictProbe, conflict_summary, score_matrix, propagation_figure
+from ..inside.geometry import token_geometry
 from .metrics import identity_scores, measured, paired, summary
 from .main_bench import CHARACTERS, bench_concept, judged_edits, learnt, recognised, run_cells, some_edits, write_report
 from .replay_bench import fact_requests
@@ -26,8 +27,8 @@ from .replay_bench import fact_requests
 # %% auto #0
 __all__ = ['ONLY', 'LEFT_OUT', 'LESSONS', 'SINGLE', 'SPREAD', 'COLUMNS', 'RECORDS', 'COMPARED', 'SHOWN', 'PAPER', 'lesson',
            'propagated', 'taught_cell', 'propagation_cell', 'propagation_matrices', 'keep_row', 'read_rows', 'all_rows',
-           'run_key', 'lesson_scored', 'compared', 'mean_conflict', 'crosstask_report', 'report_text', 'main',
-           'lessons_figure', 'comparison_figure']
+           'run_key', 'lesson_scored', 'compared', 'separations', 'mean_conflict', 'crosstask_report', 'report_text',
+           'main', 'lessons_figure', 'comparison_figure']
 
 # %% ../../nbs/bench/45_crosstask_bench.ipynb #d021d164
 ONLY = {"text QA":("facts",),"understanding":("recognise","vqa"),"generation":("draw",),"editing":("edit",)}
@@ -173,6 +174,13 @@ def compared(cells:list, a:str, b:str) -> dict:
         out[k] = dict(a=summary(x),b=summary(y),relative=float(np.mean(x))/mean-1 if mean else None)|paired(x,y)
     return out
 
+def separations(cells:list, steps, kept, lessons=("nothing","everything","coupled")) -> dict:  # {lesson: [summary for each layer]}
+    "How far understanding's and drawing's tokens lie apart in what (character, seed) cells have learnt, see `separation`."
+    def one(c,s,l):
+        bb,_,_,concept = learnt(c,s,lesson(l,steps),kept)
+        return token_geometry(bb,concept)["separation"]
+    return {l:[summary(x) for x in zip(*(one(c,s,l) for c,s in cells))] for l in lessons}
+
 def mean_conflict(results:list) -> dict:
     "The mean of several results of `gradient_conflict` of one routing, token by token."
     mean = {k:np.mean([r[k] for r in results],0).round(3).tolist() for k in ("cosine","length","reliability")}
@@ -209,6 +217,8 @@ def report_text(r:dict) -> str:
     for k,c in r["compared"].items():
         v = lambda s,x: say(c[s][x]) if x in "ab" else "" if c[s][x] is None else f"{c[s][x]:+.1%}" if x=="relative" else f"{c[s][x]:+.3f}" if x=="difference" else f"{c[s][x]:.4f}"
         out += [f"\n{k} (a minus b), n = {n}",_grid(list(c),["a","b","difference","relative","p"],v)]
+    far = r.get("separation",{}); layers = [f"layer {i}" for i in range(max(map(len,far.values()),default=0))]
+    if far: out += ["\nSeparation of und and gen tokens (layer 0: before the first)",_grid(list(far),layers,lambda l,x: say(far[l][layers.index(x)]))]
     for k,c in r["conflict"].items(): out += [f"\nGradients, {k}, n = {n}",_grid(list(c["und"]),list(c),lambda x,g: f"{c[g][x]['mean']:+.2f} ({c[g][x]['sd']:.2f})")]
     return "\n".join(out)
 
@@ -224,7 +234,8 @@ def main(out="bench/crosstask.json",
     about = run_key(bb,steps,n,draws)
     cells = [(c,s) for s in range(n_seeds) for c in CHARACTERS[:n_characters]]
     print(judge)
-    report = crosstask_report(all_rows(lesson_scored,cells,lessons,(steps,n,draws,file),file,about,jobs))|dict(judge=judge.accuracy,about=about)
+    report = crosstask_report(all_rows(lesson_scored,cells,lessons,(steps,n,draws,file),file,about,jobs))
+    report |= dict(separation=separations(cells,steps,file.parent/"concepts",[l for l in ("nothing","everything","coupled") if l in lessons]),judge=judge.accuracy,about=about,backbone=bb.fingerprint)
     print(report_text(report)); write_report(out,report)
     print(f"{time.time()-t0:.0f} s, written to {Path(out).name}")
     return report
