@@ -73,7 +73,7 @@ demo: demo/01_quickstart.ipynb
 	@echo; echo "The executed notebook: $(CURDIR)/demo/01_quickstart.ipynb"
 	@echo "Open it with: $(BIN)/jupyter lab demo/01_quickstart.ipynb"
 
-# bench-crosstask: ten lessons for each character and seed; bench-conditions: both routings under six conditions. What is done is kept. Each takes arguments: make bench-crosstask SIZE='n_characters=2, n_seeds=1, steps=100'
+# bench-crosstask: ten lessons for each character and seed; bench-conditions: decoupled against coupled, and with editing data against without, each under other conditions. What is done is kept. Each takes arguments: make bench-crosstask SIZE='n_characters=2, n_seeds=1, steps=100'
 bench-main bench-replay bench-attention bench-widgets bench-crosstask bench-conditions: bench-%: $(READY)
 	$(BIN)/python -c 'from omnipersona.bench.$*_bench import main; main($(SIZE))'
 
