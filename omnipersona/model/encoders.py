@@ -35,7 +35,7 @@ def family(number:int) -> tuple:
     edits = []
     for s in photos[:2]:
         while True:
-            kind = str(r.choice(EDITS, p=[.3,.14,.14,.16,.12,.14]))
+            kind = str(r.choice(EDITS, p=[.2,.1,.14,.1,.1,.36]))        # a new background is the hardest to draw
             e = edit_scene(s, kind, r, "<who>")
             if e: edits.append((kind,*e)); break
     return [*photos,look,solo,*(e[2] for e in edits)], [(e[0],e[1]) for e in edits]
@@ -50,8 +50,8 @@ def families(first:int, n:int, jobs:int=1) -> tuple:
 
 # %% ../../nbs/model/17_encoders.ipynb #51ed1649
 def as_pixels(u8, device="cpu"):
-    "uint8 (..., H, W, 3) -> float (N, 3, H, W) in [-1,1]."
-    x = torch.as_tensor(np.asarray(u8)).to(device)
+    "uint8 (..., H, W, 3), an array or a tensor -> float (N, 3, H, W) in [-1,1]."
+    x = torch.as_tensor(u8).to(device)
     return x.reshape(-1,*x.shape[-3:]).permute(0,3,1,2).float()/127.5-1
 
 class Schedule:
@@ -82,23 +82,27 @@ def figures(scenes, size:int=64) -> np.ndarray:  # bool (len(scenes), size, size
     "True where a character or a thing is."
     return np.stack([(m:=masks(s,size))["character"]|m["thing"] for s in scenes])
 
-def train_autoencoder(pics, scenes, steps=2000, batch=16, peak=1.5e-3, seed=0, ae:Autoencoder|None=None, dtype=torch.float32, **kw) -> tuple:
-    "(Autoencoder, log). `pics`: uint8 (N, H, W, 3) of `scenes`; `dtype` of matrix products."
+def train_autoencoder(pics, scenes, steps=2000, batch=16, peak=1.5e-3, seed=0, ae:Autoencoder|None=None, dtype=torch.float32, encoder=True, noise=.05, device="cpu", **kw) -> tuple:
+    """(Autoencoder, log). `pics`: uint8 (N, H, W, 3) of `scenes`; `dtype` of matrix products; `noise` on the latents.
+
+    With `encoder=False` only decoder and refiner learn: the latents stay what they were, and so does a model that draws them."""
     torch.manual_seed(seed); r = np.random.default_rng(seed)
-    ae = (ae or pca_autoencoder(as_pixels(pics[:1500]),decoder=192,refiner=Refiner(48))).to(memory_format=torch.channels_last).train()
-    params = list(ae.parameters())
+    ae = (ae or pca_autoencoder(as_pixels(pics[:1500]),decoder=192,refiner=Refiner(48))).to(device,memory_format=torch.channels_last).train()
+    ae.requires_grad_(True).net.encoder.requires_grad_(encoder)
+    pics,where = torch.from_numpy(np.asarray(pics)).to(device),torch.from_numpy(figures(scenes,pics.shape[1]))[:,None].to(device)
     def loss_of(i):
-        k = np.sort(r.integers(0,len(pics),batch))
-        x = as_pixels(pics[k]).to(memory_format=torch.channels_last)
-        w = 1+5*torch.from_numpy(figures([scenes[j] for j in k],pics.shape[1]))[:,None].float()
-        with torch.autocast("cpu",dtype,enabled=dtype!=torch.float32):
+        k = torch.from_numpy(np.sort(r.integers(0,len(pics),batch))).to(device)
+        x,w = as_pixels(pics[k],device).to(memory_format=torch.channels_last),1+5*where[k].float()
+        with torch.autocast(torch.device(device).type,dtype,enabled=dtype!=torch.float32):
             z = ae.encode(x)
-            y = ae.decode(z+.05*torch.randn_like(z))
+            y = ae.decode(z+noise*torch.randn_like(z))
         e = y.float()-x; mse = (e**2).mean()
         return (w*(e.abs()+.5*e**2)).mean()/w.mean(), dict(psnr=-10*(mse/4).log10())
-    rows = run_steps(params, loss_of, steps, peak, **kw)
-    ae.eval(); ae.scale = 1.
-    with torch.no_grad(): ae.scale = float(1/ae.encode(as_pixels(pics[:256])).std())
+    rows = run_steps([p for p in ae.parameters() if p.requires_grad], loss_of, steps, peak, **kw)
+    ae = ae.eval().cpu().to(memory_format=torch.contiguous_format)
+    if encoder:
+        ae.scale = 1.
+        with torch.no_grad(): ae.scale = float(1/ae.encode(as_pixels(pics[:256].cpu())).std())
     return ae,rows
 
 # %% ../../nbs/model/17_encoders.ipynb #c67a5345
@@ -137,47 +141,47 @@ def vit_inputs(x, c) -> torch.Tensor:
 
 TRAIT_WEIGHTS = torch.tensor([3.]*2+[1.]*11)    # of `targets`: the hue of the markings is what tells look-alikes apart
 
-def train_vit(pics, fams, steps=3000, batch=14, peak=1.5e-3, seed=0, vit:ViT|None=None, dtype=torch.float32, **kw) -> tuple:
+def train_vit(pics, fams, steps=3000, batch=14, peak=1.5e-3, seed=0, vit:ViT|None=None, dtype=torch.float32, device="cpu", **kw) -> tuple:
     "(ViT, Readout, log). `pics` uint8 (n, 7, H, W, 3) of `families`, of which a step sees `batch`, without edits; `dtype` of matrix products."
     torch.manual_seed(seed)
     r = np.random.default_rng(seed)
-    vit = vit or ViT(vit_config(hidden=160,inter=480))
+    vit = (vit or ViT(vit_config(hidden=160,inter=480))).to(device)
     c = vit.config
-    c._attn_implementation = "eager"                    # for 36 tokens on a CPU faster than a fused kernel
-    head,side = Readout(c.hidden_size),c.image_size//c.patch_size
+    if device=="cpu": c._attn_implementation = "eager"  # for 36 tokens faster there than a fused kernel
+    head,side = Readout(c.hidden_size).to(device),c.image_size//c.patch_size
     ys = [[targets(s) for s in f[0][:EDIT0]] for f in fams]
-    Y,T = (torch.tensor([[p[k] for p in f] for f in ys]) for k in (0,1))
-    who = torch.arange(batch)[:,None]*2+torch.tensor([0,0,0,1])       # three photographs and a look-alike
+    Y,T = (torch.tensor([[p[k] for p in f] for f in ys],device=device) for k in (0,1)); weights = TRAIT_WEIGHTS.to(device)
+    who = (torch.arange(batch)[:,None]*2+torch.tensor([0,0,0,1])).to(device)       # three photographs and a look-alike
     def loss_of(i):
         k = torch.from_numpy(r.choice(len(pics),batch,replace=False))
-        x,y,t = vit_inputs(as_pixels(pics[k.numpy(),:EDIT0]),c),Y[k].flatten(0,1),T[k].flatten(0,1)
-        with torch.autocast("cpu",dtype,enabled=dtype!=torch.float32): o,z = head(vit(x,(side,side)))
+        x,y,t = vit_inputs(as_pixels(pics[k.numpy(),:EDIT0],device),c),Y[k].flatten(0,1),T[k].flatten(0,1)
+        with torch.autocast(torch.device(device).type,dtype,enabled=dtype!=torch.float32): o,z = head(vit(x,(side,side)))
         ces,ok = [F.cross_entropy(a,y[:,j]) for j,a in enumerate(o[:-1])],~t.isnan().any(1)
-        reg = (F.smooth_l1_loss(o[-1][ok],t[ok],reduction="none")*TRAIT_WEIGHTS).mean()
+        reg = (F.smooth_l1_loss(o[-1][ok],t[ok],reduction="none")*weights).mean()
         con = contrastive_loss(z.view(batch,EDIT0,-1)[:,:4].flatten(0,1),who.flatten())
         acc = {n:(a.argmax(-1)==y[:,j]).float().mean() for j,(n,a) in enumerate(zip(HEADS,o))}
         return sum(ces)+6*reg+con, dict(loss=sum(ces),traits=reg,who=con,**acc)
-    rows = run_steps([*vit.parameters(),*head.parameters()], loss_of, steps, peak, wd=.02, **kw); return vit.eval(),head.eval(),rows
+    rows = run_steps([*vit.parameters(),*head.parameters()], loss_of, steps, peak, wd=.02, **kw); return vit.eval().cpu(),head.eval().cpu(),rows
 
 # %% ../../nbs/model/17_encoders.ipynb #9afed421
 class Shard:
-    "Families with their latents (n,7,64,32) and ViT features (n,7,36,D), in half precision; both are kept in the file `cache` if one is named."
-    def __init__(self, first:int, n:int, ae, vit, latent_patch:int=1, jobs:int=1, batch:int=256, dtype=torch.float32, cache=None):
+    "Families with their latents (n,7,64,32) and ViT features (n,7,36,D), in half precision; both are kept in the file `cache` if one is named. `ae` and `vit` are on `device`."
+    def __init__(self, first:int, n:int, ae, vit, latent_patch:int=1, jobs:int=1, batch:int=256, dtype=torch.float32, cache=None, device="cpu"):
         side = vit.config.image_size//vit.config.patch_size
         if cache and Path(cache).exists():
             self.fams = [family(first+i) for i in range(n)]
             kept = load_file(cache); self.z,self.f = kept["z"],kept["f"]
         else:
             self.fams,pics = families(first, n, jobs)
-            parts = [self._encode(as_pixels(p),ae,vit,side,latent_patch,dtype) for p in np.array_split(pics.reshape(-1,*pics.shape[2:]),-(-7*n//batch))]
+            parts = [self._encode(as_pixels(p,device),ae,vit,side,latent_patch,dtype) for p in np.array_split(pics.reshape(-1,*pics.shape[2:]),-(-7*n//batch))]
             self.z,self.f = (torch.cat(v).view(n,7,*v[0].shape[1:]) for v in zip(*parts))
             if cache: save_file(dict(z=self.z,f=self.f), cache)
         self.mean = self.f[:200].float().mean((0,1,2))
         self.vside,self.zside = (side,side),(int(self.z.shape[2]**.5),)*2
     @torch.no_grad()
     def _encode(self, x, ae, vit, side, latent_patch, dtype):
-        with torch.autocast("cpu",dtype,enabled=dtype!=torch.float32):
-            return patchify(ae.encode(x),latent_patch).half(), vit(vit_inputs(x,vit.config),(side,side)).half()
+        with torch.autocast(x.device.type,dtype,enabled=dtype!=torch.float32):
+            return patchify(ae.encode(x),latent_patch).half().cpu(), vit(vit_inputs(x,vit.config),(side,side)).half().cpu()
     def __len__(self): return len(self.fams)
     def seen(self, i, j): return Seen(self.f[i,j].float(), self.vside)
     def clean(self, i, j): return Drawn(self.z[i,j].float(), self.zside)
@@ -195,5 +199,7 @@ class Shard:
     def goals(self, drawn):
         "ViT features, less their mean, of the pictures [(family, place), ...] on the grid of the latents: (n, tokens, D)."
         if not drawn: return torch.zeros(0)
-        f = torch.stack([self.f[i,j].float()-self.mean for i,j in drawn])
+        return self.on_latents(torch.stack([self.f[i,j].float()-self.mean for i,j in drawn]))
+    def on_latents(self, f):
+        "Features (n, 36, D) on the grid of the latents: (n, tokens, D)."
         return F.interpolate(f.transpose(1,2).unflatten(2,self.vside),size=self.zside,mode="bilinear").flatten(2).transpose(1,2)

@@ -55,7 +55,7 @@ class Guidance:
     def active(self, t:float) -> bool: return self.text>1 and self.interval[0]<t<=self.interval[1]
 
 PRESETS = dict(bagel_draw=Guidance(50,3.,4.,1.,(.4,1.),"global",0.), bagel_edit=Guidance(50,3.,4.,2.,(0.,1.),"text_channel",0.),
-               draw=Guidance(25,3.,4.,1.,(0.,1.),"global",0.), edit=Guidance(25,2.,1.5,1.,(0.,1.),"text_channel",0.))
+               draw=Guidance(25,3.,4.,1.,(0.,1.),"global",0.), edit=Guidance(6,2.,1.5,1.,(0.,1.),"text_channel",0.))
 
 def _renorm(w:Tensor, v:Tensor, dims, least:float) -> Tensor:
     return w*(v.norm(dim=dims,keepdim=True)/(w.norm(dim=dims,keepdim=True)+1e-8)).clamp(least, 1.)

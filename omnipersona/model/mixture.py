@@ -13,9 +13,9 @@ from .flow import shift_time
 from .encoders import Shard, SOLO, LOOK, EDIT0
 
 # %% auto #0
-__all__ = ['DRAWING', 'COMPARING', 'TALKING', 'LOOKING', 'TELLING', 'GROUPS', 'STAGES', 'WORDS', 'Mixture', 'facts_text',
-           'edit_requests', 'any_request', 'plain_request', 'parsed', 'facts_asked', 'any_answer', 'text_sample',
-           'batches']
+__all__ = ['DRAWING', 'COMPARING', 'TALKING', 'LOOKING', 'TELLING', 'GROUPS', 'STAGES', 'TOGETHER', 'IMPORTANCE', 'WORDS',
+           'Mixture', 'facts_text', 'edit_requests', 'any_request', 'plain_request', 'parsed', 'facts_asked',
+           'any_answer', 'text_sample', 'batches']
 
 # %% ../../nbs/model/18_mixture.ipynb #18533d04
 class _Sampler:
@@ -219,15 +219,24 @@ LOOKING = dict(looks=(14,dict(looks=1.)), talk=(4,dict(vqa=.5,yesno=.4,know=.1))
 TELLING = dict(talk=(24,dict(facts=1.)))
 GROUPS = dict(t2i=(40,dict(t2i=1.)), context=(14,dict(edit=.75,subject=.25)), said=(8,dict(vqa=.25,yesno=.25,know=.03,looks=.3,recognise=.17)), talk=(4,dict(text=1.)))
 STAGES = ((3000,DRAWING),(250,COMPARING),(1500,TALKING),(900,LOOKING),(175,TELLING))      # (steps, groups) before the mixture GROUPS
+TOGETHER = dict(draw=dict(t2i=128,edit=128,subject=24), talk=dict(vqa=8,yesno=8,know=3,looks=12,recognise=8,text=12,facts=6))      # the mixture on a GPU
+IMPORTANCE = dict(subject=.3,vqa=.3,yesno=.3,know=.1,looks=.4,recognise=.3,text=.7,facts=.4)      # weights of its losses: about how often GROUPS takes a task
 WORDS = dict(text=text_sample,facts=facts_asked)       # tasks without any picture
 
+def _counts(group, r) -> dict:
+    "{task: samples} of one batch of a group: as they are, or of (samples, chances of tasks) one task."
+    if isinstance(group,dict): return group
+    n,tasks = group
+    return {str(r.choice(list(tasks),p=np.array(list(tasks.values()))/sum(tasks.values()))):n}
+
 def batches(mix:Mixture, groups=GROUPS) -> dict:
-    "One packed batch per group, homogeneous in task so that little is padding."
-    out = {}; sp,C = mix.special,mix.channels; mix.plan()
-    for g,(n,tasks) in groups.items():
-        task = str(mix.r.choice(list(tasks),p=np.array(list(tasks.values()))/sum(tasks.values())))
-        make = (lambda i: WORDS[task](mix)) if task in WORDS else getattr(mix,task)
-        mix.drawn,mix.shown = [],[]
-        out[task] = b = pack([make(int(i)) for i in mix.r.integers(0,len(mix.s),n)], sp, C)
-        b.goal,b.traits = mix.s.goals(mix.drawn),mix.s.traits(mix.shown)
+    """One packed batch per group. A group is (samples, {task: chance}), and its batch is homogeneous in task so that little is padding;
+    or {task: samples}, all together: for GPUs, which mind padding less than many small batches. `parts` of a batch: {task: samples}, in their order."""
+    out = {}; mix.plan()
+    for group in groups.values():
+        counts = _counts(group,mix.r); mix.drawn,mix.shown = [],[]
+        make = [WORDS[t] if t in WORDS else getattr(mix,t) for t,n in counts.items() for _ in range(n)]
+        of = [(mix,) if f in WORDS.values() else (int(i),) for f,i in zip(make,mix.r.integers(0,len(mix.s),len(make)))]
+        out["+".join(counts)] = b = pack([f(*a) for f,a in zip(make,of)], mix.special, mix.channels)
+        b.parts,b.goal,b.traits = counts,mix.s.goals(mix.drawn),mix.s.traits(mix.shown)
     return out

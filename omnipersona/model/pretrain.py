@@ -5,32 +5,45 @@
 # %% ../../nbs/model/19_pretrain.ipynb #b95bd732
 from __future__ import annotations
 import json, os, time
+from copy import copy
 from pathlib import Path
 import numpy as np, torch
 import torch.distributed as dist
 from torch import nn
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from .mot import MoT, MoTConfig, text_loss, image_loss
+from ..basics import OmniError
+from .flow import interpolate
+from .segments import Seen, Drawn, Batch
+from .mot import MoT, MoTConfig, image_loss
 from .tokenizer import tiny_tokenizer
-from .encoders import families, Shard
-from .mixture import Mixture, GROUPS, STAGES, batches
+from .encoders import families, Shard, SIZE
+from .mixture import Mixture, GROUPS, STAGES, TOGETHER, IMPORTANCE, batches
 
 # %% auto #0
-__all__ = ['MOMENTS', 'pretrain_losses', 'Aligner', 'TraitReader', 'Trainer', 'curves', 'main']
+__all__ = ['DRAWS', 'MOMENTS', 'pretrain_losses', 'Aligner', 'TraitReader', 'Numbers', 'Stock', 'departing', 'arrived',
+           'made_by_workers', 'Trainer', 'curves', 'main']
 
 # %% ../../nbs/model/19_pretrain.ipynb #65b73566
+DRAWS = ("t2i","edit","subject")        # tasks that end in a picture; all others end in words
+
 def pretrain_losses(model, bs:dict, aligner=None, reader=None) -> dict:
     "Losses by task: cross-entropy or velocity error; with an aligner also 'align', with a reader 'traits'."
     out,near,kept = {},[],[]
-    for task,b in bs.items():
-        h = model(b)
-        if (b.labels>=0).any(): out[task] = text_loss(model,h,b)
-        else:
-            out[task] = image_loss(model,h,b).mean()
-            if aligner: near.append(aligner(b))
+    for b in bs.values():
+        h = model(b); words,pictures = _word_errors(model,h,b),image_loss(model,h,b); at = 0
+        for task,n in b.parts.items():
+            rows = slice(at,at+n); at += n
+            out[task] = pictures[rows].mean() if task in DRAWS else words[rows].sum()/(b.labels[rows]>=0).sum()
+        if aligner and len(b.goal): near.append(aligner(b))
         if reader and (~b.traits.isnan()).any(): kept.append(reader(b))
     return out|({"align":sum(near)/len(near)} if near else {})|({"traits":sum(kept)/len(kept)} if kept else {})
+
+def _word_errors(model, h, b):
+    "(B, Lu) cross-entropy of every word that is to be learnt, 0 elsewhere."
+    at = b.labels>=0
+    e = F.cross_entropy(model.logits(h.und[at]).float(),b.labels[at],reduction="none")
+    return e.new_zeros(b.labels.shape).masked_scatter(at,e)
 
 # %% ../../nbs/model/19_pretrain.ipynb #e4542f63
 class Aligner(nn.Module):
@@ -72,12 +85,12 @@ class _Checkpoints:
         if self.rank: return
         st = {f"w.{k}":p.detach() for k,p in self.params.items()}|{f"e.{k}":v for k,v in self.ema.items()}
         st |= {f"{n}.{k}":self.opt.state[p][n] for k,p in self.params.items() if p in self.opt.state for n in MOMENTS}
-        save_file({k:v.contiguous() for k,v in st.items()}, self.dir/"new", metadata=dict(step=str(self.step)))
+        save_file({k:v.cpu().contiguous() for k,v in st.items()}, self.dir/"new", metadata=dict(step=str(self.step)))
         os.replace(self.dir/"new", self.dir/"state.safetensors")
         (self.dir/"log.json").write_text("[\n"+",\n".join(json.dumps(r) for r in self.rows)+"\n]\n")
     def use_average(self):
-        "Put the averaged weights into the model, which becomes float32 again."
-        self.model.float()
+        "Put the averaged weights into the model, which becomes float32 again, on the CPU."
+        self.model.float().cpu()
         for k,p in self.model.named_parameters():
             if k in self.ema: p.data.copy_(self.ema[k])
     def resume(self):
@@ -90,7 +103,7 @@ class _Checkpoints:
         for k,p in self.params.items():
             if f"w.{k}" not in st: continue                  # a hint that the run did not have
             p.data.copy_(st[f"w.{k}"]); self.ema[k].copy_(st[f"e.{k}"])
-            if f"step.{k}" in st: self.opt.state[p] = {n:st[f"{n}.{k}"] for n in MOMENTS}
+            if f"step.{k}" in st: self.opt.state[p] = {n:st[f"{n}.{k}"].to(p.device) for n in MOMENTS}
         self._publish()
         log = self.dir/"log.json"
         self.rows = json.loads(log.read_text()) if log.exists() else []
@@ -115,26 +128,93 @@ class _Copies:
         "The new weights, into the model."
         for k,p in self.live.items(): p.copy_(self.params[k]); p.grad = None
 
+# %% ../../nbs/model/19_pretrain.ipynb #06302ac4
+class Numbers(Shard):
+    "A shard as the makers of batches see it: latents and features of one channel, which is the number of the token."
+    def __init__(self, shard):
+        self.fams,self.vside,self.zside = shard.fams,shard.vside,shard.zside
+        self.nz,self.nf = shard.z.shape[2],shard.f.shape[2]
+        if len(self.fams)*SIZE*max(self.nz,self.nf)>2**24: raise OmniError(f"{len(self.fams)} families have more tokens than float32 can number; take fewer")
+    def _numbers(self, i, j, n): return ((i*SIZE+j)*n+torch.arange(n)).float()[:,None]
+    def seen(self, i, j): return Seen(self._numbers(i,j,self.nf),self.vside)
+    def clean(self, i, j): return Drawn(self._numbers(i,j,self.nz),self.zside)
+    def noised(self, i, j, t):
+        x = self._numbers(i,j,self.nz)
+        return Drawn(x,self.zside,float(t),torch.zeros_like(x),self.weights(i,j))          # without noise the target is the number, negative
+    def goals(self, drawn): return torch.tensor([i*SIZE+j for i,j in drawn])
+
+class Stock:
+    "The latents and features of a shard on a device, and batches of numbers filled from them."
+    def __init__(self, shard, device):
+        self.z,self.f = shard.z.flatten(0,2).to(device),shard.f.flatten(0,1).to(device); self.shard = shard; self.mean = shard.mean.to(device)
+    def fill(self, b):
+        "Latents, noise, targets, features and goals in place of their numbers."
+        noised = b.mse_weight>0
+        x0 = self.z[torch.where(noised,-b.target[...,0],b.x[...,0]).long()].float()*(b.latent_pos>=0)[...,None]
+        b.x,target = interpolate(x0,torch.randn_like(x0),b.t[...,None])
+        b.target = target*noised[...,None]
+        if len(b.feature_at): b.features = self.f.flatten(0,1)[b.features[:,0].long()].float()
+        b.goal = self.shard.on_latents(self.f[b.goal].float()-self.mean) if len(b.goal) else b.goal.float()
+        return b
+
+class _Steps(torch.utils.data.IterableDataset):
+    "Steps without end, of batches of numbers; what a worker runs."
+    def __init__(self, mix, groups, seed): self.mix,self.groups,self.seed = mix,groups,seed
+    def __iter__(self):
+        seed = (*self.seed,torch.utils.data.get_worker_info().id)
+        self.mix.r = np.random.default_rng(seed); torch.manual_seed(hash(seed))
+        while True: yield {g:departing(b) for g,b in batches(self.mix,self.groups).items()}
+
+def departing(b) -> dict:
+    "A batch as small arrays, which go through a pipe."
+    small = lambda v: (v.int() if v.dtype==torch.int64 else v).numpy() if isinstance(v,torch.Tensor) else v
+    return {k:small(v) for k,v in vars(b).items() if k!="slots"}
+
+def arrived(d, device):
+    "The batch again, on a device."
+    b = Batch()
+    for k,v in d.items():
+        if isinstance(v,np.ndarray): v = torch.from_numpy(v).to(device); v = v.long() if v.dtype==torch.int32 else v
+        setattr(b,k,v)
+    return b
+
+def made_by_workers(t, groups):
+    "An iterator over the batches of `groups`, for the `Trainer` t, made by its `workers`, which are forked from here."
+    mix = copy(t.mix); mix.s,mix.channels = Numbers(t.mix.s),1
+    steps = _Steps(mix,groups,(t.seed,t.step,t.rank))
+    return iter(torch.utils.data.DataLoader(steps,batch_size=None,collate_fn=lambda x:x,num_workers=t.workers,prefetch_factor=4,multiprocessing_context="fork"))
+
+
 # %% ../../nbs/model/19_pretrain.ipynb #6e56d8d2
+def _share(group, rank, world):
+    "Of a batch, what this process makes."
+    if isinstance(group,dict): return {t:m for t,n in group.items() if (m:=(n+rank)//world)}
+    return (group[0]+rank)//world,group[1]
+
 class Trainer(_Copies,_Checkpoints):
-    "The resumable loop. `folder` holds its checkpoint and log; `stages`: (steps, groups) before the mixture `groups`; `weights` scale the tasks' losses; `align`, `traits`: weights of the two hints, 0 for none."
-    def __init__(self, model, mix, folder, peak=1.2e-3, warm=100, steps=4000, cooldown=1000, stages=(), ema=.997, weights=None, groups=None, dtype=torch.float32, align=.5, traits=1.):
-        self.dtype = dtype        # of the model while it learns; optimiser and averages keep float32 copies
-        self.model,self.mix,self.dir = model.to(dtype),mix,Path(folder)
+    """The resumable loop. `folder` holds its checkpoint and log; `stages`: (steps, groups) before the mixture `groups`; `weights` scale the tasks' losses; `align`, `traits`: weights of the two hints, 0 for none.
+
+    `workers`: so many processes make the batches, and the loop only computes; on a GPU it would wait for them otherwise."""
+    def __init__(self, model, mix, folder, peak=1.2e-3, warm=100, steps=4000, cooldown=1000, stages=(), ema=.997, weights=None, groups=None, dtype=torch.float32, align=.5, traits=1.,
+                 device="cpu", workers=0, seed=0):
+        self.dtype,self.device,self.workers,self.seed = dtype,device,workers,seed        # format of the model while it learns; optimiser and averages keep float32 copies
+        self.model,self.mix,self.dir = model.to(device,dtype),mix,Path(folder)
         self.dir.mkdir(parents=True,exist_ok=True)
         self.peak,self.warm,self.steps,self.cooldown,self.decay = peak,warm,steps,cooldown,ema
         self.weights = (weights or {})|dict(align=align,traits=traits)
         self.rank,self.world = (dist.get_rank(),dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0,1)
-        share = lambda groups: {g:((n+self.rank)//self.world,t) for g,(n,t) in groups.items()}        # of every batch, this process's
+        share = lambda groups: {g:_share(v,self.rank,self.world) for g,v in groups.items()}
         self.stages = [*((n,share(g)) for n,g in stages),(float("inf"),share(groups or GROUPS))]
         mix.special,mix.channels = model.special,model.config.latent_channels
-        self.aligner = Aligner(model).to(dtype) if align else None
-        self.reader = TraitReader(model).to(dtype) if traits else None
+        self.aligner = Aligner(model).to(device,dtype) if align else None
+        self.reader = TraitReader(model).to(device,dtype) if traits else None
         hints = dict(align=self.aligner,traits=self.reader)
         live = dict(model.named_parameters())|{f"{n}.{k}":p for n,h in hints.items() if h for k,p in h.named_parameters()}
         self.live = {k:p for k,p in live.items() if p.requires_grad and not k.startswith("vit_model")}
         self._copy(peak)
         self.step,self.rows,self.sums = 0,[],{}
+        self.source = None        # (groups, the batches that workers make of them)
+        self.stock = Stock(mix.s,device) if workers else None
     def lr(self):
         return self.peak*min(1,(self.step+1)/self.warm)*min(1,max(.02,(self.steps-self.step)/max(1,self.cooldown)))
     def groups(self) -> dict:
@@ -143,10 +223,18 @@ class Trainer(_Copies,_Checkpoints):
         for n,g in self.stages:
             if at<n: return g
             at -= n
+    def batches(self) -> dict:
+        "The batches of the next step, on the device."
+        groups = self.groups()
+        if not self.workers: bs = batches(self.mix,groups)
+        else:
+            if self.source is None or self.source[0] is not groups: self.source = groups,made_by_workers(self,groups)
+            bs = {g:self.stock.fill(arrived(d,self.device)) for g,d in next(self.source[1]).items()}
+        for b in bs.values(): b.to(self.device,self.dtype)
+        return bs
     def one(self):
         for g in self.opt.param_groups: g["lr"] = self.lr()
-        bs = batches(self.mix, self.groups())
-        for b in bs.values(): b.to("cpu",self.dtype)
+        bs = self.batches()
         losses = pretrain_losses(self.model, bs, self.aligner, self.reader)
         sum(self.weights.get(k,1.)*v for k,v in losses.items()).backward()
         if not any((b.mse_weight>0).any() for b in bs.values()): self._rest()
@@ -156,7 +244,7 @@ class Trainer(_Copies,_Checkpoints):
         self.step += 1
         d = min(self.decay, self.step/(self.step+20))
         if self.rank==0: torch._foreach_lerp_(list(self.ema.values()), [p.detach() for p in self.params.values()], 1-d)
-        for k,v in losses.items(): self.sums.setdefault(k,[]).append(float(v.detach()))
+        for k,v in losses.items(): self.sums.setdefault(k,[]).append(v.detach())
     def _rest(self):
         "Where nothing is drawn, what draws is not changed either: the generation expert also reads the clean pictures of a context, and would soon read them only."
         for k,p in self.live.items():
@@ -172,11 +260,12 @@ class Trainer(_Copies,_Checkpoints):
         while self.step<(until or self.steps):
             self.one()
             if self.step%every==0:
-                self.rows.append(dict(step=self.step, lr=round(self.lr(),6), s=round(time.time()-t0), **{k:round(float(np.mean(v)),4) for k,v in sorted(self.sums.items())}))
+                self.rows.append(dict(step=self.step, lr=round(self.lr(),6), s=round(time.time()-t0), **{k:round(float(torch.stack(v).float().mean()),4) for k,v in sorted(self.sums.items())}))
                 self.sums = {}
                 if self.rank==0: report(json.dumps(self.rows[-1]),flush=True)
                 if seconds: self._fit_schedule(seconds-(time.time()-t0), (time.time()-t0)/(self.step-begun))
             if self.step%(every*2)==0: self.save()
+        self.source = None           # the makers of batches go home
         self.save()
         return self
 
@@ -186,7 +275,7 @@ def curves(log:list, smooth:int=3):
     import matplotlib.pyplot as plt
     fig,axes = plt.subplots(1,3,figsize=(12.5,2.6))
     for k in sorted({k for r in log for k in r}-{"step","lr","s"}):
-        ax = axes[("t2i","edit","subject").count(k) or 2*(k in ("align","traits"))]
+        ax = axes[DRAWS.count(k) or 2*(k in ("align","traits"))]
         ax.plot([r["step"] for r in log if k in r],[r[k] for r in log if k in r],label=k,lw=1)
         ax.legend(fontsize=7,loc="upper left",bbox_to_anchor=(1,1))
         ax.set_xlabel("step",fontsize=8)
@@ -199,7 +288,7 @@ def curves(log:list, smooth:int=3):
     return fig
 
 # %% ../../nbs/model/19_pretrain.ipynb #e1b54a51
-def _doors(d, vit, n_families, jobs, start, dtype):
+def _doors(d, vit, n_families, jobs, start, dtype, device="cpu"):
     "The autoencoder and the ViT in folder `d`: found there, taken from the saved backbone `start`, or trained on families of their own."
     from omnipersona.model.encoders import train_autoencoder, train_vit
     from omnipersona.model.vision import Autoencoder
@@ -211,11 +300,11 @@ def _doors(d, vit, n_families, jobs, start, dtype):
         fams,pics = families(100_000,n_families,jobs)
         if not ae_at.exists():
             flat,scenes = pics.reshape(-1,*pics.shape[2:]),[s for f in fams for s in f[0]]
-            train_autoencoder(flat,scenes,steps=8000,batch=32,dtype=dtype)[0].save_pretrained(ae_at)
-        if not vit_at.exists(): save_file(train_vit(pics,fams,steps=10_000,vit=vit,dtype=dtype)[0].state_dict(), vit_at)
+            train_autoencoder(flat,scenes,steps=8000,batch=32,dtype=dtype,device=device)[0].save_pretrained(ae_at)
+        if not vit_at.exists(): save_file(train_vit(pics,fams,steps=10_000,vit=vit,dtype=dtype,device=device)[0].state_dict(), vit_at)
     vit.load_state_dict(load_file(vit_at))
-    vit.config._attn_implementation = "eager"          # for 36 tokens on a CPU four times as fast as a fused kernel in bf16
-    return Autoencoder.from_pretrained(ae_at).eval(),vit.eval()
+    if device=="cpu": vit.config._attn_implementation = "eager"          # for 36 tokens four times as fast there as a fused kernel in bf16
+    return Autoencoder.from_pretrained(ae_at).eval().to(device),vit.eval().to(device)
 
 def _network(tok, vit, start):
     "The unified model, with a ViT that is finished; with the weights of the backbone `start` if one is named."
@@ -229,7 +318,7 @@ def _network(tok, vit, start):
     return model
 
 # %% ../../nbs/model/19_pretrain.ipynb #9ff50d51
-def _train(rank, world, d, n_families, first, jobs, start, dtype, out, seconds, meet, schedule):
+def _train(rank, world, d, n_families, first, jobs, start, dtype, out, seconds, device, meet, schedule):
     "One process of the last stage: all have the same weights and each its share of every batch."
     from omnipersona.model.vision import ViT, vit_config
     from omnipersona.model.backbone import Backbone
@@ -237,26 +326,29 @@ def _train(rank, world, d, n_families, first, jobs, start, dtype, out, seconds, 
     if world>1:
         torch.set_num_threads(1)
         dist.init_process_group("gloo",init_method=f"file://{meet}",rank=rank,world_size=world)
-    tok = tiny_tokenizer(); ae,vit = _doors(d, ViT(vit_config(hidden=160,inter=480)), n_families, jobs, start, dtype)
-    shard = Shard(first,n_families,ae,vit,jobs=jobs,dtype=dtype,cache=d/f"shard-{first}-{n_families}.safetensors")
-    t = Trainer(_network(tok,vit,start),Mixture(shard,tok),d,dtype=dtype,**schedule).resume()
+    tok = tiny_tokenizer(); ae,vit = _doors(d, ViT(vit_config(hidden=160,inter=480)), n_families, jobs, start, dtype, device)
+    shard = Shard(first,n_families,ae,vit,jobs=jobs,dtype=dtype,cache=d/f"shard-{first}-{n_families}.safetensors",device=device)
+    t = Trainer(_network(tok,vit,start),Mixture(shard,tok),d,dtype=dtype,device=device,seed=first,**schedule).resume()
     t.mix.r = np.random.default_rng((first,t.step,rank)); torch.manual_seed(1000*t.step+rank)      # a resumed run does not repeat its samples
     t.run(seconds=seconds); t.use_average()
-    if rank==0: Backbone(t.model,ae,tok).save_pretrained(out or d/"tiny")
+    if rank==0: Backbone(t.model,ae.cpu(),tok).save_pretrained(out or d/"tiny")
 
 def main(folder="pretrain", n_families=20_000, first=0, steps=10_000, cooldown=2300, stages=STAGES, jobs=2, processes=2, start=None, out=None,
-         groups=None, peak=1.2e-3, seconds=None, dtype=None):
+         groups=None, peak=1.2e-3, seconds=None, dtype=None, device=None):
     """`make pretrain`: autoencoder, ViT, then the unified model; weights in `out` (`folder`/tiny).
 
     Each stage is skipped where its result lies in `folder`; the last one resumes. `start`: a saved backbone ("tiny": the shipped one) to go on from.
     `processes` of one thread share every batch: at these sizes two processes are twice as fast as two threads. `seconds`: fit the schedule into this time.
-    `stages`: (steps, groups) before the mixture `groups`. `dtype`: None takes bfloat16 where that measures faster here."""
+    `stages`: (steps, groups) before the mixture `groups`. `dtype`: None takes bfloat16 where that measures faster here.
+    `device`: None takes a GPU if there is one. There one process computes, all others make its batches, and the mixture is `TOGETHER`."""
     import tempfile
-    from omnipersona.basics import compute_dtype
+    from omnipersona.basics import compute_dtype, default_device
     from omnipersona.model.vision import ViT, vit_config
     d = Path(folder); d.mkdir(parents=True,exist_ok=True)
-    dtype = dtype or compute_dtype("cpu"); schedule = dict(peak=peak,steps=steps,cooldown=cooldown,stages=stages,groups=groups)
-    rest = (d,n_families,first,jobs,start,dtype,out,seconds)
+    device = str(device or default_device()); gpu = device!="cpu"
+    dtype = dtype or compute_dtype(device); schedule = dict(peak=peak,steps=steps,cooldown=cooldown,stages=stages,groups=groups)
+    if gpu: processes = 1; schedule |= dict(groups=groups or TOGETHER,weights=IMPORTANCE,workers=max(1,(os.cpu_count() or 2)-2),ema=.999)
+    rest = (d,n_families,first,jobs,start,dtype,out,seconds,device)
     if processes==1: return _train(0,1,*rest,None,schedule)
     ae,vit = _doors(d, ViT(vit_config(hidden=160,inter=480)), n_families, jobs, start, dtype)
     cache = d/f"shard-{first}-{n_families}.safetensors"

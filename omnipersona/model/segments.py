@@ -101,7 +101,9 @@ class Batch:
     t:Tensor           # (B, Lg) times
     latent_pos:Tensor  # (B, Lg) places in the latent position table, -1 = no latent
     position:Tensor    # (B, L) RoPE positions
-    mask:Tensor        # (B, L, L) who sees whom
+    order:Tensor       # (B, L) logical place, from which follows who sees whom (`mask`);
+    segment:Tensor     # (B, L) segment number, -1 = padding;
+    mode:Tensor        # (B, L) CAUSAL, FULL or NOISE
     valid:Tensor       # (B, L) not padding
     labels:Tensor      # (B, Lu) next token, -100 = no loss
     ce_weight:Tensor   # (B, Lu) 1/sqrt(length) weights, BAGEL's option
@@ -110,6 +112,11 @@ class Batch:
     sample:Tensor      # (B, Lg) which Drawn of the row a latent belongs to
     next_position:Tensor  # (B,) where the next segment would begin
     slots:list         # per row: for every logical token its slot in [und | gen]
+    @property
+    def mask(self) -> Tensor:
+        "(B, L, L) who sees whom. Made when it is first asked for, so on the device where the batch then is."
+        if "_mask" not in vars(self): self._mask = attention_mask(self.order,self.segment,self.mode)
+        return self._mask
     def to(self, device, dtype=None):
         "Move to a device; real-valued tensors, except the times, also to `dtype`. In place."
         for k,v in list(vars(self).items()):
@@ -166,10 +173,9 @@ def pack(samples:list,        # of lists of segments
     Lu,Lg = max(len(r.und) for r in rows),max(len(r.gen) for r in rows)
     U = _pad([r.und for r in rows], Lu, (0,-1,0,0,-1,-100,0.))
     G = _pad([r.gen for r in rows], Lg, (0,-1,0,0,-1))
-    order,segment,mode,position = torch.cat([U[...,:4],G[...,:4]],1).long().unbind(-1)
     b = Batch()
-    b.position,b.valid = position,segment>=0
-    b.mask = attention_mask(order,segment,mode)
+    b.order,b.segment,b.mode,b.position = torch.cat([U[...,:4],G[...,:4]],1).long().unbind(-1)
+    b.valid = b.segment>=0
     b.ids,b.labels,b.ce_weight,b.gen_ids = U[...,4].long(),U[...,5].long(),U[...,6].float(),G[...,4].long()
     b.next_position = torch.tensor([r.pos for r in rows])
     b.slots = [[j+k*Lu for k,j in r.logical] for r in rows]
