@@ -7,7 +7,7 @@ import house
 
 ROOT, LIB = house.ROOT, 'omnipersona'
 BY_HAND = {'__init__.py', 'all.py'}   # modules of the package that are not made from a notebook
-NOT_IN_ALL = {m: 'made the shipped weights, or measures them; import it by its name' for m in ('model.encoders', 'model.mixture', 'model.pretrain', 'bench.main_bench', 'bench.replay_bench', 'bench.attention_bench', 'bench.widgets_bench', 'bench.crosstask_bench', 'bench.conditions_bench', 'bench.big_bench')} | {'widgets.inputs': 'parts of the studio, with short names'}  # module: why its names are not for `from omnipersona.all import *`
+NOT_IN_ALL = {m: 'made the shipped weights, or measures them; import it by its name' for m in ('model.encoders', 'model.mixture', 'model.supply', 'model.pretrain', 'bench.main_bench', 'bench.replay_bench', 'bench.attention_bench', 'bench.widgets_bench', 'bench.crosstask_bench', 'bench.conditions_bench', 'bench.big_bench')} | {'widgets.inputs': 'parts of the studio, with short names'}  # module: why its names are not for `from omnipersona.all import *`
 env = {k: v for k, v in os.environ.items() if k != 'IN_TEST'} | {'OMP_NUM_THREADS': '1'}   # nbdev exports nothing while IN_TEST is set
 
 def git_files():

@@ -240,3 +240,4 @@ def batches(mix:Mixture, groups=GROUPS) -> dict:
         out["+".join(counts)] = b = pack([f(*a) for f,a in zip(make,of)], mix.special, mix.channels)
         b.parts,b.goal,b.traits = counts,mix.s.goals(mix.drawn),mix.s.traits(mix.shown)
     return out
+Mixture.batches = batches

@@ -5,24 +5,20 @@
 # %% ../../nbs/model/19_pretrain.ipynb #b95bd732
 from __future__ import annotations
 import json, os, time
-from copy import copy
 from pathlib import Path
 import numpy as np, torch
 import torch.distributed as dist
 from torch import nn
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from ..basics import OmniError
-from .flow import interpolate
-from .segments import Seen, Drawn, Batch
 from .mot import MoT, MoTConfig, image_loss
 from .tokenizer import tiny_tokenizer
-from .encoders import families, Shard, SIZE
-from .mixture import Mixture, GROUPS, STAGES, TOGETHER, IMPORTANCE, batches
+from .encoders import families, Shard
+from .mixture import Mixture, GROUPS, STAGES, TOGETHER, IMPORTANCE
+from .supply import Supply, share
 
 # %% auto #0
-__all__ = ['DRAWS', 'MOMENTS', 'pretrain_losses', 'Aligner', 'TraitReader', 'Numbers', 'Stock', 'departing', 'arrived',
-           'made_by_workers', 'Trainer', 'curves', 'main']
+__all__ = ['DRAWS', 'MOMENTS', 'pretrain_losses', 'Aligner', 'TraitReader', 'Trainer', 'curves', 'main']
 
 # %% ../../nbs/model/19_pretrain.ipynb #65b73566
 DRAWS = ("t2i","edit","subject")        # tasks that end in a picture; all others end in words
@@ -128,83 +124,19 @@ class _Copies:
         "The new weights, into the model."
         for k,p in self.live.items(): p.copy_(self.params[k]); p.grad = None
 
-# %% ../../nbs/model/19_pretrain.ipynb #06302ac4
-class Numbers(Shard):
-    "A shard as the makers of batches see it: latents and features of one channel, which is the number of the token."
-    def __init__(self, shard):
-        self.fams,self.vside,self.zside = shard.fams,shard.vside,shard.zside
-        self.nz,self.nf = shard.z.shape[2],shard.f.shape[2]
-        if len(self.fams)*SIZE*max(self.nz,self.nf)>2**24: raise OmniError(f"{len(self.fams)} families have more tokens than float32 can number; take fewer")
-    def _numbers(self, i, j, n): return ((i*SIZE+j)*n+torch.arange(n)).float()[:,None]
-    def seen(self, i, j): return Seen(self._numbers(i,j,self.nf),self.vside)
-    def clean(self, i, j): return Drawn(self._numbers(i,j,self.nz),self.zside)
-    def noised(self, i, j, t):
-        x = self._numbers(i,j,self.nz)
-        return Drawn(x,self.zside,float(t),torch.zeros_like(x),self.weights(i,j))          # without noise the target is the number, negative
-    def goals(self, drawn): return torch.tensor([i*SIZE+j for i,j in drawn])
-
-class Stock:
-    "The latents and features of a shard on a device, and batches of numbers filled from them."
-    def __init__(self, shard, device):
-        self.z,self.f = shard.z.flatten(0,2).to(device),shard.f.flatten(0,1).to(device); self.shard = shard; self.mean = shard.mean.to(device)
-    def fill(self, b):
-        "Latents, noise, targets, features and goals in place of their numbers."
-        noised = b.mse_weight>0
-        x0 = self.z[torch.where(noised,-b.target[...,0],b.x[...,0]).long()].float()*(b.latent_pos>=0)[...,None]
-        b.x,target = interpolate(x0,torch.randn_like(x0),b.t[...,None])
-        b.target = target*noised[...,None]
-        if len(b.feature_at): b.features = self.f.flatten(0,1)[b.features[:,0].long()].float()
-        b.goal = self.shard.on_latents(self.f[b.goal].float()-self.mean) if len(b.goal) else b.goal.float()
-        return b
-
-class _Steps(torch.utils.data.IterableDataset):
-    "Steps without end, of batches of numbers; what a worker runs."
-    def __init__(self, mix, groups, seed): self.mix,self.groups,self.seed = mix,groups,seed
-    def __iter__(self):
-        seed = (*self.seed,torch.utils.data.get_worker_info().id)
-        self.mix.r = np.random.default_rng(seed); torch.manual_seed(hash(seed))
-        while True: yield {g:departing(b) for g,b in batches(self.mix,self.groups).items()}
-
-def departing(b) -> dict:
-    "A batch as small arrays, which go through a pipe."
-    small = lambda v: (v.int() if v.dtype==torch.int64 else v).numpy() if isinstance(v,torch.Tensor) else v
-    return {k:small(v) for k,v in vars(b).items() if k!="slots"}
-
-def arrived(d, device):
-    "The batch again, on a device."
-    b = Batch()
-    for k,v in d.items():
-        if isinstance(v,np.ndarray): v = torch.from_numpy(v).to(device); v = v.long() if v.dtype==torch.int32 else v
-        setattr(b,k,v)
-    return b
-
-def made_by_workers(t, groups):
-    "An iterator over the batches of `groups`, for the `Trainer` t, made by its `workers`, which are forked from here."
-    mix = copy(t.mix); mix.s,mix.channels = Numbers(t.mix.s),1
-    steps = _Steps(mix,groups,(t.seed,t.step,t.rank))
-    return iter(torch.utils.data.DataLoader(steps,batch_size=None,collate_fn=lambda x:x,num_workers=t.workers,prefetch_factor=4,multiprocessing_context="fork"))
-
-
 # %% ../../nbs/model/19_pretrain.ipynb #6e56d8d2
-def _share(group, rank, world):
-    "Of a batch, what this process makes."
-    if isinstance(group,dict): return {t:m for t,n in group.items() if (m:=(n+rank)//world)}
-    return (group[0]+rank)//world,group[1]
-
 class Trainer(_Copies,_Checkpoints):
     """The resumable loop. `folder` holds its checkpoint and log; `stages`: (steps, groups) before the mixture `groups`; `weights` scale the tasks' losses; `align`, `traits`: weights of the two hints, 0 for none.
 
-    `workers`: so many processes make the batches, and the loop only computes; on a GPU it would wait for them otherwise."""
+    `device`, `workers`, `seed`: see `Supply`."""
     def __init__(self, model, mix, folder, peak=1.2e-3, warm=100, steps=4000, cooldown=1000, stages=(), ema=.997, weights=None, groups=None, dtype=torch.float32, align=.5, traits=1.,
                  device="cpu", workers=0, seed=0):
-        self.dtype,self.device,self.workers,self.seed = dtype,device,workers,seed        # format of the model while it learns; optimiser and averages keep float32 copies
-        self.model,self.mix,self.dir = model.to(device,dtype),mix,Path(folder)
+        self.model,self.mix,self.dir = model.to(device,dtype),mix,Path(folder)        # `dtype` while it learns; optimiser and averages keep float32 copies
         self.dir.mkdir(parents=True,exist_ok=True)
         self.peak,self.warm,self.steps,self.cooldown,self.decay = peak,warm,steps,cooldown,ema
         self.weights = (weights or {})|dict(align=align,traits=traits)
         self.rank,self.world = (dist.get_rank(),dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0,1)
-        share = lambda groups: {g:_share(v,self.rank,self.world) for g,v in groups.items()}
-        self.stages = [*((n,share(g)) for n,g in stages),(float("inf"),share(groups or GROUPS))]
+        self.stages = [(n,share(g,self.rank,self.world)) for n,g in (*stages,(float("inf"),groups or GROUPS))]
         mix.special,mix.channels = model.special,model.config.latent_channels
         self.aligner = Aligner(model).to(device,dtype) if align else None
         self.reader = TraitReader(model).to(device,dtype) if traits else None
@@ -213,8 +145,7 @@ class Trainer(_Copies,_Checkpoints):
         self.live = {k:p for k,p in live.items() if p.requires_grad and not k.startswith("vit_model")}
         self._copy(peak)
         self.step,self.rows,self.sums = 0,[],{}
-        self.source = None        # (groups, the batches that workers make of them)
-        self.stock = Stock(mix.s,device) if workers else None
+        self.supply = Supply(mix,device,dtype,workers,seed)
     def lr(self):
         return self.peak*min(1,(self.step+1)/self.warm)*min(1,max(.02,(self.steps-self.step)/max(1,self.cooldown)))
     def groups(self) -> dict:
@@ -223,18 +154,9 @@ class Trainer(_Copies,_Checkpoints):
         for n,g in self.stages:
             if at<n: return g
             at -= n
-    def batches(self) -> dict:
-        "The batches of the next step, on the device."
-        groups = self.groups()
-        if not self.workers: bs = batches(self.mix,groups)
-        else:
-            if self.source is None or self.source[0] is not groups: self.source = groups,made_by_workers(self,groups)
-            bs = {g:self.stock.fill(arrived(d,self.device)) for g,d in next(self.source[1]).items()}
-        for b in bs.values(): b.to(self.device,self.dtype)
-        return bs
     def one(self):
         for g in self.opt.param_groups: g["lr"] = self.lr()
-        bs = self.batches()
+        bs = self.supply.take(self.groups(),self.step)
         losses = pretrain_losses(self.model, bs, self.aligner, self.reader)
         sum(self.weights.get(k,1.)*v for k,v in losses.items()).backward()
         if not any((b.mse_weight>0).any() for b in bs.values()): self._rest()
@@ -265,7 +187,7 @@ class Trainer(_Copies,_Checkpoints):
                 if self.rank==0: report(json.dumps(self.rows[-1]),flush=True)
                 if seconds: self._fit_schedule(seconds-(time.time()-t0), (time.time()-t0)/(self.step-begun))
             if self.step%(every*2)==0: self.save()
-        self.source = None           # the makers of batches go home
+        self.supply.close()
         self.save()
         return self
 
