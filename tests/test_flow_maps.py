@@ -35,7 +35,7 @@ def bagel(tmp_path_factory):
 def test_memory_is_known_before(who):
     "`maps_bytes` is what is kept, for any choice; over the limit nothing is drawn."
     for kw in ({}, dict(layers=[1]), dict(heads=[0, 3]), dict(heads='mean', every=3)):
-        _, m = concept_maps(who, ASK, 0, QUICK, **kw); assert m.weights.nbytes == maps_bytes(who, ASK, QUICK, **kw), kw
+        _, m = concept_maps(who, ASK, 0, QUICK, **kw); assert m.weights.nbytes+m.outside.nbytes == maps_bytes(who, ASK, QUICK, **kw), kw
     im, calls = who.generate(ASK, 0, QUICK).image, []; hook = who.bb.model.register_forward_pre_hook(lambda *_: calls.append(1))
     try:
         with pytest.raises(OmniError, match='limit.*every'): concept_maps(who, ASK, 0, QUICK, limit=maps_bytes(who, ASK, QUICK)-1)

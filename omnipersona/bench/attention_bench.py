@@ -20,9 +20,10 @@ __all__ = ['pointing_of', 'main']
 
 # %% ../../nbs/bench/44_attention_bench.ipynb #36dd3204
 def _scores(many, prefix=""):
-    "Pointing game and IoU of maps with outlines, for each layer."
-    iou = {f"{prefix}IoU {k}":v for k,v in iou_by_layer(many).items()}
-    return {f"{prefix}{k}":v for k,v in pointing_by_layer(many).items()}|iou
+    "Pointing game and IoU of maps with outlines, for each layer; both also of what patches read outside their picture."
+    out = {f"{prefix}{k}":v for k,v in pointing_by_layer(many).items()}|{f"{prefix}IoU {k}":v for k,v in iou_by_layer(many).items()}
+    of = [(f(many,of="context"),name) for f,name in ((pointing_by_layer,""),(iou_by_layer,"IoU "))]
+    return out|{f"{prefix}{name}{e} of context":r[e] for r,name in of for e in ("und","gen")}
 
 def _drawn_maps(p, char, place, seed):
     "Maps of a drawing, with the outline that `find_character` finds in it."
@@ -30,18 +31,19 @@ def _drawn_maps(p, char, place, seed):
     m.mask = find_character(r.image,char.traits,place)[0]
     return m
 
-def pointing_of(cs:int, seed:int, recipe:Recipe=Recipe(), n:int=24, t:float=.6, drawings:int=8) -> dict:
-    "`pointing_by_layer` and `iou_by_layer` of one learnt character, on `n` fresh photographs and on drawings of it."
+def pointing_of(cs:int, seed:int, recipe:Recipe=Recipe(), n:int=24, drawings:int=8, times=(.6,.3)) -> dict:
+    "`pointing_by_layer` and `iou_by_layer` of one learnt character, on `n` fresh photographs with noise of every time in `times`, and on drawings of it."
     bb,_,char,c = learnt(cs,seed,recipe); p,w = Persona(bb,c),ToyWorld(bb.size)
     photos = [w.photo(char,seed=480_000+100_000*seed+i) for i in range(n)]
-    out = _scores([photo_maps(p,x,f"a photo of <maeve> at the {x.truth['place']}",t,i) for i,x in enumerate(photos)])
+    out = {}
+    for t in times: out |= _scores([photo_maps(p,x,f"a photo of <maeve> at the {x.truth['place']}",t,i) for i,x in enumerate(photos)],"" if t==times[0] else f"t={t}: ")
     return out|_scores([_drawn_maps(p,char,PLACES[i%len(PLACES)],i) for i in range(drawings)],"drawn: ")
 
 def main(out="bench/attention.json", characters=CHARACTERS, seeds=(0,), jobs=2, n=24, recipe=Recipe(), drawings=8) -> dict:
     "`make bench-attention`: {score of an expert or of chance: a summary for each layer}, printed and written as JSON."
-    got = run_cells(pointing_of,[(c,s,recipe,n,.6,drawings) for c in characters for s in seeds],jobs)
+    got = run_cells(pointing_of,[(c,s,recipe,n,drawings) for c in characters for s in seeds],jobs)
     rows = {k:[summary([g[k][l] for g in got]) for l in range(len(got[0][k]))] for k in got[0]}
-    print(f"{'layer':20}"+"".join(f"{l:>16}" for l in range(len(rows['gen'])))+f"   (n = {len(got)} characters, mean and sd)")
-    for k,v in rows.items(): print(f"{k:20}"+"".join(f"{s['mean']:9.2f} {s['sd']:6.2f}" for s in v))
+    print(f"{'layer':26}"+"".join(f"{l:>16}" for l in range(len(rows['gen'])))+f"   (n = {len(got)} characters, mean and sd)")
+    for k,v in rows.items(): print(f"{k:26}"+"".join(f"{s['mean']:9.2f} {s['sd']:6.2f}" for s in v))
     write_report(out,dict(rows=rows,backbone=load_backbone("tiny").fingerprint))
     return rows

@@ -12,8 +12,8 @@ from ..concept.persona import Result, Persona
 from .recording import record, first_named, token_slots, token_labels, token_experts
 
 # %% auto #0
-__all__ = ['ConceptMaps', 'heat_image', 'drawn_grid', 'chosen_guidance', 'DrawingSteps', 'maps_bytes', 'concept_maps',
-           'maps_figure']
+__all__ = ['ConceptMaps', 'heat_image', 'drawn_grid', 'chosen_guidance', 'DrawingSteps', 'own_patches', 'with_outside',
+           'maps_bytes', 'concept_maps', 'maps_figure']
 
 # %% ../../nbs/inside/31_attention.ipynb #a7700007
 def _part(w, axis, name, i, numbers=None):
@@ -32,19 +32,28 @@ class ConceptMaps:
     experts:list        # 'name', 'und' or 'gen', for each token
     times:list          # t of each step
     picture:Image.Image # what the maps lie on
+    outside:np.ndarray|None=None  # (steps, layers, heads, rows, cols): what goes to anything but the picture's own patches
     mask:np.ndarray|None=None     # true outline, if known
     layers:list|None=None         # their numbers; None: all
     rollout:np.ndarray|None=None  # (steps, tokens, rows, cols), see `with_rollout`
     states:list=field(default_factory=list,repr=False)  # (t, latents (N, C)) of each step
     def map(self, token=None,  # a number, 'und', 'gen', or None: all
             step=None, layer=None, head=None,  # a number each, or None: all
-            how="mean") -> np.ndarray:         # (rows, cols); over steps, layers, heads: 'mean', 'max' or 'rollout'; tokens are added up
+            how="mean",                        # over steps, layers, heads: 'mean', 'max' or 'rollout'; tokens are added up
+            of="all") -> np.ndarray:           # (rows, cols): share of all that a patch reads, or 'context': of what it reads outside its picture
         "One map. A rollout goes through all layers and heads. Raises OmniError for what does not exist."
         if how not in ("mean","max","rollout"): raise OmniError(f"how={how!r}: one of mean, max, rollout")
-        if how=="rollout": return self._rolled(token,step,layer,head)
-        w = _part(_part(_part(self.weights,0,"step",step),1,"layer",layer,self.layers),2,"head",head)
-        return getattr(w[:,:,:,self._tokens(token)].sum(3),how)((0,1,2))
-    def _rolled(self, token, step, layer, head):
+        if of not in ("all","context"): raise OmniError(f"of={of!r}: all or context")
+        if how=="rollout": return self._rolled(token,step,layer,head,of)
+        part = lambda w: _part(_part(_part(w,0,"step",step),1,"layer",layer,self.layers),2,"head",head)
+        w = part(self.weights)[:,:,:,self._tokens(token)].sum(3)
+        if of=="context": w = w/np.maximum(part(self._outside()),1e-9)
+        return getattr(w,how)((0,1,2))
+    def _outside(self):
+        if self.outside is None: raise OmniError("of='context': these maps do not know what went outside the picture; record them with concept_maps or photo_maps")
+        return self.outside
+    def _rolled(self, token, step, layer, head, of):
+        if of!="all": raise OmniError(f"how='rollout': a rollout is of all that is read; leave of={of!r} out")
         if self.rollout is None: raise OmniError("how='rollout': was not computed; see with_rollout")
         if layer is not None or head is not None: raise OmniError("how='rollout': goes through all layers and heads; leave layer and head out")
         return _part(self.rollout,0,"step",step)[:,self._tokens(token)].sum(1).mean(0)
@@ -88,12 +97,21 @@ class DrawingSteps:
             self.t,self.n = t,self.n+1
             if self.n%self.every==0: self.states.append((t,b.x[0,at].float().cpu()))
         return None if self.n%self.every else b.ids.shape[1]+at
-    def keys(self, slots):
-        "Keys for `record`: those `slots(context batch)` [und | gen] of what was read before."
+    def keys(self, slots, own=False):
+        "Keys for `record`: those `slots(context batch)` [und | gen] of what was read before; with `own` then the picture's patches themselves."
         def at(b, cache):
             M = self.context.ids.shape[1]+self.context.gen_ids.shape[1]
-            return [len(cache)-M+i for i in slots(self.context)]
+            return [len(cache)-M+i for i in slots(self.context)]+[len(cache)+i for i in own_patches(b) if own]
         return at
+
+def own_patches(b) -> list:
+    "Slots [und | gen] of the latents of a batch of one (of its first row): the picture that is being drawn."
+    noised = (b.latent_pos[0]>=0)&(b.t[0]>0)
+    return (b.ids.shape[1]+noised.nonzero()[:,0]).tolist()
+
+def with_outside(w, n):
+    "Weights (..., n tokens and the picture's own patches) -> (..., n+1): the tokens, and all that does not go to the patches."
+    return torch.cat([w[...,:n],1-w[...,n:].sum(-1,keepdim=True)],-1)
 
 # %% ../../nbs/inside/31_attention.ipynb #ba50268a
 def maps_bytes(persona:Persona, request:str, guidance=None, source=None, layers=None, heads=None, every=1) -> int:
@@ -102,7 +120,7 @@ def maps_bytes(persona:Persona, request:str, guidance=None, source=None, layers=
     L = cf.num_hidden_layers if layers is None else len(layers)
     H = 1 if heads=="mean" else cf.num_attention_heads if heads is None else len(heads)
     steps = -(-(chosen_guidance(bb,guidance,source).num_timesteps-1)//every)
-    return steps*L*H*len(first_named(request,persona.concepts)[1].ids)*rows*cols*4
+    return steps*L*H*(len(first_named(request,persona.concepts)[1].ids)+1)*rows*cols*4
 
 def _within(need, limit):
     if need>limit: raise OmniError(f"these maps need {need/1e6:.0f} MB, the limit is {limit/1e6:.0f}; name fewer layers or heads, heads='mean', every=4, or raise limit")
@@ -121,28 +139,30 @@ def concept_maps(persona:Persona, request:str, seed=0,
     c = first_named(request,persona.concepts)[1]
     _within(maps_bytes(persona,request,g,source,layers,heads,every),limit)
     look = DrawingSteps(every); mean = heads=="mean"
-    with record(bb,look,look.keys(lambda b: token_slots(b,c)),layers,None if mean else heads,lambda w: w[0].mean(0,keepdim=True) if mean else w[0],limit) as tr:
+    kept = lambda w: with_outside(w[0].mean(0,keepdim=True) if mean else w[0],len(c.ids))
+    with record(bb,look,look.keys(lambda b: token_slots(b,c),own=True),layers,None if mean else heads,kept,limit) as tr:
         result = persona.generate(request,seed,g,drop) if source is None else persona.edit(source,request,seed,g)
     return result,_maps(bb,tr,c,result.image,drawn_grid(bb,source),layers,look.states)
 
 def _maps(bb, tr, c, picture, grid, layers=None, states=()):
-    "Entries of a trace, each (heads, latents, tokens), as ConceptMaps."
+    "Entries of a trace, each (heads, latents, tokens and `with_outside`), as ConceptMaps."
     layers = sorted(range(bb.model.config.num_hidden_layers) if layers is None else layers)
     w = np.stack([e["weights"] for e in tr.entries])
     w = w.reshape(-1,len(layers),*w.shape[1:]).swapaxes(-1,-2)
-    return ConceptMaps(w.reshape(*w.shape[:-1],*grid),token_labels(c),token_experts(c),[e["t"] for e in tr.entries[::len(layers)]],picture,layers=layers,states=list(states))
+    w = w.reshape(*w.shape[:-1],*grid); n = len(token_labels(c))
+    return ConceptMaps(w[:,:,:,:n],token_labels(c),token_experts(c),[e["t"] for e in tr.entries[::len(layers)]],picture,w[:,:,:,n],layers=layers,states=list(states))
 
 # %% ../../nbs/inside/31_attention.ipynb #691b64eb
-def maps_figure(maps:ConceptMaps, step=None):
-    "A matplotlib Figure: und tokens above, gen tokens below, one column for each layer."
+def maps_figure(maps:ConceptMaps, step=None, of="all"):
+    "A matplotlib Figure: und tokens above, gen tokens below, one column for each layer; `of` as for `ConceptMaps.map`."
     import matplotlib.pyplot as plt
     layers = maps.layers or range(maps.weights.shape[1])
     fig,axes = plt.subplots(2,len(layers),figsize=(1.3*len(layers),2.9),dpi=70,squeeze=False)
     for row,expert in zip(axes,("und","gen")):
         for layer,ax in zip(layers,row):
-            m = maps.map(expert,step,layer)
+            m = maps.map(expert,step,layer,of=of)
             ax.imshow(heat_image(maps.picture,m,size=96)); ax.set_axis_off()
-            ax.set_title(f"{expert}, layer {layer}\n{m.mean():.1%} of attention",fontsize=7)
+            ax.set_title(f"{expert}, layer {layer}\n{m.mean():.1%} of "+("attention" if of=="all" else "context"),fontsize=7)
     fig.tight_layout()
     plt.close(fig)
     return fig

@@ -8,7 +8,7 @@ import numpy as np, torch
 from ..basics import OmniError
 from ..concept.persona import Persona
 from .recording import record, first_named, packed_request, token_slots
-from .attention import ConceptMaps, _maps
+from .attention import ConceptMaps, own_patches, with_outside, _maps
 
 # %% auto #0
 __all__ = ['cells_on', 'pointing_game', 'photo_maps', 'pointing_by_layer', 'best_iou', 'shuffled_iou', 'iou_by_layer']
@@ -33,16 +33,16 @@ def photo_maps(persona:Persona,
     "Maps of one step on a photograph whose outline is known. Raises OmniError for no learnt concept."
     bb,cs = persona.bb,persona.concepts
     c,(b,grid) = first_named(request,cs)[1],packed_request(persona,request,photo.image,t,seed)
-    lat = (b.latent_pos[0]>=0).nonzero()[:,0]; at = token_slots(b,c)
-    with torch.no_grad(), record(bb,lambda *_: b.ids.shape[1]+lat,lambda *_: at,reduce=lambda w: w[0]) as tr: bb.model(b,splice=cs.splice)
-    maps = _maps(bb,tr,c,photo.image,grid,states=[(t,b.x[0,lat].float().cpu())])
+    at,own = token_slots(b,c),own_patches(b)
+    with torch.no_grad(), record(bb,lambda *_: own,lambda *_: at+own,reduce=lambda w: with_outside(w[0],len(at))) as tr: bb.model(b,splice=cs.splice)
+    maps = _maps(bb,tr,c,photo.image,grid,states=[(t,b.x[0,[i-b.ids.shape[1] for i in own]].float().cpu())])
     maps.mask = np.asarray(photo.mask)
     return maps
 
-def pointing_by_layer(many:list) -> dict:
-    "{und, gen, chance: share of `ConceptMaps` with a mask whose largest cell is on it, for each layer}; chance is the share of cells that are."
+def pointing_by_layer(many:list, of="all") -> dict:
+    "{und, gen, chance: share of `ConceptMaps` with a mask whose largest cell is on it, for each layer}; chance is the share of cells that are. `of` as for `ConceptMaps.map`."
     layers = many[0].layers or range(many[0].weights.shape[1])
-    hit = lambda e: [float(np.mean([pointing_game(m.map(e,layer=l),m.mask) for m in many])) for l in layers]
+    hit = lambda e: [float(np.mean([pointing_game(m.map(e,layer=l,of=of),m.mask) for m in many])) for l in layers]
     chance = float(np.mean([cells_on(m.mask,m.weights.shape[-2:]).mean() for m in many]))
     return dict(und=hit("und"),gen=hit("gen"),chance=[chance]*len(layers))
 
@@ -60,11 +60,11 @@ def shuffled_iou(map2d, mask, n=50, seed=0) -> float:
     r,m = np.random.default_rng(seed),np.asarray(map2d)
     return float(np.mean([best_iou(r.permutation(m.ravel()).reshape(m.shape),mask)[0] for _ in range(n)]))
 
-def iou_by_layer(many:list) -> dict:
-    "{und, gen: mean `best_iou` of `ConceptMaps` with a mask, for each layer; shuffled, and other: of the gen maps against the next photograph's mask}. Raises OmniError for fewer than two."
+def iou_by_layer(many:list, of="all") -> dict:
+    "{und, gen: mean `best_iou` of `ConceptMaps` with a mask, for each layer; shuffled, and other: of the gen maps against the next photograph's mask}. `of` as for `ConceptMaps.map`. Raises OmniError for fewer than two."
     if len(many)<2: raise OmniError("iou_by_layer: at least two photographs are needed, to hold maps against another's mask")
     layers = many[0].layers or range(many[0].weights.shape[1])
-    mean = lambda f: [float(np.mean([f(m.map(e,layer=l),k.mask) for m,k in pairs])) for l in layers]
+    mean = lambda f: [float(np.mean([f(m.map(e,layer=l,of=of),k.mask) for m,k in pairs])) for l in layers]
     out,pairs = {},[(m,m) for m in many]
     for e in ("und","gen"): out[e] = mean(lambda a,k: best_iou(a,k)[0])
     out["shuffled"] = mean(lambda a,k: shuffled_iou(a,k,8))
