@@ -32,6 +32,17 @@ def test_weights_are_those_of_attend(who):
     first, lu = own[0][0], 2                                  # (heads, [start, end, latents], keys); the gen tokens are the cached gen slots
     n_key = first.shape[-1]-first.shape[1]                    # cached keys: [und | gen]
     assert np.allclose(first[:, lu:, n_key-16:n_key].transpose(1, 2).flatten(2).numpy(), maps.weights[0, 0, :, 17:].reshape(4, 16, -1), atol=1e-5)
+    outside = 1-first[:, lu:, n_key+lu:].sum(-1)              # of the picture, its own patches
+    assert np.allclose(outside.numpy(), maps.outside[0, 0].reshape(4, -1), atol=1e-5)
+
+def test_shares_of_the_context(who):
+    "Of what is read outside the picture: at most all of it, larger than of everything, and the same thing when multiplied back."
+    m = concept_maps(who, ASK, 3, QUICK)[1]; one = dict(step=1, layer=1, head=3)
+    share = m.map(**one, of='context'); assert (share <= 1.0001).all() and (share >= m.map(**one)-1e-6).all() and np.allclose(share*m.outside[1, 1, 3], m.map(**one), atol=1e-6)
+    with pytest.raises(OmniError, match="of='sky'.*context"): m.map(of='sky')
+    with pytest.raises(OmniError, match="rollout.*of='context'"): m.map(how='rollout', of='context')
+    m.outside = None
+    with pytest.raises(OmniError, match='concept_maps'): m.map(of='context')
 
 def test_recording_an_answer(who):
     "A whole row of the recorded weights adds up to 1; the answer stays."
@@ -67,6 +78,7 @@ def test_maps_of_a_photograph(bb, concept, world, char):
     for layer, w in seen.items():
         for k, i in enumerate(c.ids):
             want = w[0][:, rows][:, :, ids.index(i)].reshape(-1, *bb.grid); assert np.allclose(maps.weights[0, layer, :, k], want, atol=1e-5), (layer, k)
+        own = w[0][:, rows][:, :, rows].sum(-1); assert np.allclose(maps.outside[0, layer], (1-own).reshape(-1, *bb.grid), atol=1e-5)
     assert (maps.mask == np.asarray(photo.mask)).all()
     t = pointing_by_layer([maps]); assert set(t) == {'und', 'gen', 'chance'} and t['chance'][0] == cells_on(photo.mask, bb.grid).mean()
     mine = maps.weights.copy(); mine[:] = cells_on(photo.mask, bb.grid); maps.weights = mine
