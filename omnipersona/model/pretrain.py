@@ -261,14 +261,15 @@ def main(folder="pretrain", n_families=20_000, first=0, steps=10_000, cooldown=2
 
     Each stage is skipped where its result lies in `folder`; the last one resumes. `start`: a saved backbone ("tiny": the shipped one) to go on from.
     `processes` of one thread share every batch: at these sizes two processes are twice as fast as two threads. `seconds`: fit the schedule into this time.
-    `stages`: (steps, groups) before the mixture `groups`. `dtype`: None takes bfloat16 where that measures faster here.
+    `stages`: (steps, groups) before the mixture `groups`. `dtype`: None takes bfloat16 where that measures faster here; float16, which older GPUs have instead, is too coarse for gradients.
     `device`: None takes a GPU if there is one. There one process computes, all others make its batches, and the mixture is `TOGETHER`."""
     import tempfile
     from omnipersona.basics import compute_dtype, default_device
     from omnipersona.model.vision import ViT, vit_config
     d = Path(folder); d.mkdir(parents=True,exist_ok=True)
     device = str(device or default_device()); gpu = device!="cpu"
-    dtype = dtype or compute_dtype(device); schedule = dict(peak=peak,steps=steps,cooldown=cooldown,stages=stages,groups=groups)
+    fast = compute_dtype(device); dtype = dtype or (torch.float32 if fast==torch.float16 else fast)
+    schedule = dict(peak=peak,steps=steps,cooldown=cooldown,stages=stages,groups=groups)
     if gpu: processes = 1; schedule |= dict(groups=groups or TOGETHER,weights=IMPORTANCE,workers=max(1,(os.cpu_count() or 2)-2),ema=.999)
     rest = (d,n_families,first,jobs,start,dtype,out,seconds,device)
     if processes==1: return _train(0,1,*rest,None,schedule)
