@@ -262,7 +262,7 @@ def comparison_figure(report:dict, scores=SHOWN):
         for y,k in enumerate(scores):
             ax.text(1.02,y,f"{d[y]:+.1f}  p {c[k]['p']:.2g}",transform=ax.get_yaxis_transform(),va="center",fontsize=6)
             if k in PAPER.get(name,{}): ax.plot(100*PAPER[name][k],y,"D",mfc="none",mec="k",ms=5)
-        ax.axvline(0,color="k",lw=.8); ax.set_title(name,fontsize=8); ax.set_xlabel("points",fontsize=7); ax.tick_params(labelsize=7)
+        ax.axvline(0,color="k",lw=.8); ax.set_title(name.replace(" without","\nwithout").replace(" coupled","\ncoupled"),fontsize=8); ax.set_xlabel("points",fontsize=7); ax.tick_params(labelsize=7)
     axes[0][0].set_yticks(range(len(scores)),scores); axes[0][0].invert_yaxis()
     plt.close(fig)
     return fig
