@@ -97,21 +97,21 @@ class DrawingSteps:
             self.t,self.n = t,self.n+1
             if self.n%self.every==0: self.states.append((t,b.x[0,at].float().cpu()))
         return None if self.n%self.every else b.ids.shape[1]+at
-    def keys(self, slots, own=False):
-        "Keys for `record`: those `slots(context batch)` [und | gen] of what was read before; with `own` then the picture's patches themselves."
+    def keys(self, slots):
+        "Keys for `record`: those `slots(context batch)` [und | gen] of what was read before."
         def at(b, cache):
             M = self.context.ids.shape[1]+self.context.gen_ids.shape[1]
-            return [len(cache)-M+i for i in slots(self.context)]+[len(cache)+i for i in own_patches(b) if own]
+            return [len(cache)-M+i for i in slots(self.context)]
         return at
 
-def own_patches(b) -> list:
-    "Slots [und | gen] of the latents of a batch of one (of its first row): the picture that is being drawn."
-    noised = (b.latent_pos[0]>=0)&(b.t[0]>0)
-    return (b.ids.shape[1]+noised.nonzero()[:,0]).tolist()
+def own_patches(b) -> range:
+    "Slots [und | gen] of the latents of a batch of one (of its first row): the picture that is being drawn, which comes last."
+    noised = ((b.latent_pos[0]>=0)&(b.t[0]>0)).nonzero()[:,0]+b.ids.shape[1]
+    return range(int(noised[0]),int(noised[-1])+1)
 
-def with_outside(w, n):
-    "Weights (..., n tokens and the picture's own patches) -> (..., n+1): the tokens, and all that does not go to the patches."
-    return torch.cat([w[...,:n],1-w[...,n:].sum(-1,keepdim=True)],-1)
+def with_outside(w, tokens:list, own:range):
+    "Weights (..., keys) -> (..., len(tokens)+1): those of the tokens, and all that does not go to the picture's `own` patches."
+    return torch.cat([w[...,tokens],1-w[...,own.start:own.stop].sum(-1,keepdim=True)],-1)
 
 # %% ../../nbs/inside/31_attention.ipynb #ba50268a
 def maps_bytes(persona:Persona, request:str, guidance=None, source=None, layers=None, heads=None, every=1) -> int:
@@ -139,8 +139,11 @@ def concept_maps(persona:Persona, request:str, seed=0,
     c = first_named(request,persona.concepts)[1]
     _within(maps_bytes(persona,request,g,source,layers,heads,every),limit)
     look = DrawingSteps(every); mean = heads=="mean"
-    kept = lambda w: with_outside(w[0].mean(0,keepdim=True) if mean else w[0],len(c.ids))
-    with record(bb,look,look.keys(lambda b: token_slots(b,c),own=True),layers,None if mean else heads,kept,limit) as tr:
+    tokens = look.keys(lambda b: token_slots(b,c))
+    def kept(w):
+        own,before = own_patches(tr.batch),len(tr.cache)
+        return with_outside(w[0].mean(0,keepdim=True) if mean else w[0],tokens(tr.batch,tr.cache),range(before+own.start,before+own.stop))
+    with record(bb,look,None,layers,None if mean else heads,kept,limit) as tr:
         result = persona.generate(request,seed,g,drop) if source is None else persona.edit(source,request,seed,g)
     return result,_maps(bb,tr,c,result.image,drawn_grid(bb,source),layers,look.states)
 

@@ -34,7 +34,7 @@ def photo_maps(persona:Persona,
     bb,cs = persona.bb,persona.concepts
     c,(b,grid) = first_named(request,cs)[1],packed_request(persona,request,photo.image,t,seed)
     at,own = token_slots(b,c),own_patches(b)
-    with torch.no_grad(), record(bb,lambda *_: own,lambda *_: at+own,reduce=lambda w: with_outside(w[0],len(at))) as tr: bb.model(b,splice=cs.splice)
+    with torch.no_grad(), record(bb,lambda *_: list(own),reduce=lambda w: with_outside(w[0],at,own)) as tr: bb.model(b,splice=cs.splice)
     maps = _maps(bb,tr,c,photo.image,grid,states=[(t,b.x[0,[i-b.ids.shape[1] for i in own]].float().cpu())])
     maps.mask = np.asarray(photo.mask)
     return maps

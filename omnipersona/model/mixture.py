@@ -229,15 +229,16 @@ def _counts(group, r) -> dict:
     n,tasks = group
     return {str(r.choice(list(tasks),p=np.array(list(tasks.values()))/sum(tasks.values()))):n}
 
+def _sample(mix, task) -> list:
+    return WORDS[task](mix) if task in WORDS else getattr(mix,task)(int(mix.r.integers(len(mix.s))))
+
 def batches(mix:Mixture, groups=GROUPS) -> dict:
     """One packed batch per group. A group is (samples, {task: chance}), and its batch is homogeneous in task so that little is padding;
     or {task: samples}, all together: for GPUs, which mind padding less than many small batches. `parts` of a batch: {task: samples}, in their order."""
     out = {}; mix.plan()
     for group in groups.values():
         counts = _counts(group,mix.r); mix.drawn,mix.shown = [],[]
-        make = [WORDS[t] if t in WORDS else getattr(mix,t) for t,n in counts.items() for _ in range(n)]
-        of = [(mix,) if f in WORDS.values() else (int(i),) for f,i in zip(make,mix.r.integers(0,len(mix.s),len(make)))]
-        out["+".join(counts)] = b = pack([f(*a) for f,a in zip(make,of)], mix.special, mix.channels)
+        out["+".join(counts)] = b = pack([_sample(mix,t) for t,n in counts.items() for _ in range(n)], mix.special, mix.channels)
         b.parts,b.goal,b.traits = counts,mix.s.goals(mix.drawn),mix.s.traits(mix.shown)
     return out
 Mixture.batches = batches

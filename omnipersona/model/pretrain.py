@@ -145,7 +145,7 @@ class Trainer(_Copies,_Checkpoints):
         self.live = {k:p for k,p in live.items() if p.requires_grad and not k.startswith("vit_model")}
         self._copy(peak)
         self.step,self.rows,self.sums = 0,[],{}
-        self.supply = Supply(mix,device,dtype,workers,seed)
+        self.supply = Supply(mix,device,dtype,workers,(seed,self.rank))
     def lr(self):
         return self.peak*min(1,(self.step+1)/self.warm)*min(1,max(.02,(self.steps-self.step)/max(1,self.cooldown)))
     def groups(self) -> dict:

@@ -69,8 +69,8 @@ class _Steps(torch.utils.data.IterableDataset):
         while True: yield {g:departing(b) for g,b in self.mix.batches(self.groups).items()}
 
 class Supply:
-    "Batches for the steps of a loop. `mix` has a shard `s`, its `channels`, random numbers `r` and `batches(groups)`; `workers`: processes that make them, 0: they are made on the spot."
-    def __init__(self, mix, device="cpu", dtype=torch.float32, workers:int=0, seed:int=0):
+    "Batches for the steps of a loop. `mix` has a shard `s`, its `channels`, random numbers `r` and `batches(groups)`; `workers`: processes that make them, 0: they are made on the spot. `seed`: numbers, others for each loop that shares a step."
+    def __init__(self, mix, device="cpu", dtype=torch.float32, workers:int=0, seed:tuple=(0,)):
         self.mix,self.device,self.dtype,self.workers,self.seed = mix,device,dtype,workers,seed
         self.stock = Stock(mix.s,device) if workers else None
         self.close()
@@ -84,7 +84,7 @@ class Supply:
         return bs
     def _makers(self, groups, step):
         mix = copy(self.mix); mix.s,mix.channels = Numbers(self.mix.s),1
-        return iter(torch.utils.data.DataLoader(_Steps(mix,groups,(self.seed,step)),batch_size=None,collate_fn=lambda x:x,
+        return iter(torch.utils.data.DataLoader(_Steps(mix,groups,(*self.seed,step)),batch_size=None,collate_fn=lambda x:x,
                                                 num_workers=self.workers,prefetch_factor=4,multiprocessing_context="fork"))
     def close(self):
         "The makers go home."
