@@ -1,21 +1,41 @@
 "What several tests need: a random backbone, small and quick, and small comparisons."
+
 import numpy as np, torch
 from PIL import Image
-from omnipersona.basics import to_tensor
+from omnipersona.pictures import to_tensor
 from omnipersona.toyworld.world import ToyWorld
-from omnipersona.toyworld.language import *   # also gives ToyWorld its edits
-from omnipersona.model.flow import Guidance
-from omnipersona.model.vision import Refiner, pca_autoencoder
+from omnipersona.model.flow import SamplingConfig
+from omnipersona.model.autoencoder import Refiner, pca_autoencoder
+from omnipersona.model.experts import MoTConfig
+from omnipersona.model.mot import MoT
 from omnipersona.model.tokenizer import tiny_tokenizer
-from omnipersona.model.mot import MoT, MoTConfig
 from omnipersona.model.backbone import Backbone
-from omnipersona.concept.tasks import ConceptData, Mix
-from omnipersona.concept.learn import Recipe
+from omnipersona.concept.sampling import SamplesPerStep
+from omnipersona.concept.losses import Recipe
 
-VIT = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48, patch_size=10, image_size=60, num_channels=3)
-SIZES = dict(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=96, z_channels=8, vit_config=VIT)
-QUICK = Guidance(5, 2., 2., 1.)            # four steps of drawing
-SHORT = Recipe(steps=6, warm=2, mix=Mix(copies=2), precision='float32')   # exact, so that runs can be compared
+VIT = dict(
+    hidden_size=32,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    intermediate_size=48,
+    patch_size=10,
+    image_size=60,
+    num_channels=3,
+)
+SIZES = dict(
+    hidden_size=64,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    intermediate_size=96,
+    z_channels=8,
+    vit_config=VIT,
+)
+QUICK = SamplingConfig(5, 2.0, 2.0, 1.0)  # four steps of drawing
+SHORT = Recipe(
+    steps=6, warm=2, mix=SamplesPerStep(copies=2), precision="float32"
+)  # exact, so that runs can be compared
+
 
 def random_backbone(seed=0, **sizes):
     "A backbone that knows nothing. One seed gives the same weights in every process; the state of torch's own generator is left alone."
@@ -24,12 +44,23 @@ def random_backbone(seed=0, **sizes):
         torch.manual_seed(seed)
         ae = pca_autoencoder(torch.stack([to_tensor(w.photo(seed=i).image) for i in range(24)]), width=32, latents=8)
         model = MoT(MoTConfig(vocab_size=tok.rows, special=tok.special, spare=tok.spare, **SIZES | sizes))
-        ae.refiner = Refiner(8, 1); torch.nn.init.normal_(ae.refiner.write.weight, std=.01)      # at first it would say nothing
-        return Backbone(model, ae, tok, name='random')
+        ae.refiner = Refiner(8, 1)
+        torch.nn.init.normal_(ae.refiner.write.weight, std=0.01)  # at first it would say nothing
+        return Backbone(model, ae, tok, name="random")
 
-def same(a, b): return np.array_equal(np.asarray(a), np.asarray(b))
+
+def same(a, b):
+    return np.array_equal(np.asarray(a), np.asarray(b))
+
+
 def apart(a, b):
     "Largest difference of two pictures, in steps of 255."
     return int(np.abs(np.asarray(a, int) - np.asarray(b, int)).max())
-def weights(m): return {k: v.clone() for k, v in m.state_dict().items()}
-def unchanged(m, before): return all(torch.equal(v, before[k]) for k, v in m.state_dict().items())
+
+
+def weights(m):
+    return {k: v.clone() for k, v in m.state_dict().items()}
+
+
+def unchanged(m, before):
+    return all(torch.equal(v, before[k]) for k, v in m.state_dict().items())

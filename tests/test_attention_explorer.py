@@ -1,124 +1,250 @@
 "The attention explorer: driven from the kernel and, where a browser is installed, as an exported page without a network."
+
 import base64, io, json, re, shutil
 import numpy as np, pytest
-pytest.importorskip('ipywidgets')
+
+pytest.importorskip("ipywidgets")
 from PIL import Image
 from helpers import QUICK, same
 from omnipersona.basics import OmniError
-from omnipersona.concept.tokens import Concept
+from omnipersona.concept.concept import Concept
 from omnipersona.concept.persona import Persona
-from omnipersona.inside.attention import ConceptMaps
-from omnipersona.widgets.attention_explorer import *
-from omnipersona.widgets.attention_page import *
+from omnipersona.inside.concept_maps import ConceptMaps
+from omnipersona.widgets.attention_page import export_maps, fitted, panel, restored
+from omnipersona.widgets.attention_explorer import AttentionExplorer, panel_png, patch_reads, recorded
 
-EVIL = '<img src=x onerror=alert(1)>'
-ASK = 'a photo of <maeve>'
+EVIL = "<img src=x onerror=alert(1)>"
+ASK = "a photo of <maeve>"
 
-def random_maps(S=3, L=2, H=2, side=8, seed=0, evil='<maeve>', rollout=True):
-    r = np.random.default_rng(seed); w = r.random((S, L, H, 33, side, side), np.float32)**4*.03
-    return ConceptMaps(w, [evil]+[f'und {i+1}' for i in range(16)]+[f'gen {i+1}' for i in range(16)], ['name']+['und']*16+['gen']*16,
-                       [1-i/S for i in range(S)], Image.new('RGB', (64, 64), 'teal'), rollout=w.mean((1, 2)) if rollout else None)
+
+def random_maps(S=3, L=2, H=2, side=8, seed=0, evil="<maeve>", rollout=True):
+    r = np.random.default_rng(seed)
+    w = r.random((S, L, H, 33, side, side), np.float32) ** 4 * 0.03
+    return ConceptMaps(
+        w,
+        [evil] + [f"und {i + 1}" for i in range(16)] + [f"gen {i + 1}" for i in range(16)],
+        ["name"] + ["und"] * 16 + ["gen"] * 16,
+        [1 - i / S for i in range(S)],
+        Image.new("RGB", (64, 64), "teal"),
+        rollout=w.mean((1, 2)) if rollout else None,
+    )
+
 
 @pytest.fixture
 def results(bb, concept):
     "Decoupled and coupled, of one noise."
-    what = {k: (Persona(bb, Concept(bb, 'maeve', concept.rows.detach(), routing=k)), ASK) for k in ('decoupled', 'coupled')}
+    what = {
+        k: (Persona(bb, Concept(bb, "maeve", concept.rows.detach(), routing=k)), ASK) for k in ("decoupled", "coupled")
+    }
     return recorded(what, seed=3, guidance=QUICK)
 
-def shown(x): return [bytes(i.value) for i in (*x.images, *x.bars)]
+
+def shown(x):
+    return [bytes(i.value) for i in (*x.images, *x.bars)]
+
 
 def test_every_control_answers_from_the_recording(results, bb):
     "Each change changes what is shown; nothing is generated; what is shown is what the maps say; going back shows the first again."
-    calls = []; x = AttentionExplorer(results); first = shown(x); assert len(first) == 4 and all(p.startswith(b'\x89PNG') for p in first)
+    calls = []
+    x = AttentionExplorer(results)
+    first = shown(x)
+    assert len(first) == 4 and all(p.startswith(b"\x89PNG") for p in first)
     hook = bb.model.register_forward_pre_hook(lambda *_: calls.append(1))
     try:
-        for c, v in ((x.token, 0), (x.token, 'und'), (x.how, 'max'), (x.how, 'rollout'), (x.step, 2), (x.layer, 1), (x.head, 3), (x.opacity, .2), (x.row, 0), (x.col, 7)):
-            old, before = c.value, shown(x); c.value = v; assert shown(x)[0] != before[0] and shown(x)[1] != before[1], (c.description, v)
-            c.value = old; assert shown(x) == before
-    finally: hook.remove()
+        for c, v in (
+            (x.token, 0),
+            (x.token, "und"),
+            (x.how, "max"),
+            (x.how, "rollout"),
+            (x.step, 2),
+            (x.layer, 1),
+            (x.head, 3),
+            (x.opacity, 0.2),
+            (x.row, 0),
+            (x.col, 7),
+        ):
+            old, before = c.value, shown(x)
+            c.value = v
+            assert shown(x)[0] != before[0] and shown(x)[1] != before[1], (c.description, v)
+            c.value = old
+            assert shown(x) == before
+    finally:
+        hook.remove()
     assert not calls and shown(x) == first
-    x.layer.value, x.head.value, x.step.value, x.token.value = 1, 2, 0, 20; m = results['coupled']
-    assert bytes(x.images[1].value) == panel_png(m, m.map(20, 0, 1, 2), (x.row.value, x.col.value), x.opacity.value) and '<b>' not in x.notes[0].value
+    x.layer.value, x.head.value, x.step.value, x.token.value = 1, 2, 0, 20
+    m = results["coupled"]
+    assert (
+        bytes(x.images[1].value) == panel_png(m, m.map(20, 0, 1, 2), (x.row.value, x.col.value), x.opacity.value)
+        and "<b>" not in x.notes[0].value
+    )
+
 
 def test_the_pictures_are_those_that_would_be_drawn_anyway(results, bb, concept):
-    assert same(results['decoupled'].picture, Persona(bb, concept).generate(ASK, 3, QUICK).image)
+    assert same(results["decoupled"].picture, Persona(bb, concept).generate(ASK, 3, QUICK).image)
+
 
 def test_patches(results):
-    m = results['decoupled']; r = patch_reads(m, 2, 5); assert np.allclose(r, m.weights[..., 2, 5].mean((0, 1, 2))) and np.allclose(r, [m.map(i)[2, 5] for i in range(33)])
-    assert np.allclose(patch_reads(m, 2, 5, 1, 0, 3, 'max'), m.weights[1, 0, 3, :, 2, 5]) and np.allclose(patch_reads(m, 0, 0, how='rollout'), m.rollout[..., 0, 0].mean(0))
+    m = results["decoupled"]
+    r = patch_reads(m, 2, 5)
+    assert np.allclose(r, m.weights[..., 2, 5].mean((0, 1, 2))) and np.allclose(r, [m.map(i)[2, 5] for i in range(33)])
+    assert np.allclose(patch_reads(m, 2, 5, 1, 0, 3, "max"), m.weights[1, 0, 3, :, 2, 5]) and np.allclose(
+        patch_reads(m, 0, 0, how="rollout"), m.rollout[..., 0, 0].mean(0)
+    )
     for bad in ((8, 0), (0, -1)):
-        with pytest.raises(OmniError, match='8 x 8 patches'): patch_reads(m, *bad)
-    with pytest.raises(OmniError, match='all layers'): patch_reads(m, 0, 0, layer=0, how='rollout')
+        with pytest.raises(OmniError, match="8 x 8 patches"):
+            patch_reads(m, *bad)
+    with pytest.raises(OmniError, match="all layers"):
+        patch_reads(m, 0, 0, layer=0, how="rollout")
+
 
 def test_rollout_has_no_layers_and_may_be_missing(results):
-    x = AttentionExplorer(results); x.layer.value = 1; x.how.value = 'rollout'
-    assert x.layer.disabled and x.head.disabled and x.chosen['layer'] is None; x.how.value = 'mean'; assert not x.layer.disabled and x.chosen['layer'] == 1
-    assert 'rollout' not in AttentionExplorer(random_maps(rollout=False)).how.options
+    x = AttentionExplorer(results)
+    x.layer.value = 1
+    x.how.value = "rollout"
+    assert x.layer.disabled and x.head.disabled and x.chosen["layer"] is None
+    x.how.value = "mean"
+    assert not x.layer.disabled and x.chosen["layer"] == 1
+    assert "rollout" not in AttentionExplorer(random_maps(rollout=False)).how.options
+
 
 def test_refusals():
-    with pytest.raises(OmniError, match='nothing to show'): AttentionExplorer({})
-    with pytest.raises(OmniError, match='record them alike'): AttentionExplorer({'a': random_maps(), 'b': random_maps(S=2)})
+    with pytest.raises(OmniError, match="nothing to show"):
+        AttentionExplorer({})
+    with pytest.raises(OmniError, match="record them alike"):
+        AttentionExplorer({"a": random_maps(), "b": random_maps(S=2)})
+
 
 def test_names_are_text_everywhere(tmp_path):
-    x = AttentionExplorer({EVIL: random_maps(evil=EVIL)}); x.token.value = 0
+    x = AttentionExplorer({EVIL: random_maps(evil=EVIL)})
+    x.token.value = 0
     import ipywidgets
-    def html(w): return [w.value] if isinstance(w, ipywidgets.HTML) else sum((html(c) for c in getattr(w, 'children', ())), [])
-    for h in [x.static().data, x.export_html(tmp_path/'a.html').read_text(), *html(x.widget)]: assert '<img src=x' not in h
-    assert '&lt;img src=x' in x.static().data
-    data = json.loads(re.search(r'id="data">(.*?)</script>', (tmp_path/'a.html').read_text(), re.S)[1]); assert data['panels'][0]['labels'][0] == data['panels'][0]['title'] == EVIL
+
+    def html(w):
+        return [w.value] if isinstance(w, ipywidgets.HTML) else sum((html(c) for c in getattr(w, "children", ())), [])
+
+    for h in [x.static().data, x.export_html(tmp_path / "a.html").read_text(), *html(x.widget)]:
+        assert "<img src=x" not in h
+    assert "&lt;img src=x" in x.static().data
+    data = json.loads(re.search(r'id="data">(.*?)</script>', (tmp_path / "a.html").read_text(), re.S)[1])
+    assert data["panels"][0]["labels"][0] == data["panels"][0]["title"] == EVIL
+
 
 def test_a_page_is_self_contained(results, tmp_path):
-    text = AttentionExplorer(results).export_html(tmp_path/'a.html').read_text()
-    assert not re.search(r'https?:|<[a-z]+[^<>]*\b(src|href)=|@import|fetch\(|XMLHttp|import\(', text) and len(text) < 1_500_000 and 'Weights in 8 bits' in text
-    assert AttentionExplorer(results).static().data.count('data:image/png') == 4
+    text = AttentionExplorer(results).export_html(tmp_path / "a.html").read_text()
+    assert (
+        not re.search(r"https?:|<[a-z]+[^<>]*\b(src|href)=|@import|fetch\(|XMLHttp|import\(", text)
+        and len(text) < 1_500_000
+        and "Weights in 8 bits" in text
+    )
+    assert AttentionExplorer(results).static().data.count("data:image/png") == 4
+
 
 def test_eight_bits_are_near(results, tmp_path):
     "What the page holds, put together again, is the recording to within a step of eight bits."
-    m = results['decoupled']; p = panel('x', m, 10**6); q = np.frombuffer(base64.b64decode(p['q']), np.uint8).reshape(*p['shape'][:4], -1)
-    w = m.weights.reshape(*m.weights.shape[:4], -1); assert p['shape'] == list(m.weights.shape) and p['said'] == ''
-    assert (np.abs(restored(q, p['top'])-w) <= np.array(p['top'])[:, None]/255+1e-6).all()
-    assert same(Image.open(io.BytesIO(base64.b64decode(p['picture'].split(',')[1]))), m.picture)
+    m = results["decoupled"]
+    p = panel("x", m, 10**6)
+    q = np.frombuffer(base64.b64decode(p["q"]), np.uint8).reshape(*p["shape"][:4], -1)
+    w = m.weights.reshape(*m.weights.shape[:4], -1)
+    assert p["shape"] == list(m.weights.shape) and p["said"] == ""
+    assert (np.abs(restored(q, p["top"]) - w) <= np.array(p["top"])[:, None] / 255 + 1e-6).all()
+    assert same(Image.open(io.BytesIO(base64.b64decode(p["picture"].split(",")[1]))), m.picture)
 
-@pytest.mark.parametrize('shape', [(24, 5, 4, 8), (20, 12, 1, 40), (2, 3, 12, 64)])
+
+@pytest.mark.parametrize("shape", [(24, 5, 4, 8), (20, 12, 1, 40), (2, 3, 12, 64)])
 def test_large_maps_are_thinned_and_the_page_says_so(shape, tmp_path):
-    S, L, H, side = shape; m = random_maps(*shape)
-    f = export_maps(tmp_path/'a.html', 'large', {'a': m, 'b': m}); text = f.read_text(); assert f.stat().st_size <= 1_500_000
-    said = panel('x', m, 400_000)['said']
-    for n, k in ((S, 'steps'), (L, 'layers')):
-        if n > 8: assert re.search(rf'\d of {n} {k}', said)
-    assert (f'16 x 16 of {side} x {side} patches' in said) == (side > 16) == (f'16 x 16 of {side} x {side} patches' in text)
-    w, idx, _ = fitted(m, 400_000); assert idx[0][-1] == S-1 and w.size+len(idx[0])*len(idx[3])*w.shape[-1]**2 <= 400_000
-    with pytest.raises(OmniError, match='too small'): fitted(m, 100)
+    S, L, H, side = shape
+    m = random_maps(*shape)
+    f = export_maps(tmp_path / "a.html", "large", {"a": m, "b": m})
+    text = f.read_text()
+    assert f.stat().st_size <= 1_500_000
+    said = panel("x", m, 400_000)["said"]
+    for n, k in ((S, "steps"), (L, "layers")):
+        if n > 8:
+            assert re.search(rf"\d of {n} {k}", said)
+    assert (
+        (f"16 x 16 of {side} x {side} patches" in said)
+        == (side > 16)
+        == (f"16 x 16 of {side} x {side} patches" in text)
+    )
+    w, idx, _ = fitted(m, 400_000)
+    assert idx[0][-1] == S - 1 and w.size + len(idx[0]) * len(idx[3]) * w.shape[-1] ** 2 <= 400_000
+    with pytest.raises(OmniError, match="too small"):
+        fitted(m, 100)
+
 
 # ---- in a browser ---------------------------------------------------------------------------------------------------
-@pytest.fixture(scope='module')
+@pytest.fixture(scope="module")
 def browser():
-    sync = pytest.importorskip('playwright.sync_api', reason='needs playwright').sync_playwright
-    exe = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
-    if not exe: pytest.skip('needs a Chromium')
+    sync = pytest.importorskip("playwright.sync_api", reason="needs playwright").sync_playwright
+    exe = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if not exe:
+        pytest.skip("needs a Chromium")
     with sync() as p:
-        b = p.chromium.launch(executable_path=exe, args='--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync'.split())
+        b = p.chromium.launch(
+            executable_path=exe,
+            args="--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync".split(),
+        )
         yield b
         b.close()
 
+
 def test_the_page_in_a_browser(browser, tmp_path):
     "Offline: sliders change pixels, hovering picks a patch, numbers are those of the recording, names are text, nothing is asked of a network, the console is clean."
-    a, b = random_maps(evil=EVIL), random_maps(evil=EVIL, seed=1); f = export_maps(tmp_path/'a.html', EVIL, {EVIL: a, 'b': b})
-    context = browser.new_context(offline=True); page, said, asked = context.new_page(), [], []
-    page.on('console', lambda m: said.append(m.text)); page.on('pageerror', lambda e: said.append(str(e))); page.on('dialog', lambda d: (said.append('dialog'), d.dismiss()))
-    page.on('request', lambda r: asked.append(r.url)); page.goto(f.as_uri()); page.wait_for_function('+document.body.dataset.draws>=2')
+    a, b = random_maps(evil=EVIL), random_maps(evil=EVIL, seed=1)
+    f = export_maps(tmp_path / "a.html", EVIL, {EVIL: a, "b": b})
+    context = browser.new_context(offline=True)
+    page, said, asked = context.new_page(), [], []
+    page.on("console", lambda m: said.append(m.text))
+    page.on("pageerror", lambda e: said.append(str(e)))
+    page.on("dialog", lambda d: (said.append("dialog"), d.dismiss()))
+    page.on("request", lambda r: asked.append(r.url))
+    page.goto(f.as_uri())
+    page.wait_for_function("+document.body.dataset.draws>=2")
     pixels = lambda: page.evaluate("[...document.querySelectorAll('canvas')].map(c=>c.toDataURL())")
-    put = lambda i, v: page.evaluate("([i,v])=>{const e=document.getElementById(i); e.value=v; e.dispatchEvent(new Event('input'))}", [i, str(v)])
-    first = pixels(); assert len(set(first)) == 4
-    for i, v, back in (('token', 0, -3), ('how', 'max', 'mean'), ('how', 'rollout', 'mean'), ('step', 1, -1), ('layer', 0, -1), ('head', 1, -1), ('opacity', 10, 60), ('row', 3, 0), ('col', 3, 0)):
-        put(i, v); now = pixels(); assert now[0] != first[0] and now[2] != first[2], (i, v); put(i, back); assert pixels() == first
-    box = page.locator('canvas').first.bounding_box(); page.mouse.move(box['x']+box['width']*5.5/8, box['y']+box['height']*2.5/8)
-    note = page.locator('.panel div').first.inner_text(); r = patch_reads(a, 2, 5); assert note == f'patch (2, 5) reads {a.labels[r.argmax()]} most: {100*r.max():.1f}%'
-    put('layer', 1); m = np.array(page.evaluate('Array.from(map(P[0]))')).reshape(8, 8); assert np.allclose(m, a.map('gen', layer=1), atol=16*.03/255)
-    assert page.title() == EVIL and EVIL in page.locator('#token').inner_text() and page.evaluate("document.querySelectorAll('img').length") == 0
-    assert not said and all(u.startswith(('file:', 'data:')) for u in asked); context.close()
+    put = lambda i, v: page.evaluate(
+        "([i,v])=>{const e=document.getElementById(i); e.value=v; e.dispatchEvent(new Event('input'))}", [i, str(v)]
+    )
+    first = pixels()
+    assert len(set(first)) == 4
+    for i, v, back in (
+        ("token", 0, -3),
+        ("how", "max", "mean"),
+        ("how", "rollout", "mean"),
+        ("step", 1, -1),
+        ("layer", 0, -1),
+        ("head", 1, -1),
+        ("opacity", 10, 60),
+        ("row", 3, 0),
+        ("col", 3, 0),
+    ):
+        put(i, v)
+        now = pixels()
+        assert now[0] != first[0] and now[2] != first[2], (i, v)
+        put(i, back)
+        assert pixels() == first
+    box = page.locator("canvas").first.bounding_box()
+    page.mouse.move(box["x"] + box["width"] * 5.5 / 8, box["y"] + box["height"] * 2.5 / 8)
+    note = page.locator(".panel div").first.inner_text()
+    r = patch_reads(a, 2, 5)
+    assert note == f"patch (2, 5) reads {a.labels[r.argmax()]} most: {100 * r.max():.1f}%"
+    put("layer", 1)
+    m = np.array(page.evaluate("Array.from(map(P[0]))")).reshape(8, 8)
+    assert np.allclose(m, a.map("gen", layer=1), atol=16 * 0.03 / 255)
+    assert (
+        page.title() == EVIL
+        and EVIL in page.locator("#token").inner_text()
+        and page.evaluate("document.querySelectorAll('img').length") == 0
+    )
+    assert not said and all(u.startswith(("file:", "data:")) for u in asked)
+    context.close()
+
 
 def test_4096_patches_in_a_browser(browser, tmp_path):
-    m = random_maps(6, 4, 2, 64); f = export_maps(tmp_path/'a.html', 'large', {'a': m, 'b': m})
-    context = browser.new_context(offline=True); page = context.new_page(); page.goto(f.as_uri()); page.wait_for_function('+document.body.dataset.draws>=2')
-    assert '16 x 16 of 64 x 64 patches' in page.locator('#said').inner_text(); context.close()
+    m = random_maps(6, 4, 2, 64)
+    f = export_maps(tmp_path / "a.html", "large", {"a": m, "b": m})
+    context = browser.new_context(offline=True)
+    page = context.new_page()
+    page.goto(f.as_uri())
+    page.wait_for_function("+document.body.dataset.draws>=2")
+    assert "16 x 16 of 64 x 64 patches" in page.locator("#said").inner_text()
+    context.close()

@@ -1,47 +1,77 @@
 "Concept tokens from a user's side: 33 rows and nothing else, on disk and back, alone and together, also for peft."
+
 import copy, json
 from pathlib import Path
 import pytest, torch
+import omnipersona.concept.tokens as tokens
+from helpers import QUICK, apart, random_backbone, same, unchanged, weights
 from omnipersona.basics import OmniError
 from omnipersona.model.segments import pack
-from omnipersona.concept.tasks import Encoded, Mix, samples
-from omnipersona.concept.learn import task_losses
-import omnipersona.concept.tokens as tokens
-from omnipersona.concept.tokens import *
-from helpers import QUICK, apart, random_backbone, same, unchanged, weights
+from omnipersona.concept.tokens import concept_capacity, concept_token_ids, initial_embeddings, splice
+from omnipersona.concept.concept import Concept, Concepts, TextPrompt
+from omnipersona.concept.sampling import EncodedData, SamplesPerStep, samples
+from omnipersona.concept.losses import task_losses
 
-def lay(bb, segs, gen_ids=frozenset()): return pack(segs, bb.model.special, bb.model.config.latent_channels, gen_ids)
-def fresh(bb, name='maeve', seed=0, **kw):
+
+def lay(bb, segs, gen_ids=frozenset()):
+    return pack(segs, bb.model.special, bb.model.config.latent_channels, gen_ids)
+
+
+def fresh(bb, name="maeve", seed=0, **kw):
     "A concept of random rows that are far from what they begin as."
-    c = Concept(bb, name, **kw); c.rows.data.copy_(torch.randn(c.rows.shape, generator=torch.Generator().manual_seed(seed))); return c
+    c = Concept(bb, name, **kw)
+    c.rows.data.copy_(torch.randn(c.rows.shape, generator=torch.Generator().manual_seed(seed)))
+    return c
 
-@pytest.fixture(scope='module')
-def other(): return random_backbone(1)
+
+@pytest.fixture(scope="module")
+def other():
+    return random_backbone(1)
+
 
 # ---- nothing else changes -----------------------------------------------------------------------------------------
 def test_no_concept_leaves_the_backbone_untouched(bb, concept, world):
     "Bit for bit: while a concept is loaded and not named, words, drawings and edits are those of the bare backbone."
-    im = world.photo(seed=4).image; ask, src = [[*bb.seen(im), bb.text('what is in the photo ?')]], [bb.edit_context(im)[0] + [bb.text('make the dog blue')]]
-    assert bb.answer(ask, max_tokens=6) == bb.answer(ask, concept, max_tokens=6) == bb.answer(ask, Concepts([concept]), max_tokens=6)
-    for ctx, drop in (([[bb.text('a photo of a red dog')]], 'all'), (src, 'last')):
-        assert same(bb.paint(ctx, [0], QUICK, drop=drop)[0], bb.paint(ctx, [0], QUICK, concept, drop=drop)[0])
+    im = world.photo(seed=4).image
+    ask, src = (
+        [[*bb.encode_vit(im), bb.text("what is in the photo ?")]],
+        [bb.encode_source(im)[0] + [bb.text("make the dog blue")]],
+    )
+    assert (
+        bb.generate_text(ask, max_new_tokens=6)
+        == bb.generate_text(ask, concept, max_new_tokens=6)
+        == bb.generate_text(ask, Concepts([concept]), max_new_tokens=6)
+    )
+    for ctx, drop in (([[bb.text("a photo of a red dog")]], "all"), (src, "last")):
+        assert same(
+            bb.generate_images(ctx, [0], QUICK, negative=negative)[0],
+            bb.generate_images(ctx, [0], QUICK, concept, negative=negative)[0],
+        )
     with torch.no_grad():
-        b = lay(bb, ask + src); plain, loaded = bb.model(b), bb.model(b, splice=concept.splice)
+        b = lay(bb, ask + src)
+        plain, loaded = bb.model(b), bb.model(b, splice=concept.splice)
     assert torch.equal(plain.und, loaded.und) and torch.equal(plain.gen, loaded.gen)
+
 
 def test_only_its_rows_get_gradients(bb, data):
     "And all 33 do, from the tasks that concern them."
-    c = fresh(bb); before = weights(bb.model), weights(bb.ae)
-    assert [n for n, p in c.named_parameters() if p.requires_grad] == ['rows'] and c.rows.shape == (33, bb.model.config.hidden_size)
-    batch = samples(Encoded(bb, data, bb.tok.names[0]), Mix(copies=2), torch.Generator().manual_seed(0))
-    sum(l/n for l, n in task_losses(bb, c, batch).values()).backward()
+    c = fresh(bb)
+    before = weights(bb.model), weights(bb.ae)
+    assert [n for n, p in c.named_parameters() if p.requires_grad] == ["rows"] and c.rows.shape == (
+        33,
+        bb.model.config.hidden_size,
+    )
+    batch = samples(EncodedData(bb, data, bb.tok.names[0]), SamplesPerStep(copies=2), torch.Generator().manual_seed(0))
+    sum(l / n for l, n in task_losses(bb, c, batch).values()).backward()
     assert c.rows.grad.abs().sum(1).gt(0).all()
     assert all(p.grad is None and not p.requires_grad for m in (bb.model, bb.ae) for p in m.parameters())
     assert unchanged(bb.model, before[0]) and unchanged(bb.ae, before[1])
 
+
 def test_learning_leaves_the_backbone_as_it_was(bb, concept):
     "`concept` was learnt with this backbone; one made from the same seed has the same weights."
     assert unchanged(bb.model, weights(random_backbone().model)) and not bb.model.training
+
 
 def test_splice_replaces_its_ids_only():
     ids, emb, rows = torch.tensor([[1, 7, 2, 9, 7]]), torch.randn(1, 5, 4), torch.randn(2, 4)
@@ -49,150 +79,294 @@ def test_splice_replaces_its_ids_only():
     assert torch.equal(out[0, [0, 2]], emb[0, [0, 2]]) and torch.equal(out[0, [1, 3, 4]], rows[[1, 0, 1]])
     assert splice(ids, emb.bfloat16(), torch.tensor([9, 7]), rows).dtype == torch.bfloat16
 
+
 # ---- prompt and routing -------------------------------------------------------------------------------------------
 def test_system_prompt(bb):
     "`<sks> is <und_1>..<und_16> <gen_1>..<gen_16> .`"
-    c = Concept(bb, 'maeve'); words = bb.tok.decode([i for i in c.prompt().ids if i not in c.ids[1:]]).split()
-    assert words == [c.token, 'is', '.'] and c.prompt().ids[2:-1] == c.ids[1:] and len(c.ids) == len(set(c.ids)) == 33
+    c = Concept(bb, "maeve")
+    words = bb.tok.decode([i for i in c.prompt().ids if i not in c.ids[1:]]).split()
+    assert words == [c.token, "is", "."] and c.prompt().ids[2:-1] == c.ids[1:] and len(c.ids) == len(set(c.ids)) == 33
 
-@pytest.mark.parametrize('routing,n', [('decoupled', 16), ('coupled', 0)])
+
+@pytest.mark.parametrize("routing,n", [("decoupled", 16), ("coupled", 0)])
 def test_routing(bb, routing, n):
     "Decoupled: the gen tokens stand in the gen expert, and only there; coupled: none does."
-    c = fresh(bb, routing=routing); b = lay(bb, [[c.prompt()]], c.gen_ids)
-    assert b.gen_ids[b.gen_ids >= 0].tolist() == c.ids[17:]*(n > 0) and (b.ids >= 0).sum() == 3 + 2 + 32 - n   # with bos and eos
-    assert b.position[0].sort().values.tolist() == list(range(37))   # either way a sentence of 37 words
-    u, g = bb.model.embed(b, c.splice); assert g.shape[1] == n and all(torch.equal(x, y) for x, y in zip(g[0], c.rows[17:]))
+    c = fresh(bb, routing=routing)
+    b = lay(bb, [[c.prompt()]], c.gen_ids)
+    assert (
+        b.gen_ids[b.gen_ids >= 0].tolist() == c.ids[17:] * (n > 0) and (b.ids >= 0).sum() == 3 + 2 + 32 - n
+    )  # with bos and eos
+    assert b.position[0].sort().values.tolist() == list(range(37))  # either way a sentence of 37 words
+    u, g = bb.model.embed(b, c.splice)
+    assert g.shape[1] == n and all(torch.equal(x, y) for x, y in zip(g[0], c.rows[17:]))
     m = copy.deepcopy(bb.model)
     with torch.no_grad():
-        for p in m.language_model.model.layers[0].mlp_moe_gen.parameters(): p.mul_(2)
+        for p in m.language_model.model.layers[0].mlp_moe_gen.parameters():
+            p.mul_(2)
         a, b2 = bb.model(b, splice=c.splice), m(b, splice=c.splice)
-    assert torch.equal(a.und, b2.und) == (routing == 'coupled')   # what the gen expert makes of them reaches the words, or is not asked
+    assert torch.equal(a.und, b2.und) == (
+        routing == "coupled"
+    )  # what the gen expert makes of them reaches the words, or is not asked
+
 
 def test_unknown_choices_are_named(bb, data):
-    with pytest.raises(OmniError, match='sideways.*coupled'): Concept(bb, 'maeve', routing='sideways')
-    with pytest.raises(OmniError, match='magic.*words'): initial_rows(bb, init='magic')
-    with pytest.raises(OmniError, match='my dog'): Concept(bb, 'my dog')
+    with pytest.raises(OmniError, match="sideways.*coupled"):
+        Concept(bb, "maeve", routing="sideways")
+    with pytest.raises(OmniError, match="magic.*words"):
+        initial_embeddings(bb, init="magic")
+    with pytest.raises(OmniError, match="my dog"):
+        Concept(bb, "my dog")
 
-@pytest.mark.parametrize('init', ['random', 'words', 'images'])
-@pytest.mark.parametrize('n', [(16, 16), (4, 8), (3, 0), (0, 5)])
+
+@pytest.mark.parametrize("init", ["random", "words", "images"])
+@pytest.mark.parametrize("n", [(16, 16), (4, 8), (3, 0), (0, 5)])
 def test_every_start_has_its_rows(bb, data, init, n):
     "Any numbers of tokens, the same rows for the same seed."
-    rows = [initial_rows(bb, *n, init, bb.seen(data.images), bb.clean(data.images), data.description, seed=s) for s in (0, 0, 1)]
-    assert rows[0].shape == (1 + sum(n), bb.model.config.hidden_size) and torch.isfinite(rows[0]).all() and torch.equal(rows[0], rows[1]) and not torch.equal(rows[0], rows[2])
+    rows = [
+        initial_embeddings(
+            bb, *n, init, bb.encode_vit(data.images), bb.encode_latents(data.images), data.description, seed=s
+        )
+        for s in (0, 0, 1)
+    ]
+    assert (
+        rows[0].shape == (1 + sum(n), bb.model.config.hidden_size)
+        and torch.isfinite(rows[0]).all()
+        and torch.equal(rows[0], rows[1])
+        and not torch.equal(rows[0], rows[2])
+    )
+
 
 # ---- on disk ------------------------------------------------------------------------------------------------------
 def test_saved_then_loaded(bb, concept, data, tmp_path):
-    folder = concept.save_pretrained(tmp_path/'maeve'); again = Concept.from_pretrained(folder, bb)
+    folder = concept.save_pretrained(tmp_path / "maeve")
+    again = Concept.from_pretrained(folder, bb)
     assert torch.equal(again.rows, concept.rows) and again.ids == concept.ids and again.gen_ids == concept.gen_ids
-    assert (again.name, again.routing, again.facts, again.summary) == ('maeve', 'decoupled', data.facts, concept.summary)
-    q = [[concept.prompt(), bb.text(f'what is {concept.token} ?')]]
-    assert bb.answer(q, again, max_tokens=5) == bb.answer(q, concept, max_tokens=5)
-    assert sorted(p.name for p in Path(folder).iterdir()) == ['adapter_config.json', 'adapter_model.safetensors', 'concept.json']
-    moved = Concept.from_pretrained(folder, bb, slot=2); assert moved.ids == slot_ids(bb, 2) and torch.equal(moved.rows, concept.rows)
-    assert sum(p.stat().st_size for p in Path(folder).iterdir()) < 33*bb.model.config.hidden_size*4 + 8000
+    assert (again.name, again.routing, again.facts, again.summary) == (
+        "maeve",
+        "decoupled",
+        data.facts,
+        concept.summary,
+    )
+    q = [[concept.prompt(), bb.text(f"what is {concept.token} ?")]]
+    assert bb.generate_text(q, again, max_new_tokens=5) == bb.generate_text(q, concept, max_new_tokens=5)
+    assert sorted(p.name for p in Path(folder).iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "concept.json",
+    ]
+    moved = Concept.from_pretrained(folder, bb, slot=2)
+    assert moved.ids == concept_token_ids(bb, 2) and torch.equal(moved.rows, concept.rows)
+    assert sum(p.stat().st_size for p in Path(folder).iterdir()) < 33 * bb.model.config.hidden_size * 4 + 8000
 
-@pytest.mark.parametrize('routing,n', [('coupled', (16, 16)), ('decoupled', (4, 2))])
+
+@pytest.mark.parametrize("routing,n", [("coupled", (16, 16)), ("decoupled", (4, 2))])
 def test_saved_then_loaded_keeps_the_variant(bb, tmp_path, routing, n):
-    c = fresh(bb, 'Bo-2', n_und=n[0], n_gen=n[1], routing=routing); c.save_pretrained(tmp_path/'c'); again = Concept.from_pretrained(tmp_path/'c', bb)
-    assert (again.name, again.n_und, again.n_gen, again.routing, again.ids) == ('Bo-2', *n, routing, c.ids) and torch.equal(again.rows, c.rows)
+    c = fresh(bb, "Bo-2", n_und=n[0], n_gen=n[1], routing=routing)
+    c.save_pretrained(tmp_path / "c")
+    again = Concept.from_pretrained(tmp_path / "c", bb)
+    assert (again.name, again.n_und, again.n_gen, again.routing, again.ids) == (
+        "Bo-2",
+        *n,
+        routing,
+        c.ids,
+    ) and torch.equal(again.rows, c.rows)
+
 
 def test_another_backbone_is_refused(bb, other, concept, tmp_path):
     from omnipersona.concept.persona import Persona
-    concept.save_pretrained(tmp_path/'c')
-    with pytest.raises(OmniError) as e: Concept.from_pretrained(tmp_path/'c', other)
-    assert all(w in str(e.value) for w in ('maeve', bb.fingerprint, other.fingerprint, 'learn it again'))
-    with pytest.raises(OmniError, match=bb.fingerprint): Persona(other, concept)
-    with pytest.raises(OmniError, match='another backbone'): Concepts([concept, fresh(other, 'bo')])
 
-@pytest.mark.parametrize('harm', ['no folder', 'no concept.json', 'no weights', 'cut json', 'cut weights', 'json without a key', 'other weights', 'rows missing', 'nan'])
+    concept.save_pretrained(tmp_path / "c")
+    with pytest.raises(OmniError) as e:
+        Concept.from_pretrained(tmp_path / "c", other)
+    assert all(w in str(e.value) for w in ("maeve", bb.fingerprint, other.fingerprint, "learn it again"))
+    with pytest.raises(OmniError, match=bb.fingerprint):
+        Persona(other, concept)
+    with pytest.raises(OmniError, match="another backbone"):
+        Concepts([concept, fresh(other, "bo")])
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "no folder",
+        "no concept.json",
+        "no weights",
+        "cut json",
+        "cut weights",
+        "json without a key",
+        "other weights",
+        "rows missing",
+        "nan",
+    ],
+)
 def test_damaged_folder(bb, tmp_path, harm):
     from safetensors.torch import save_file
-    d = tmp_path/'maeve'; fresh(bb).save_pretrained(d); j, w = d/'concept.json', d/'adapter_model.safetensors'; D = bb.model.config.hidden_size
-    if harm == 'no folder': d = tmp_path/'nobody'
-    if harm == 'no concept.json': j.unlink()
-    if harm == 'no weights': w.unlink()
-    if harm == 'cut json': j.write_text(j.read_text()[:50])
-    if harm == 'cut weights': w.write_bytes(w.read_bytes()[:500])
-    if harm == 'json without a key': j.write_text(json.dumps({k: v for k, v in json.loads(j.read_text()).items() if k != 'fingerprint'}))
-    if harm == 'other weights': save_file({'something.else': torch.zeros(33, D)}, w)
-    if harm == 'rows missing': save_file({tokens.KEY: torch.zeros(20, D)}, w)
-    if harm == 'nan': save_file({tokens.KEY: torch.full((33, D), torch.nan)}, w)
-    with pytest.raises(OmniError) as e: Concept.from_pretrained(d, bb)
+
+    d = tmp_path / "maeve"
+    fresh(bb).save_pretrained(d)
+    j, w = d / "concept.json", d / "adapter_model.safetensors"
+    D = bb.model.config.hidden_size
+    if harm == "no folder":
+        d = tmp_path / "nobody"
+    if harm == "no concept.json":
+        j.unlink()
+    if harm == "no weights":
+        w.unlink()
+    if harm == "cut json":
+        j.write_text(j.read_text()[:50])
+    if harm == "cut weights":
+        w.write_bytes(w.read_bytes()[:500])
+    if harm == "json without a key":
+        j.write_text(json.dumps({k: v for k, v in json.loads(j.read_text()).items() if k != "fingerprint"}))
+    if harm == "other weights":
+        save_file({"something.else": torch.zeros(33, D)}, w)
+    if harm == "rows missing":
+        save_file({tokens.KEY: torch.zeros(20, D)}, w)
+    if harm == "nan":
+        save_file({tokens.KEY: torch.full((33, D), torch.nan)}, w)
+    with pytest.raises(OmniError) as e:
+        Concept.from_pretrained(d, bb)
     assert str(d) in str(e.value)
+
 
 def test_saving_is_all_or_nothing(bb, tmp_path, monkeypatch):
     "A full disk leaves no folder behind, and what was saved before as it was."
-    fresh(bb, seed=1).save_pretrained(tmp_path/'old'); old = (tmp_path/'old/adapter_model.safetensors').read_bytes()
-    def full(*a, **kw): raise OSError('No space left on device')
-    monkeypatch.setattr(tokens, 'save_file', full)
-    for name in ('new', 'old'):
-        with pytest.raises(OSError): fresh(bb, seed=2).save_pretrained(tmp_path/name)
-    assert [p.name for p in tmp_path.iterdir()] == ['old'] and (tmp_path/'old/adapter_model.safetensors').read_bytes() == old
+    fresh(bb, seed=1).save_pretrained(tmp_path / "old")
+    old = (tmp_path / "old/adapter_model.safetensors").read_bytes()
+
+    def full(*a, **kw):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(tokens, "save_file", full)
+    for name in ("new", "old"):
+        with pytest.raises(OSError):
+            fresh(bb, seed=2).save_pretrained(tmp_path / name)
+    assert [p.name for p in tmp_path.iterdir()] == ["old"] and (
+        tmp_path / "old/adapter_model.safetensors"
+    ).read_bytes() == old
+
 
 # ---- peft and the hub ---------------------------------------------------------------------------------------------
 def test_any_peft_user_can_load_it(bb, tmp_path):
     "PeftModel's embedding of the concept's ids is the splice, and so is all that follows from it."
     from peft import PeftConfig, PeftModel
-    c = fresh(bb); c.save_pretrained(tmp_path/'c'); conf = PeftConfig.from_pretrained(tmp_path/'c')
-    assert conf.peft_type == 'TRAINABLE_TOKENS' and conf.token_indices == c.ids and conf.base_model_name_or_path == bb.name
-    pm = PeftModel.from_pretrained(copy.deepcopy(bb.model), tmp_path/'c'); ids = torch.tensor([[5, *c.ids, 7]])
+
+    c = fresh(bb)
+    c.save_pretrained(tmp_path / "c")
+    conf = PeftConfig.from_pretrained(tmp_path / "c")
+    assert (
+        conf.peft_type == "TRAINABLE_TOKENS" and conf.token_indices == c.ids and conf.base_model_name_or_path == bb.name
+    )
+    pm = PeftModel.from_pretrained(copy.deepcopy(bb.model), tmp_path / "c")
+    ids = torch.tensor([[5, *c.ids, 7]])
     with torch.no_grad():
         assert torch.equal(pm.get_input_embeddings()(ids), c.splice(ids, bb.model.get_input_embeddings()(ids)))
-        b = lay(bb, [[c.prompt(), bb.text('a red dog')]], c.gen_ids); p, s = pm.base_model.model(b), bb.model(b, splice=c.splice)
+        b = lay(bb, [[c.prompt(), bb.text("a red dog")]], c.gen_ids)
+        p, s = pm.base_model.model(b), bb.model(b, splice=c.splice)
     assert torch.equal(p.und, s.und) and torch.equal(p.gen, s.gen)
     assert not [n for n, q in pm.named_parameters() if q.requires_grad]
 
+
 def test_push_to_hub(bb, concept, monkeypatch):
     import huggingface_hub
+
     calls = []
+
     class FakeApi:
-        def __init__(self, token=None): calls.append(('token', token))
-        def create_repo(self, repo_id, private=None, exist_ok=False, **kw): calls.append(('create', repo_id, private, exist_ok))
+        def __init__(self, token=None):
+            calls.append(("token", token))
+
+        def create_repo(self, repo_id, private=None, exist_ok=False, **kw):
+            calls.append(("create", repo_id, private, exist_ok))
+
         def upload_folder(self, repo_id, folder_path, commit_message=None, **kw):
-            calls.append(('upload', repo_id, sorted(p.name for p in Path(folder_path).iterdir()), commit_message))
-            self.again = Concept.from_pretrained(folder_path, bb); assert torch.equal(self.again.rows, concept.rows); return f'https://hub/{repo_id}'
-    monkeypatch.setattr(huggingface_hub, 'HfApi', FakeApi)
-    assert concept.push_to_hub('me/maeve', token='t') == 'https://hub/me/maeve'
-    assert calls[:2] == [('token', 't'), ('create', 'me/maeve', True, True)]   # private unless one asks otherwise
-    assert calls[2][1:3] == ('me/maeve', ['adapter_config.json', 'adapter_model.safetensors', 'concept.json']) and 'maeve' in calls[2][3]
+            calls.append(("upload", repo_id, sorted(p.name for p in Path(folder_path).iterdir()), commit_message))
+            self.again = Concept.from_pretrained(folder_path, bb)
+            assert torch.equal(self.again.rows, concept.rows)
+            return f"https://hub/{repo_id}"
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", FakeApi)
+    assert concept.push_to_hub("me/maeve", token="t") == "https://hub/me/maeve"
+    assert calls[:2] == [("token", "t"), ("create", "me/maeve", True, True)]  # private unless one asks otherwise
+    assert (
+        calls[2][1:3] == ("me/maeve", ["adapter_config.json", "adapter_model.safetensors", "concept.json"])
+        and "maeve" in calls[2][3]
+    )
+
 
 # ---- several ------------------------------------------------------------------------------------------------------
 def test_slots(bb):
-    assert slots(bb) == slots(bb, 16) == 8 and slots(bb, 64) == 4
-    taken = [i for s in range(8) for i in slot_ids(bb, s)]; assert len(set(taken)) == len(taken) == 8*33 and max(taken) < bb.model.config.vocab_size
+    assert concept_capacity(bb) == concept_capacity(bb, 16) == 8 and concept_capacity(bb, 64) == 4
+    taken = [i for s in range(8) for i in concept_token_ids(bb, s)]
+    assert len(set(taken)) == len(taken) == 8 * 33 and max(taken) < bb.model.config.vocab_size
     for s in (-1, 8):
-        with pytest.raises(OmniError, match=f'slot {s}.*8 concepts'): slot_ids(bb, s)
+        with pytest.raises(OmniError, match=f"slot {s}.*8 concepts"):
+            concept_token_ids(bb, s)
+
 
 def test_several_do_not_disturb_each_other(bb):
     "A concept gives the same words and pictures in company, whatever its slot; the ones given are left as they were."
-    a, b = fresh(bb, 'maeve', 1), fresh(bb, 'Bo-2', 2); both = Concepts([a, b])
-    assert not set(both['maeve'].ids) & set(both['Bo-2'].ids) and both.gen_ids == both['maeve'].gen_ids | both['Bo-2'].gen_ids and (a.slot, b.slot) == (0, 0)
+    a, b = fresh(bb, "maeve", 1), fresh(bb, "Bo-2", 2)
+    both = Concepts([a, b])
+    assert (
+        not set(both["maeve"].ids) & set(both["Bo-2"].ids)
+        and both.gen_ids == both["maeve"].gen_ids | both["Bo-2"].gen_ids
+        and (a.slot, b.slot) == (0, 0)
+    )
     for c in (a, b):
-        m = both[c.name]; assert torch.equal(m.rows, c.rows)
-        q = lambda k: [[k.prompt(), bb.text(f'a photo of {k.token} at the beach')]]
-        assert bb.answer(q(c), c, max_tokens=4)[0][1].ids == bb.answer(q(m), both, max_tokens=4)[0][1].ids
-        assert apart(bb.paint(q(c), [0], QUICK, c, drop='all')[0], bb.paint(q(m), [0], QUICK, both, drop='all')[0]) <= 1
-    with pytest.raises(OmniError, match='<maeve>.*two'): Concepts([a, fresh(bb, 'maeve', 3)])
+        m = both[c.name]
+        assert torch.equal(m.rows, c.rows)
+        q = lambda k: [[k.prompt(), bb.text(f"a photo of {k.token} at the beach")]]
+        assert (
+            bb.generate_text(q(c), c, max_new_tokens=4)[0][1].ids
+            == bb.generate_text(q(m), both, max_new_tokens=4)[0][1].ids
+        )
+        assert (
+            apart(
+                bb.generate_images(q(c), [0], QUICK, c, negative="all")[0],
+                bb.generate_images(q(m), [0], QUICK, both, negative="all")[0],
+            )
+            <= 1
+        )
+    with pytest.raises(OmniError, match="<maeve>.*two"):
+        Concepts([a, fresh(bb, "maeve", 3)])
+
 
 def test_concepts_of_different_sizes_do_not_overlap(bb):
-    both = Concepts([fresh(bb, 'maeve'), fresh(bb, 'bo', n_und=8, n_gen=8), fresh(bb, 'cy', n_und=2, n_gen=2)])
-    ids = [i for c in both.items.values() for i in c.ids]; assert len(set(ids)) == len(ids) == 33 + 17 + 5
+    both = Concepts([fresh(bb, "maeve"), fresh(bb, "bo", n_und=8, n_gen=8), fresh(bb, "cy", n_und=2, n_gen=2)])
+    ids = [i for c in both.items.values() for i in c.ids]
+    assert len(set(ids)) == len(ids) == 33 + 17 + 5
+
 
 def test_more_than_fit(bb):
-    cs = [fresh(bb, f'c{i}') for i in range(9)]
+    cs = [fresh(bb, f"c{i}") for i in range(9)]
     assert len(Concepts(cs[:8]).items) == 8
-    with pytest.raises(OmniError, match='8 concepts'): Concepts(cs)
+    with pytest.raises(OmniError, match="8 concepts"):
+        Concepts(cs)
+
 
 def test_coupled_and_decoupled_together(bb):
-    both = Concepts([fresh(bb, 'a', routing='coupled'), fresh(bb, 'b')])
-    b = lay(bb, [[both['a'].prompt(), both['b'].prompt(), bb.text('yes')]], both.gen_ids); assert b.gen_ids[b.gen_ids >= 0].tolist() == both['b'].ids[17:]
+    both = Concepts([fresh(bb, "a", routing="coupled"), fresh(bb, "b")])
+    b = lay(bb, [[both["a"].prompt(), both["b"].prompt(), bb.text("yes")]], both.gen_ids)
+    assert b.gen_ids[b.gen_ids >= 0].tolist() == both["b"].ids[17:]
+
 
 # ---- words instead of tokens --------------------------------------------------------------------------------------
 def test_described_is_text_alone(bb):
-    d = Described(bb, 'maeve', 'a red spotted dog', dict(toy='a blue kite')); t = d.token
-    assert bb.tok.decode(d.prompt().ids) == f'{t} is a red spotted dog . the toy of {t} is a blue kite .' and not d.gen_ids
-    q = [[d.prompt(), bb.text(f'what is the toy of {t} ?')]]; emb = torch.randn(1, 3, 4)
-    assert bb.answer(q, d, max_tokens=5) == bb.answer(q, max_tokens=5) and d.splice(None, emb) is emb
-    c = fresh(bb, 'bo'); both = Concepts([c, d]); assert both['maeve'].token != both['bo'].token and both.gen_ids == frozenset(c.gen_ids)
-    with pytest.raises(OmniError, match='dragon'): Described(bb, 'maeve', 'a dragon').prompt()
-    with pytest.raises(OmniError, match='my dog'): Described(bb, 'my dog', 'a red dog')
+    d = TextPrompt(bb, "maeve", "a red spotted dog", dict(toy="a blue kite"))
+    t = d.token
+    assert (
+        bb.tok.decode(d.prompt().ids) == f"{t} is a red spotted dog . the toy of {t} is a blue kite ." and not d.gen_ids
+    )
+    q = [[d.prompt(), bb.text(f"what is the toy of {t} ?")]]
+    emb = torch.randn(1, 3, 4)
+    assert (
+        bb.generate_text(q, d, max_new_tokens=5) == bb.generate_text(q, max_new_tokens=5) and d.splice(None, emb) is emb
+    )
+    c = fresh(bb, "bo")
+    both = Concepts([c, d])
+    assert both["maeve"].token != both["bo"].token and both.gen_ids == frozenset(c.gen_ids)
+    with pytest.raises(OmniError, match="dragon"):
+        TextPrompt(bb, "maeve", "a dragon").prompt()
+    with pytest.raises(OmniError, match="my dog"):
+        TextPrompt(bb, "my dog", "a red dog")

@@ -1,173 +1,410 @@
 "Cross-task effects: gradients that add up, cosines that mean what they say, matrices that are counted right."
+
 import json
 from types import SimpleNamespace
 from dataclasses import replace
 import numpy as np, pytest, torch
 from helpers import SHORT, unchanged, weights
 from omnipersona.basics import OmniError
-from omnipersona.concept.tasks import TASKS, ConceptData, Encoded, Mix, samples
-from omnipersona.concept.tokens import Concept
-from omnipersona.concept.learn import TASK_KINDS, Learner, Recipe, kind_losses, learn, task_losses
-from omnipersona.inside.crosstask import *
+from omnipersona.data import ConceptData
+from omnipersona.concept.concept import Concept
+from omnipersona.concept.sampling import EncodedData, SamplesPerStep, TASKS, samples
+from omnipersona.concept.losses import LOSS_GROUPS, Recipe, group_losses, task_losses
+from omnipersona.concept.learn import Learner, learn
+from omnipersona.inside.crosstask import (
+    ConflictProbe,
+    conflict_figure,
+    conflict_summary,
+    cosines,
+    gradient_conflict,
+    minus_row,
+    propagation_figure,
+    score_matrix,
+    task_gradients,
+)
 
-@pytest.fixture(scope='module')
-def enc(bb, data): return Encoded(bb, data, bb.tok.names[0])
 
-@pytest.fixture(scope='module')
-def batch(enc): return samples(enc, Mix(copies=2), torch.Generator().manual_seed(3))
+@pytest.fixture(scope="module")
+def enc(bb, data):
+    return EncodedData(bb, data, bb.tok.names[0])
 
-@pytest.fixture(scope='module')
-def conflict(bb, data): return gradient_conflict(bb, data, recipe=SHORT, every=3, draws=1)
+
+@pytest.fixture(scope="module")
+def batch(enc):
+    return samples(enc, SamplesPerStep(copies=2), torch.Generator().manual_seed(3))
+
+
+@pytest.fixture(scope="module")
+def conflict(bb, data):
+    return gradient_conflict(bb, data, recipe=SHORT, every=3, draws=1)
+
 
 # ---- tasks alone, tasks left out ----------------------------------------------------------------------------------
 def test_a_mix_of_some_tasks():
-    m = Mix(recognise=3, draw=4)
-    assert m.only('draw', 'vqa') == Mix(recognise=0, vqa=1, facts=0, draw=4, edit=0) and m.only(*TASKS) == m.without() == m
-    assert m.without('draw') == replace(m, draw=0) and m.only('draw').without('draw') == m.only()
+    m = SamplesPerStep(recognise=3, draw=4)
+    assert (
+        m.only("draw", "vqa") == SamplesPerStep(recognise=0, vqa=1, facts=0, draw=4, edit=0)
+        and m.only(*TASKS) == m.without() == m
+    )
+    assert m.without("draw") == replace(m, draw=0) and m.only("draw").without("draw") == m.only()
     for f in (m.only, m.without):
-        with pytest.raises(OmniError, match="'drawing': no task; one of recognise"): f('drawing')
+        with pytest.raises(OmniError, match="'drawing': no task; one of recognise"):
+            f("drawing")
+
 
 def test_what_is_left_out_is_not_learnt(bb, data):
-    for mix, kinds in ((Mix().only('facts'), {'facts'}), (Mix().without('edit', 'draw'), {'recognise', 'vqa', 'facts'}), (Mix().only('edit'), {'edit'})):
-        c = learn(bb, data, recipe=replace(SHORT, steps=2, mix=mix), progress=False); assert set(c.log[-1]) == kinds | {'step'}
-    with pytest.raises(OmniError, match='nothing to learn from: the mix asks for facts'): learn(bb, ConceptData(data.images), recipe=replace(SHORT, mix=Mix().only('facts')), progress=False)
+    for mix, kinds in (
+        (SamplesPerStep().only("facts"), {"facts"}),
+        (SamplesPerStep().without("edit", "draw"), {"recognise", "vqa", "facts"}),
+        (SamplesPerStep().only("edit"), {"edit"}),
+    ):
+        c = learn(bb, data, recipe=replace(SHORT, steps=2, mix=mix), progress=False)
+        assert set(c.log[-1]) == kinds | {"step"}
+    with pytest.raises(OmniError, match="nothing to learn from: the mix asks for facts"):
+        learn(bb, ConceptData(data.images), recipe=replace(SHORT, mix=SamplesPerStep().only("facts")), progress=False)
+
 
 # ---- gradients ----------------------------------------------------------------------------------------------------
 def test_gradients_add_up_to_the_learners(bb, concept, batch):
     "Weights included, and nothing of them is left behind."
-    recipe, before, c = Recipe(image=2., edit=.5), weights(bb.model), Concept(bb, 'maeve', concept.rows.detach().clone()).requires_grad_(False)
+    recipe, before, c = (
+        Recipe(image=2.0, edit=0.5),
+        weights(bb.model),
+        Concept(bb, "maeve", concept.rows.detach().clone()).requires_grad_(False),
+    )
     g = task_gradients(bb, c, batch, recipe)
-    assert list(g) == list(TASK_KINDS) and all(v.shape == c.rows.shape for v in g.values()) and not c.rows.requires_grad and c.rows.grad is None and unchanged(bb.model, before)
-    sum(kind_losses(task_losses(bb, c.requires_grad_(True), batch), recipe).values()).backward()
+    assert (
+        list(g) == list(LOSS_GROUPS)
+        and all(v.shape == c.rows.shape for v in g.values())
+        and not c.rows.requires_grad
+        and c.rows.grad is None
+        and unchanged(bb.model, before)
+    )
+    sum(group_losses(task_losses(bb, c.requires_grad_(True), batch), recipe).values()).backward()
     assert torch.allclose(sum(g.values()), c.rows.grad, rtol=1e-3, atol=1e-6) and torch.equal(concept.rows, c.rows)
 
-def test_a_weight_lengthens_its_own_gradient_only(bb, concept, batch):
-    a, b = task_gradients(bb, concept, batch, Recipe(image=1.)), task_gradients(bb, concept, batch, Recipe(image=3.))
-    assert torch.allclose(b['generation'], 3*a['generation'], rtol=1e-3, atol=1e-6) and torch.allclose(b['editing'], a['editing'], rtol=1e-3, atol=1e-6) and torch.allclose(b['understanding'], a['understanding'], rtol=1e-3, atol=1e-6)
 
-def test_only_tasks_with_samples_have_a_gradient(bb, concept, batch): assert list(task_gradients(bb, concept, {k: batch[k] for k in ('facts', 'edit')})) == ['understanding', 'editing']
+def test_a_weight_lengthens_its_own_gradient_only(bb, concept, batch):
+    a, b = task_gradients(bb, concept, batch, Recipe(image=1.0)), task_gradients(bb, concept, batch, Recipe(image=3.0))
+    assert (
+        torch.allclose(b["generation"], 3 * a["generation"], rtol=1e-3, atol=1e-6)
+        and torch.allclose(b["editing"], a["editing"], rtol=1e-3, atol=1e-6)
+        and torch.allclose(b["understanding"], a["understanding"], rtol=1e-3, atol=1e-6)
+    )
+
+
+def test_only_tasks_with_samples_have_a_gradient(bb, concept, batch):
+    assert list(task_gradients(bb, concept, {k: batch[k] for k in ("facts", "edit")})) == ["understanding", "editing"]
+
 
 def test_gradient_is_the_slope_of_the_loss(bb, concept, batch):
     "By finite differences, along the gradient itself."
-    g = task_gradients(bb, concept, batch)['understanding']; d = g/g.norm()
+    g = task_gradients(bb, concept, batch)["understanding"]
+    d = g / g.norm()
+
     def loss(e):
-        with torch.no_grad(): return float(kind_losses(task_losses(bb, Concept(bb, 'maeve', concept.rows.detach()+e*d), batch), Recipe())['understanding'])
-    assert (loss(.02)-loss(-.02))/.04 == pytest.approx(float(g.norm()), rel=.05)
+        with torch.no_grad():
+            return float(
+                group_losses(task_losses(bb, Concept(bb, "maeve", concept.rows.detach() + e * d), batch), Recipe())[
+                    "understanding"
+                ]
+            )
+
+    assert (loss(0.02) - loss(-0.02)) / 0.04 == pytest.approx(float(g.norm()), rel=0.05)
+
 
 def test_cosines():
     assert np.allclose(cosines([[1, 2], [3, 0], [0, 0], [1, 0]], [[2, 4], [-1, 0], [1, 1], [0, 5]]), [1, -1, 0, 0])
 
+
 # ---- along training -----------------------------------------------------------------------------------------------
 def test_what_a_probe_records(bb, concept, conflict):
-    r = json.loads(json.dumps(conflict)); T, P = (3, 33), 3
-    assert r == conflict and r['steps'] == [1, 3, 6] and r['tasks'] == list(TASK_KINDS) and r['routing'] == 'decoupled' and len(r['pairs']) == P and r['tokens'][0] == '<sks>'
-    cos, rel, length = (np.asarray(r[k]) for k in ('cosine', 'reliability', 'length'))
-    assert cos.shape == (*T, P) and rel.shape == length.shape == (*T, 3) and abs(cos).max() <= 1 and abs(rel).max() <= 1 and (length >= 0).all() and length.max() > 0
+    r = json.loads(json.dumps(conflict))
+    T, P = (3, 33), 3
+    assert (
+        r == conflict
+        and r["steps"] == [1, 3, 6]
+        and r["tasks"] == list(LOSS_GROUPS)
+        and r["routing"] == "decoupled"
+        and len(r["pairs"]) == P
+        and r["tokens"][0] == "<sks>"
+    )
+    cos, rel, length = (np.asarray(r[k]) for k in ("cosine", "reliability", "length"))
+    assert (
+        cos.shape == (*T, P)
+        and rel.shape == length.shape == (*T, 3)
+        and abs(cos).max() <= 1
+        and abs(rel).max() <= 1
+        and (length >= 0).all()
+        and length.max() > 0
+    )
+
 
 def test_a_probe_does_not_change_what_is_learnt(bb, data, concept):
     probe = ConflictProbe(every=2, draws=1)
-    watched = learn(bb, data, 'maeve', recipe=SHORT, progress=False, callbacks=[probe])
-    assert torch.allclose(watched.rows, concept.rows, atol=1e-3) and watched.summary['steps'] == SHORT.steps and len(probe.rows) == 4
+    watched = learn(bb, data, "maeve", recipe=SHORT, progress=False, callbacks=[probe])
+    assert (
+        torch.allclose(watched.rows, concept.rows, atol=1e-3)
+        and watched.summary["steps"] == SHORT.steps
+        and len(probe.rows) == 4
+    )
+
 
 def test_equal_samples_at_every_step(bb, data, enc):
     "With rows that stand still the cosines stand still."
-    L = Learner(bb, data, 'maeve', recipe=SHORT, encoded=enc); probe = ConflictProbe(1, 1)
-    for s in (1, 2): L.step = s; probe(L)
-    r = probe.result; assert np.allclose(r['cosine'][0], r['cosine'][1], atol=1e-3) and np.allclose(r['length'][0], r['length'][1], rtol=1e-3, atol=1e-5)
+    L = Learner(bb, data, "maeve", recipe=SHORT, encoded=enc)
+    probe = ConflictProbe(1, 1)
+    for s in (1, 2):
+        L.step = s
+        probe(L)
+    r = probe.result
+    assert np.allclose(r["cosine"][0], r["cosine"][1], atol=1e-3) and np.allclose(
+        r["length"][0], r["length"][1], rtol=1e-3, atol=1e-5
+    )
+
 
 def test_one_kind_of_task_has_nobody_to_disagree_with(bb, data):
-    with pytest.raises(OmniError, match='understanding is the only kind of task'): gradient_conflict(bb, data, recipe=replace(SHORT, mix=Mix().only('facts', 'vqa')))
-    with pytest.raises(OmniError, match='nothing was recorded'): ConflictProbe().result
+    with pytest.raises(OmniError, match="understanding is the only kind of task"):
+        gradient_conflict(bb, data, recipe=replace(SHORT, mix=SamplesPerStep().only("facts", "vqa")))
+    with pytest.raises(OmniError, match="nothing was recorded"):
+        ConflictProbe().result
+
 
 def test_summary_of_conflicts(conflict):
-    s = conflict_summary(conflict); assert set(s) == {'name', 'und', 'gen'}
+    s = conflict_summary(conflict)
+    assert set(s) == {"name", "und", "gen"}
     for g in s.values():
-        assert sum(g[f'{t}, share'] for t in TASK_KINDS) == pytest.approx(1) and all(0 <= v <= 1 for k, v in g.items() if k.endswith(('opposed', 'share')))
-    made = dict(tokens=['<a>', 'und 1', 'gen 1'], pairs=['x / y'], tasks=['x', 'y'], cosine=[[[1], [.5], [-.5]], [[1], [.1], [.3]]], length=[[[1, 3], [2, 2], [0, 4]]]*2, reliability=[[[1, 1]]*3]*2)
+        assert sum(g[f"{t}, share"] for t in LOSS_GROUPS) == pytest.approx(1) and all(
+            0 <= v <= 1 for k, v in g.items() if k.endswith(("opposed", "share"))
+        )
+    made = dict(
+        tokens=["<a>", "und 1", "gen 1"],
+        pairs=["x / y"],
+        tasks=["x", "y"],
+        cosine=[[[1], [0.5], [-0.5]], [[1], [0.1], [0.3]]],
+        length=[[[1, 3], [2, 2], [0, 4]]] * 2,
+        reliability=[[[1, 1]] * 3] * 2,
+    )
     s = conflict_summary(made)
-    assert s['und'] == pytest.approx({'x / y': .3, 'x / y, opposed': 0, 'x, share': .5, 'y, share': .5, 'x, reliability': 1, 'y, reliability': 1})
-    assert s['gen']['x / y'] == pytest.approx(-.1) and s['gen']['x / y, opposed'] == .5 and s['gen']['y, share'] == 1 and s['name']['x, share'] == .25
+    assert s["und"] == pytest.approx(
+        {"x / y": 0.3, "x / y, opposed": 0, "x, share": 0.5, "y, share": 0.5, "x, reliability": 1, "y, reliability": 1}
+    )
+    assert (
+        s["gen"]["x / y"] == pytest.approx(-0.1)
+        and s["gen"]["x / y, opposed"] == 0.5
+        and s["gen"]["y, share"] == 1
+        and s["name"]["x, share"] == 0.25
+    )
+
 
 def test_figure_of_conflicts(conflict):
-    two = dict(conflict, tasks=conflict['tasks'][:2], pairs=conflict['pairs'][:1], cosine=np.asarray(conflict['cosine'])[:, :, :1].tolist(),
-               length=np.asarray(conflict['length'])[:, :, :2].tolist(), reliability=np.asarray(conflict['reliability'])[:, :, :2].tolist())
-    f = conflict_figure([conflict, two]); assert len(f.axes) == 2*4+1 and conflict['pairs'][0] in f.axes[0].get_title()
+    two = dict(
+        conflict,
+        tasks=conflict["tasks"][:2],
+        pairs=conflict["pairs"][:1],
+        cosine=np.asarray(conflict["cosine"])[:, :, :1].tolist(),
+        length=np.asarray(conflict["length"])[:, :, :2].tolist(),
+        reliability=np.asarray(conflict["reliability"])[:, :, :2].tolist(),
+    )
+    f = conflict_figure([conflict, two])
+    assert len(f.axes) == 2 * 4 + 1 and conflict["pairs"][0] in f.axes[0].get_title()
     assert len(conflict_figure(two).axes) == 3
 
+
 # ---- taught here, measured there ----------------------------------------------------------------------------------
-CELLS = [{'nothing': {'A': 0., 'B': .5}, 'A': {'A': 1., 'B': .5}}, {'nothing': {'A': .2, 'B': .5}, 'A': {'A': .6, 'B': 1.}}]
+CELLS = [
+    {"nothing": {"A": 0.0, "B": 0.5}, "A": {"A": 1.0, "B": 0.5}},
+    {"nothing": {"A": 0.2, "B": 0.5}, "A": {"A": 0.6, "B": 1.0}},
+]
+
 
 def test_matrix_of_scores():
-    m = score_matrix(CELLS, dict(replay=True)); assert json.loads(json.dumps(m)) == m and (m['n'], m['replay'], m['rows'], m['columns']) == (2, True, ['nothing', 'A'], ['A', 'B'])
-    assert m['mean'] == [[.1, .5], [.8, .75]] and m['sd'][0] == pytest.approx([.1414, 0], abs=1e-4) and score_matrix(CELLS[:1])['sd'] == [[0, 0], [0, 0]]
-    less = minus_row(m, 'nothing'); assert less['rows'] == ['A'] and less['mean'] == [[.7, .25]] and less['minus'] == 'nothing' and 'sd' not in less and m['rows'] == ['nothing', 'A']
+    m = score_matrix(CELLS, dict(replay=True))
+    assert json.loads(json.dumps(m)) == m and (m["n"], m["replay"], m["rows"], m["columns"]) == (
+        2,
+        True,
+        ["nothing", "A"],
+        ["A", "B"],
+    )
+    assert (
+        m["mean"] == [[0.1, 0.5], [0.8, 0.75]]
+        and m["sd"][0] == pytest.approx([0.1414, 0], abs=1e-4)
+        and score_matrix(CELLS[:1])["sd"] == [[0, 0], [0, 0]]
+    )
+    less = minus_row(m, "nothing")
+    assert (
+        less["rows"] == ["A"]
+        and less["mean"] == [[0.7, 0.25]]
+        and less["minus"] == "nothing"
+        and "sd" not in less
+        and m["rows"] == ["nothing", "A"]
+    )
+
 
 def test_bad_matrices():
-    with pytest.raises(OmniError, match='no cells'): score_matrix([])
-    with pytest.raises(OmniError, match='the cells differ'): score_matrix([*CELLS, {'nothing': {'A': 0.}, 'A': {'A': 1., 'B': 0.}}])
-    with pytest.raises(OmniError, match="'all': no row"): minus_row(score_matrix(CELLS), 'all')
+    with pytest.raises(OmniError, match="no cells"):
+        score_matrix([])
+    with pytest.raises(OmniError, match="the cells differ"):
+        score_matrix([*CELLS, {"nothing": {"A": 0.0}, "A": {"A": 1.0, "B": 0.0}}])
+    with pytest.raises(OmniError, match="'all': no row"):
+        minus_row(score_matrix(CELLS), "all")
+
 
 def test_figure_of_matrices():
-    m = score_matrix(CELLS, dict(replay=False)); f = propagation_figure([m, minus_row(m, 'nothing')]); a, b = f.axes
-    assert [t.get_text() for t in a.texts] == ['0.10\n±0.14', '0.50\n±0.00', '0.80\n±0.28', '0.75\n±0.35'] and [t.get_text() for t in b.texts] == ['+0.70', '+0.25']
-    assert a.get_title() == 'without replay, n = 2' and "less 'nothing'" in b.get_title()
+    m = score_matrix(CELLS, dict(replay=False))
+    f = propagation_figure([m, minus_row(m, "nothing")])
+    a, b = f.axes
+    assert [t.get_text() for t in a.texts] == ["0.10\n±0.14", "0.50\n±0.00", "0.80\n±0.28", "0.75\n±0.35"] and [
+        t.get_text() for t in b.texts
+    ] == ["+0.70", "+0.25"]
+    assert a.get_title() == "without replay, n = 2" and "less 'nothing'" in b.get_title()
+
 
 # ---- the benchmark ------------------------------------------------------------------------------------------------
 @pytest.fixture
-def bench(): import omnipersona.bench.crosstask_bench as B; return B
+def bench():
+    import omnipersona.bench.lessons as B
+
+    return B
+
 
 def test_lessons(bench):
-    L = bench.lesson; assert L('nothing', 50).steps == 0 and L('text QA only', 50) == Recipe(steps=50, mix=Mix().only('facts')) and L('everything') == Recipe() and L('coupled').routing == 'coupled'
-    assert L('no understanding').mix == Mix().only('draw', 'edit') and {t for k in bench.SINGLE for t in TASKS if getattr(L(k).mix, t)} == set(TASKS)
-    with pytest.raises(OmniError, match="'nonsense': no lesson; one of nothing"): L('nonsense')
+    L = bench.lesson
+    assert (
+        L("nothing", 50).steps == 0
+        and L("text QA only", 50) == Recipe(steps=50, mix=SamplesPerStep().only("facts"))
+        and L("everything") == Recipe()
+        and L("coupled").routing == "coupled"
+    )
+    assert L("no understanding").mix == SamplesPerStep().only("draw", "edit") and {
+        t for k in bench.SINGLE for t in TASKS if getattr(L(k).mix, t)
+    } == set(TASKS)
+    with pytest.raises(OmniError, match="'nonsense': no lesson; one of nothing"):
+        L("nonsense")
+
 
 def test_every_task_is_measured_with_and_without_replay(bench, bb, concept, judge, char, monkeypatch):
     "Where replay changes no prompt, nothing is drawn again and no number changes; where it does, only drawing and editing may change."
     from helpers import QUICK
     from omnipersona.concept.replay import Trace
     from omnipersona.concept.persona import Persona
-    p, drawn = Persona(bb, concept), []
-    for f in ('generate_many', 'edit_many'):
-        old = getattr(Persona, f); monkeypatch.setattr(Persona, f, lambda self, a, b, *x, old=old, f=f: drawn.append(len(a)) or old(self, a, b, *x))
-    monkeypatch.setattr(bench.Replay, '__call__', lambda self, rs: [Trace(r, prompt=r) for r in rs])
-    a, b = bench.propagated(p, judge, char, n=1, guidance=QUICK); assert a == b and list(a) == bench.COLUMNS and len(drawn) == 2 and all(0 <= v <= 1 for k, v in a.items() if k != 'generation: look')
-    monkeypatch.setattr(bench.Replay, '__call__', lambda self, rs: [Trace(r, prompt='a photo of a red kite' if i == 1 else r) for i, r in enumerate(rs)])
-    drawn.clear(); c, d = bench.propagated(p, judge, char, n=1, guidance=QUICK); assert sorted(drawn)[:2] == [1, 1] and len(drawn) == 4 and c == a and all(c[k] == d[k] for k in bench.COLUMNS[:4])
 
-def cell_row(bench, cs, seed, name, steps, n, draws, backbone='x'):
-    v = bench.SINGLE.index(name)*.1+.1 if name in bench.SINGLE else 0.
-    cols = lambda r: {k: v+.01*seed+r*(k == 'generation: fact') for k in bench.COLUMNS}
-    con = dict(tokens=['<a>', 'und 1', 'gen 1'], pairs=['x / y'], tasks=['x', 'y'], steps=[1], routing=name, cosine=[[[1], [.5], [-.5+seed]]], length=[[[1, 3], [2, 2], [0, 4]]], reliability=[[[1, 1]]*3])
-    return dict(character=cs, seed=seed, lesson=name, **bench.run_key(SimpleNamespace(fingerprint=backbone), steps, n, draws), scores={} if name in bench.SINGLE else {'fact QA': .5+.1*(name == 'everything')+.01*cs, 'edits': .5}, propagated=[cols(0), cols(1)], conflict=con if name in ('everything', 'coupled') else None, seconds=1.)
+    p, drawn = Persona(bb, concept), []
+    for f in ("generate_many", "edit_many"):
+        old = getattr(Persona, f)
+        monkeypatch.setattr(
+            Persona, f, lambda self, a, b, *x, old=old, f=f: drawn.append(len(a)) or old(self, a, b, *x)
+        )
+    monkeypatch.setattr(bench.Replay, "__call__", lambda self, rs: [Trace(r, prompt=r) for r in rs])
+    a, b = bench.propagated(p, judge, char, n=1, guidance=QUICK)
+    assert (
+        a == b
+        and list(a) == bench.COLUMNS
+        and len(drawn) == 2
+        and all(0 <= v <= 1 for k, v in a.items() if k != "generation: look")
+    )
+    monkeypatch.setattr(
+        bench.Replay,
+        "__call__",
+        lambda self, rs: [Trace(r, prompt="a photo of a red kite" if i == 1 else r) for i, r in enumerate(rs)],
+    )
+    drawn.clear()
+    c, d = bench.propagated(p, judge, char, n=1, guidance=QUICK)
+    assert sorted(drawn)[:2] == [1, 1] and len(drawn) == 4 and c == a and all(c[k] == d[k] for k in bench.COLUMNS[:4])
+
+
+def cell_row(bench, cs, seed, name, steps, n, draws, backbone="x"):
+    v = bench.SINGLE.index(name) * 0.1 + 0.1 if name in bench.SINGLE else 0.0
+    cols = lambda r: {k: v + 0.01 * seed + r * (k == "generation: fact") for k in bench.COLUMNS}
+    con = dict(
+        tokens=["<a>", "und 1", "gen 1"],
+        pairs=["x / y"],
+        tasks=["x", "y"],
+        steps=[1],
+        routing=name,
+        cosine=[[[1], [0.5], [-0.5 + seed]]],
+        length=[[[1, 3], [2, 2], [0, 4]]],
+        reliability=[[[1, 1]] * 3],
+    )
+    return dict(
+        character=cs,
+        seed=seed,
+        lesson=name,
+        **bench.run_key(SimpleNamespace(fingerprint=backbone), steps, n, draws),
+        scores={}
+        if name in bench.SINGLE
+        else {"fact QA": 0.5 + 0.1 * (name == "everything") + 0.01 * cs, "edits": 0.5},
+        propagated=[cols(0), cols(1)],
+        conflict=con if name in ("everything", "coupled") else None,
+        seconds=1.0,
+    )
+
 
 def test_report_of_cells(bench):
-    cells = [{k: cell_row(bench, 1, s, k, None, 8, 1) for k in bench.LESSONS} for s in (0, 1)]; r = bench.crosstask_report(cells); assert json.loads(json.dumps(r)) == r
-    assert [m['replay'] for m in r['propagation']] == [False, True] and r['propagation'][0]['rows'] == list(bench.LESSONS) and r['propagation'][0]['n'] == 2
-    assert np.allclose(r['taught'][0]['mean'], [[.1]*4, [.2]*4, [.3]*4, [.4]*4]) and r['taught'][1] == r['taught'][0] | dict(replay=True)     # what replay adds, it adds to 'nothing' too
-    assert list(r['compared']) == list(bench.COMPARED); c = r['compared']['decoupled minus coupled']['fact QA']; assert c['difference'] == pytest.approx(.1) and c['relative'] == pytest.approx(.1/.51) and c['n'] == 2
-    assert r['conflict']['coupled']['gen']['x / y'] == pytest.approx(dict(mean=0, sd=.5**.5, n=2)) and r['conflicts'][0]['cosine'] == [[[1], [.5], [0]]] and r['conflicts'][0]['n'] == 2
-    text = bench.report_text(r); assert all(x in text for x in ('n = 2', 'with replay', 'decoupled minus coupled', 'Gradients, coupled', '+0.100'))
-    with pytest.raises(OmniError, match='no character and seed'): bench.crosstask_report([])
+    cells = [{k: cell_row(bench, 1, s, k, None, 8, 1) for k in bench.LESSONS} for s in (0, 1)]
+    r = bench.crosstask_report(cells)
+    assert json.loads(json.dumps(r)) == r
+    assert (
+        [m["replay"] for m in r["propagation"]] == [False, True]
+        and r["propagation"][0]["rows"] == list(bench.LESSONS)
+        and r["propagation"][0]["n"] == 2
+    )
+    assert np.allclose(r["taught"][0]["mean"], [[0.1] * 4, [0.2] * 4, [0.3] * 4, [0.4] * 4]) and r["taught"][1] == r[
+        "taught"
+    ][0] | dict(replay=True)  # what replay adds, it adds to 'nothing' too
+    assert list(r["compared"]) == list(bench.COMPARED)
+    c = r["compared"]["decoupled minus coupled"]["fact QA"]
+    assert c["difference"] == pytest.approx(0.1) and c["relative"] == pytest.approx(0.1 / 0.51) and c["n"] == 2
+    assert (
+        r["conflict"]["coupled"]["gen"]["x / y"] == pytest.approx(dict(mean=0, sd=0.5**0.5, n=2))
+        and r["conflicts"][0]["cosine"] == [[[1], [0.5], [0]]]
+        and r["conflicts"][0]["n"] == 2
+    )
+    text = bench.report_text(r)
+    assert all(x in text for x in ("n = 2", "with replay", "decoupled minus coupled", "Gradients, coupled", "+0.100"))
+    with pytest.raises(OmniError, match="no character and seed"):
+        bench.crosstask_report([])
+
 
 def test_a_run_that_is_cut_off_goes_on(bench, tiny, tmp_path, monkeypatch):
     "What is done is not done again; rows of other sizes and recipes are neither used nor lost."
-    did, out = [], tmp_path/'c.json'; file = tmp_path/'c.jsonl'
+    did, out = [], tmp_path / "c.json"
+    file = tmp_path / "c.jsonl"
+
     def scored(cs, seed, name, steps, n, draws, file, stop=None):
-        if len(did) == stop: raise KeyboardInterrupt
-        did.append((cs, seed, name)); bench.keep_row(file, cell_row(bench, cs, seed, name, steps, n, draws, tiny.fingerprint))
-    size = dict(n_characters=2, n_seeds=1, steps=7, n=2, draws=1, lessons=('nothing', 'everything', 'coupled'), jobs=1)
-    bench.keep_row(file, cell_row(bench, 123, 0, 'nothing', 99, 2, 1, tiny.fingerprint)); bench.keep_row(file, cell_row(bench, 123, 0, 'nothing', 7, 2, 1, tiny.fingerprint) | dict(recipes='of another day')); file.open('a').write('\n{"character": 12')
-    monkeypatch.setattr(bench, 'lesson_scored', lambda *a: scored(*a, stop=4))
-    with pytest.raises(KeyboardInterrupt): bench.main(out, **size)
+        if len(did) == stop:
+            raise KeyboardInterrupt
+        did.append((cs, seed, name))
+        bench.keep_row(file, cell_row(bench, cs, seed, name, steps, n, draws, tiny.fingerprint))
+
+    size = dict(n_characters=2, n_seeds=1, steps=7, n=2, draws=1, lessons=("nothing", "everything", "coupled"), jobs=1)
+    bench.keep_row(file, cell_row(bench, 123, 0, "nothing", 99, 2, 1, tiny.fingerprint))
+    bench.keep_row(file, cell_row(bench, 123, 0, "nothing", 7, 2, 1, tiny.fingerprint) | dict(recipes="of another day"))
+    file.open("a").write('\n{"character": 12')
+    monkeypatch.setattr(bench, "lesson_scored", lambda *a: scored(*a, stop=4))
+    with pytest.raises(KeyboardInterrupt):
+        bench.main(out, **size)
     assert not out.exists() and len(did) == 4
-    monkeypatch.setattr(bench, 'lesson_scored', scored); r = bench.main(out, **size)
-    assert len(did) == len(set(did)) == 6 and json.loads(out.read_text()) == r and r['scores']['coupled']['edits']['n'] == 2 and len(bench.read_rows(file, steps=99)) == 1
+    monkeypatch.setattr(bench, "lesson_scored", scored)
+    r = bench.main(out, **size)
+    assert (
+        len(did) == len(set(did)) == 6
+        and json.loads(out.read_text()) == r
+        and r["scores"]["coupled"]["edits"]["n"] == 2
+        and len(bench.read_rows(file, steps=99)) == 1
+    )
     assert bench.main(out, **size) == r and len(did) == 6
-    with pytest.raises(OmniError, match='no lesson'): bench.main(out, **size | dict(lessons=('all',)))
+    with pytest.raises(OmniError, match="no lesson"):
+        bench.main(out, **size | dict(lessons=("all",)))
+
 
 def test_a_lesson_differs_from_everything_in_nothing_else(bench):
     "What is left out is all that is different: the tasks that stay keep the samples and weights of the recommended recipe."
     whole = Recipe()
-    for k, tasks in bench.LEFT_OUT.items(): assert bench.LESSONS[f'no {k}'] == replace(whole, mix=replace(whole.mix, **{t: 0 for t in tasks}))
-    for k, tasks in bench.ONLY.items(): assert bench.LESSONS[f'{k} only'] == replace(whole, mix=replace(whole.mix, **{t: 0 for t in TASKS if t not in tasks}))
-    assert bench.LESSONS['coupled'] == replace(whole, routing='coupled')
+    for k, tasks in bench.LEFT_OUT.items():
+        assert bench.LESSONS[f"no {k}"] == replace(whole, mix=replace(whole.mix, **{t: 0 for t in tasks}))
+    for k, tasks in bench.ONLY.items():
+        assert bench.LESSONS[f"{k} only"] == replace(
+            whole, mix=replace(whole.mix, **{t: 0 for t in TASKS if t not in tasks})
+        )
+    assert bench.LESSONS["coupled"] == replace(whole, routing="coupled")

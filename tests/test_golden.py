@@ -124,7 +124,9 @@ def test_pictures(case):
         want = np.asarray(Image.open(HERE / f"{name}-{i}.png"), int)
         apart = np.abs(np.asarray(im, int) - want)
         assert apart.shape == want.shape
-        assert np.quantile(apart, 0.999) <= 1, f"picture {i}: {(apart > 1).mean():.2%} of the values differ by more than 1"
+        assert np.quantile(apart, 0.999) <= 1, (
+            f"picture {i}: {(apart > 1).mean():.2%} of the values differ by more than 1"
+        )
 
 
 def write():

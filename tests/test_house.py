@@ -1,168 +1,281 @@
 "The house rules: notebooks and modules in step, imports one way, clean files, a wheel that works without nbdev."
+
 import ast, json, os, re, shutil, subprocess, sys, tarfile, zipfile
 from collections import Counter
 from pathlib import Path
 import pytest
 import house
 
-ROOT, LIB = house.ROOT, 'omnipersona'
-BY_HAND = {'__init__.py', 'all.py'}   # modules of the package that are not made from a notebook
-NOT_IN_ALL = {m: 'made the shipped weights, or measures them; import it by its name' for m in ('model.encoders', 'model.mixture', 'model.supply', 'model.pretrain', 'bench.main_bench', 'bench.replay_bench', 'bench.attention_bench', 'bench.widgets_bench', 'bench.crosstask_bench', 'bench.conditions_bench', 'bench.big_bench')} | {'widgets.inputs': 'parts of the studio, with short names'}  # module: why its names are not for `from omnipersona.all import *`
-env = {k: v for k, v in os.environ.items() if k != 'IN_TEST'} | {'OMP_NUM_THREADS': '1'}   # nbdev exports nothing while IN_TEST is set
+ROOT, LIB = house.ROOT, "omnipersona"
+BY_HAND = {"__init__.py", "all.py"}  # modules of the package that are not made from a notebook
+NOT_IN_ALL = {
+    m: "made the shipped weights, or measures them; import it by its name"
+    for m in (
+        "model.encoders",
+        "model.mixture",
+        "model.supply",
+        "model.pretrain",
+        "bench.main_bench",
+        "bench.replay_bench",
+        "bench.attention_bench",
+        "bench.widgets_bench",
+        "bench.crosstask_bench",
+        "bench.conditions_bench",
+        "bench.big_bench",
+    )
+} | {
+    "widgets.inputs": "parts of the studio, with short names"
+}  # module: why its names are not for `from omnipersona.all import *`
+env = {k: v for k, v in os.environ.items() if k != "IN_TEST"} | {
+    "OMP_NUM_THREADS": "1"
+}  # nbdev exports nothing while IN_TEST is set
+
 
 def git_files():
     "Tracked files, and new ones that git does not ignore."
-    if not (ROOT/'.git').exists(): pytest.skip('needs a git checkout: without one it is unknown which files belong to the project')
-    out = subprocess.run(['git', '-c', f'safe.directory={ROOT}', 'ls-files', '-coz', '--exclude-standard'], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    return [ROOT/p for p in sorted(set(out.split('\0'))) if p and (ROOT/p).is_file()]
+    if not (ROOT / ".git").exists():
+        pytest.skip("needs a git checkout: without one it is unknown which files belong to the project")
+    out = subprocess.run(
+        ["git", "-c", f"safe.directory={ROOT}", "ls-files", "-coz", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    return [ROOT / p for p in sorted(set(out.split("\0"))) if p and (ROOT / p).is_file()]
+
 
 def copy_to(folder, paths):
     for p in paths:
-        to = folder/p.relative_to(ROOT); to.parent.mkdir(parents=True, exist_ok=True); shutil.copy(p, to)
+        to = folder / p.relative_to(ROOT)
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(p, to)
     return folder
 
-def cells(nb): return [''.join(c['source']) for c in json.loads(nb.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code']
-def exported(src): return re.search(r'^#\s*\|\s*exporti?s?\b', src, re.M)
+
+def cells(nb):
+    return [
+        "".join(c["source"]) for c in json.loads(nb.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"
+    ]
+
+
+def exported(src):
+    return re.search(r"^#\s*\|\s*exporti?s?\b", src, re.M)
+
+
 def default_exp(nb):
-    found = re.findall(r'^#\s*\|\s*default_exp\s+(\S+)', '\n'.join(cells(nb)), re.M)
-    assert len(found) < 2, f'{nb}: more than one default_exp'
+    found = re.findall(r"^#\s*\|\s*default_exp\s+(\S+)", "\n".join(cells(nb)), re.M)
+    assert len(found) < 2, f"{nb}: more than one default_exp"
     return found[0] if found else None
+
 
 NBS = house.notebooks()
 LIBRARY = {nb: default_exp(nb) for nb in NBS if default_exp(nb)}
-MODULES = sorted(p for p in (ROOT/LIB).rglob('*.py'))
+MODULES = sorted(p for p in (ROOT / LIB).rglob("*.py"))
 ids = lambda p: p.relative_to(ROOT).as_posix()
-each_nb = pytest.mark.parametrize('nb', NBS, ids=ids)
-each_module = pytest.mark.parametrize('module', MODULES, ids=ids)
+each_nb = pytest.mark.parametrize("nb", NBS, ids=ids)
+each_module = pytest.mark.parametrize("module", MODULES, ids=ids)
+
 
 # ---- notebooks and modules ----------------------------------------------------------------------------------------
 def test_one_notebook_per_module():
     twice = [m for m, n in Counter(LIBRARY.values()).items() if n > 1]
-    assert not twice, f'several notebooks export to {twice}: the last one silently wins'
+    assert not twice, f"several notebooks export to {twice}: the last one silently wins"
+
 
 def test_export_in_sync(tmp_path):
     "Exporting into an empty package gives every module of the tree, and no module is left over."
-    copy_to(tmp_path, [ROOT/'settings.ini', *NBS, *(ROOT/LIB/n for n in BY_HAND)])
-    subprocess.run([sys.executable, '-c', 'from nbdev.doclinks import nbdev_export; nbdev_export()'], cwd=tmp_path, env=env, check=True)
+    copy_to(tmp_path, [ROOT / "settings.ini", *NBS, *(ROOT / LIB / n for n in BY_HAND)])
+    subprocess.run(
+        [sys.executable, "-c", "from nbdev.doclinks import nbdev_export; nbdev_export()"],
+        cwd=tmp_path,
+        env=env,
+        check=True,
+    )
     here = {p.relative_to(ROOT): p.read_text() for p in MODULES}
-    there = {p.relative_to(tmp_path): p.read_text() for p in (tmp_path/LIB).rglob('*.py')}
-    assert not (orphans := set(here) - set(there)), f'no notebook makes {orphans}: delete them, or name their notebook'
-    assert not (missing := set(there) - set(here)), f'not exported yet: {missing}; run `make export`'
-    assert not (stale := [p for p in here if here[p] != there[p]]), f'differ from their notebooks: {stale}; run `make export`'
+    there = {p.relative_to(tmp_path): p.read_text() for p in (tmp_path / LIB).rglob("*.py")}
+    assert not (orphans := set(here) - set(there)), f"no notebook makes {orphans}: delete them, or name their notebook"
+    assert not (missing := set(there) - set(here)), f"not exported yet: {missing}; run `make export`"
+    assert not (stale := [p for p in here if here[p] != there[p]]), (
+        f"differ from their notebooks: {stale}; run `make export`"
+    )
+
 
 def test_all_is_complete():
     "`from omnipersona.all import *` gives every public name, and no two modules fight over one."
     names = Counter()
     for m in set(LIBRARY.values()) - set(NOT_IN_ALL):
-        for node in ast.parse((ROOT/LIB/f'{m.replace(".", "/")}.py').read_text()).body:
-            if isinstance(node, ast.Assign) and getattr(node.targets[0], 'id', '') == '__all__': names.update(ast.literal_eval(node.value))
+        for node in ast.parse((ROOT / LIB / f"{m.replace('.', '/')}.py").read_text()).body:
+            if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
+                names.update(ast.literal_eval(node.value))
     code = f'import json; ns = {{}}; exec("from {LIB}.all import *", ns); print(json.dumps(sorted(ns)))'
-    run = subprocess.run([sys.executable, '-c', code], cwd=ROOT, env=env, capture_output=True, text=True)
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    assert not (missing := set(names) - set(json.loads(run.stdout.splitlines()[-1]))), f'not in all.py: {sorted(missing)}'
-    assert not (twice := [n for n, k in names.items() if k > 1]), f'public in two modules, so that one hides the other: {twice}'
+    assert not (missing := set(names) - set(json.loads(run.stdout.splitlines()[-1]))), (
+        f"not in all.py: {sorted(missing)}"
+    )
+    assert not (twice := [n for n, k in names.items() if k > 1]), (
+        f"public in two modules, so that one hides the other: {twice}"
+    )
 
-def floor(nb): return int(m[1]) if (m := re.match(r'(\d+)_', nb.name)) else None
+
+def floor(nb):
+    return int(m[1]) if (m := re.match(r"(\d+)_", nb.name)) else None
+
 
 def imported(src, module):
     "The package's own modules that a cell imports, as dotted names without the package."
-    src = '\n'.join(l for l in src.split('\n') if not re.match(r'\s*[%!]', l))
+    src = "\n".join(l for l in src.split("\n") if not re.match(r"\s*[%!]", l))
     for node in ast.walk(ast.parse(src)):
-        if isinstance(node, ast.Import): names = [a.name for a in node.names]
+        if isinstance(node, ast.Import):
+            names = [a.name for a in node.names]
         elif isinstance(node, ast.ImportFrom):
-            base = node.module or ''
-            if node.level: base = '.'.join([LIB, *module.split('.')[:-node.level], *([base] if base else [])])
-            names = [base] + [f'{base}.{a.name}' for a in node.names]
-        else: continue
-        yield from (n[len(LIB)+1:] for n in names if n.startswith(LIB + '.'))
+            base = node.module or ""
+            if node.level:
+                base = ".".join([LIB, *module.split(".")[: -node.level], *([base] if base else [])])
+            names = [base] + [f"{base}.{a.name}" for a in node.names]
+        else:
+            continue
+        yield from (n[len(LIB) + 1 :] for n in names if n.startswith(LIB + "."))
+
 
 def test_imports_point_down():
     "A library notebook, all its cells included, imports only modules with lower numbers."
     floors = {m: floor(nb) for nb, m in LIBRARY.items()}
-    assert not (unnumbered := [m for m, f in floors.items() if f is None]), f'notebooks without a number: {unnumbered}'
-    up = [f'{ids(nb)} imports {o} ({floors.get(o, "above all")})' for nb, m in LIBRARY.items() for src in cells(nb) for o in imported(src, m)
-          if o != m and (o == 'all' or floors.get(o, -1) >= floors[m])]
+    assert not (unnumbered := [m for m, f in floors.items() if f is None]), f"notebooks without a number: {unnumbered}"
+    up = [
+        f"{ids(nb)} imports {o} ({floors.get(o, 'above all')})"
+        for nb, m in LIBRARY.items()
+        for src in cells(nb)
+        for o in imported(src, m)
+        if o != m and (o == "all" or floors.get(o, -1) >= floors[m])
+    ]
     assert not up, up
+
 
 @each_nb
 def test_notebook_is_clean(nb):
     "Outputs are kept; counts, metadata, widget state and stderr are not."
-    assert nb.read_text(encoding='utf-8') == house.cleaned(nb.read_text(encoding='utf-8')), 'run `make clean-notebooks`'
+    assert nb.read_text(encoding="utf-8") == house.cleaned(nb.read_text(encoding="utf-8")), "run `make clean-notebooks`"
+
 
 @each_nb
 def test_notebook_is_light(nb):
     parts, limit = nb.relative_to(house.NBS).parts, 300
-    if parts[0] in ('tutorials', 'assignments'): limit = 1024
-    heavy = max(((len(json.dumps(c)), i) for i, c in enumerate(json.loads(nb.read_text(encoding='utf-8'))['cells'])), default=None)
-    assert nb.stat().st_size <= limit*1024, f'{nb.stat().st_size//1024} KB and the budget is {limit}; the heaviest cell: (bytes, number) {heavy}'
+    if parts[0] in ("tutorials", "assignments"):
+        limit = 1024
+    heavy = max(
+        ((len(json.dumps(c)), i) for i, c in enumerate(json.loads(nb.read_text(encoding="utf-8"))["cells"])),
+        default=None,
+    )
+    assert nb.stat().st_size <= limit * 1024, (
+        f"{nb.stat().st_size // 1024} KB and the budget is {limit}; the heaviest cell: (bytes, number) {heavy}"
+    )
+
 
 @each_nb
 def test_no_magic_in_exported_cells(nb):
-    bad = [l for src in cells(nb) if exported(src) for l in src.split('\n') if re.match(r'\s*(%%?\w|!)', l)]
-    assert not bad, f'magics and shell commands vanish or pass silently when exported: {bad}'
+    bad = [l for src in cells(nb) if exported(src) for l in src.split("\n") if re.match(r"\s*(%%?\w|!)", l)]
+    assert not bad, f"magics and shell commands vanish or pass silently when exported: {bad}"
+
 
 def test_cell_ids_differ():
     for nb in NBS:
-        twice = [k for k, n in Counter(c['id'] for c in json.loads(nb.read_text(encoding='utf-8'))['cells']).items() if n > 1]
-        assert not twice, f'{ids(nb)}: cells with one id {twice}'
+        twice = [
+            k for k, n in Counter(c["id"] for c in json.loads(nb.read_text(encoding="utf-8"))["cells"]).items() if n > 1
+        ]
+        assert not twice, f"{ids(nb)}: cells with one id {twice}"
+
 
 def test_readme_in_sync():
-    assert (ROOT/'README.md').read_text(encoding='utf-8') == house.readme_text(), 'run `make readme`'
+    assert (ROOT / "README.md").read_text(encoding="utf-8") == house.readme_text(), "run `make readme`"
+
 
 def test_readme_links_lead_somewhere():
-    md = (ROOT/'README.md').read_text(encoding='utf-8')
+    md = (ROOT / "README.md").read_text(encoding="utf-8")
     links = [a or b for a, b in re.findall(r'\]\(([^)\s#]+)[^)]*\)|src="([^"]+)"', md)]
-    assert not (dead := [l for l in links if not re.match(r'[a-z]+:', l) and not (ROOT/l).exists()]), dead
+    assert not (dead := [l for l in links if not re.match(r"[a-z]+:", l) and not (ROOT / l).exists()]), dead
+
 
 # ---- what must not be in any file ---------------------------------------------------------------------------------
 def test_no_path_of_one_machine():
     bad = []
     for p in git_files():
-        if p.suffix in ('.safetensors', '.png', '.jpg'): continue
-        for i, l in enumerate(p.read_text(encoding='utf-8').split('\n'), 1):
-            if len(l) < 5000 and re.search(r'(?<![\w.])/(work|root|home|Users)/\w', l): bad.append(f'{ids(p)}:{i}: {l.strip()[:100]}')
-    assert not bad, '\n'.join(bad)
+        if p.suffix in (".safetensors", ".png", ".jpg"):
+            continue
+        for i, l in enumerate(p.read_text(encoding="utf-8").split("\n"), 1):
+            if len(l) < 5000 and re.search(r"(?<![\w.])/(work|root|home|Users)/\w", l):
+                bad.append(f"{ids(p)}:{i}: {l.strip()[:100]}")
+    assert not bad, "\n".join(bad)
+
 
 def test_only_safetensors_and_json():
     "No file of the project runs code when it is read, and nothing reads such files."
-    loose = [ids(p) for p in git_files() if p.suffix in ('.pt', '.pth', '.ckpt', '.bin', '.pkl', '.npy', '.npz', '.h5')]
-    assert not loose, f'weights are stored as safetensors and JSON: {loose}'
-    weights = [ids(p) for p in (ROOT/LIB).rglob('*') if p.is_file() and p.suffix not in ('.py', '.pyc', '.safetensors', '.json')]
-    assert not weights, f'the wheel carries modules, safetensors and JSON only: {weights}'
-    pattern = re.compile('|'.join(['torch[.]load', 'torch[.]save', 'pick' 'le', 'joblib[.]load', 'np[.]load', 'trust_remote_code *= *True']))
-    bad = [f'{ids(p)}: {m[0]}' for p in [*MODULES, *NBS] for src in ([p.read_text()] if p.suffix == '.py' else cells(p)) for m in [pattern.search(src)] if m]
+    loose = [ids(p) for p in git_files() if p.suffix in (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".npy", ".npz", ".h5")]
+    assert not loose, f"weights are stored as safetensors and JSON: {loose}"
+    weights = [
+        ids(p)
+        for p in (ROOT / LIB).rglob("*")
+        if p.is_file() and p.suffix not in (".py", ".pyc", ".safetensors", ".json")
+    ]
+    assert not weights, f"the wheel carries modules, safetensors and JSON only: {weights}"
+    pattern = re.compile(
+        "|".join(["torch[.]load", "torch[.]save", "pickle", "joblib[.]load", "np[.]load", "trust_remote_code *= *True"])
+    )
+    bad = [
+        f"{ids(p)}: {m[0]}"
+        for p in [*MODULES, *NBS]
+        for src in ([p.read_text()] if p.suffix == ".py" else cells(p))
+        for m in [pattern.search(src)]
+        if m
+    ]
     assert not bad, bad
+
 
 @each_module
 def test_one_idea_per_module(module):
-    src = module.read_text(encoding='utf-8')
-    if module.name == '_modidx.py': return   # nbdev's index, one line per name
-    code = [l for l in src.split('\n') if l.strip() and not l.strip().startswith('#')]
-    assert len(code) <= 250, f'{len(code)} lines of code: split the notebook'
+    src = module.read_text(encoding="utf-8")
+    if module.name == "_modidx.py":
+        return  # nbdev's index, one line per name
+    code = [l for l in src.split("\n") if l.strip() and not l.strip().startswith("#")]
+    assert len(code) <= 250, f"{len(code)} lines of code: split the notebook"
     defs = [n for n in ast.walk(ast.parse(src)) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
-    assert not (long := [(n.name, k) for n in defs if (k := n.end_lineno - n.lineno + 1) > 40]), f'functions over 40 lines: {long}'
+    assert not (long := [(n.name, k) for n in defs if (k := n.end_lineno - n.lineno + 1) > 40]), (
+        f"functions over 40 lines: {long}"
+    )
+
 
 # ---- wheel and sdist ----------------------------------------------------------------------------------------------
-@pytest.fixture(scope='module')
+@pytest.fixture(scope="module")
 def dist(tmp_path_factory):
     "An sdist, and a wheel made from it, of a copy of the tree with two more weight files: one nested, one not."
-    src = copy_to(tmp_path_factory.mktemp('house')/'src', git_files())
-    for p in ('probe.safetensors', 'deep/er/probe.json'):
-        f = src/LIB/'weights'/p; f.parent.mkdir(parents=True, exist_ok=True); f.write_text('{}')
-    run = subprocess.run([sys.executable, '-m', 'build', '--no-isolation', '--outdir', str(src.parent/'dist'), str(src)], env=env, capture_output=True, text=True)
+    src = copy_to(tmp_path_factory.mktemp("house") / "src", git_files())
+    for p in ("probe.safetensors", "deep/er/probe.json"):
+        f = src / LIB / "weights" / p
+        f.parent.mkdir(parents=True, exist_ok=True)
+        f.write_text("{}")
+    run = subprocess.run(
+        [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(src.parent / "dist"), str(src)],
+        env=env,
+        capture_output=True,
+        text=True,
+    )
     assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-2000:]
-    return src, next((src.parent/'dist').glob('*.whl')), next((src.parent/'dist').glob('*.tar.gz'))
+    return src, next((src.parent / "dist").glob("*.whl")), next((src.parent / "dist").glob("*.tar.gz"))
+
 
 def test_wheel_and_sdist_hold_the_package(dist):
     src, wheel, sdist = dist
-    want = {p.relative_to(src).as_posix() for p in (src/LIB).rglob('*') if p.is_file()}
-    names = {n for n in zipfile.ZipFile(wheel).namelist() if '.dist-info/' not in n}
-    assert names == want, f'missing {want - names}, too many {names - want}'
-    with tarfile.open(sdist) as t: inside = {n.partition('/')[2] for n in t.getnames()}
-    assert want <= inside and {'LICENSE', 'README.md', 'settings.ini', 'setup.py'} <= inside
-    assert not [n for n in inside if n.startswith('nbs/')]
+    want = {p.relative_to(src).as_posix() for p in (src / LIB).rglob("*") if p.is_file()}
+    names = {n for n in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in n}
+    assert names == want, f"missing {want - names}, too many {names - want}"
+    with tarfile.open(sdist) as t:
+        inside = {n.partition("/")[2] for n in t.getnames()}
+    assert want <= inside and {"LICENSE", "README.md", "settings.ini", "setup.py"} <= inside
+    assert not [n for n in inside if n.startswith("nbs/")]
 
-BLOCK = '''
+
+BLOCK = """
 import importlib, pkgutil, sys
 class Block:
     def find_spec(self, name, path=None, target=None):
@@ -174,11 +287,29 @@ assert omnipersona.__file__.startswith(sys.argv[1]), omnipersona.__file__
 mods = [m.name for m in pkgutil.walk_packages(omnipersona.__path__, "omnipersona.") if not m.name.endswith("._modidx")]
 for m in mods: importlib.import_module(m)
 print(*mods)
-'''
+"""
+
 
 def test_wheel_imports_without_nbdev(dist, tmp_path):
     "The wheel, installed by pip into a folder of its own, imports module by module where nbdev and its kin are not to be had."
-    subprocess.run([sys.executable, '-m', 'pip', 'install', '-q', '--no-deps', '--no-index', '--target', str(tmp_path/'site'), str(dist[1])], env=env, check=True)
-    run = subprocess.run([sys.executable, '-c', BLOCK, str(tmp_path/'site')], cwd=tmp_path, env=env, capture_output=True, text=True)
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "--no-deps",
+            "--no-index",
+            "--target",
+            str(tmp_path / "site"),
+            str(dist[1]),
+        ],
+        env=env,
+        check=True,
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", BLOCK, str(tmp_path / "site")], cwd=tmp_path, env=env, capture_output=True, text=True
+    )
     assert run.returncode == 0, run.stderr[-3000:]
-    assert {f'{LIB}.{m}' for m in LIBRARY.values()} <= set(run.stdout.split())
+    assert {f"{LIB}.{m}" for m in LIBRARY.values()} <= set(run.stdout.split())

@@ -1,217 +1,388 @@
 "The model from a user's side: how its input is laid out, cached or batched changes nothing, and what is saved comes back."
+
 from dataclasses import replace
 import numpy as np, pytest, torch
-from omnipersona.basics import OmniError
-from omnipersona.model.flow import PRESETS, Guidance, guide
-from omnipersona.model.segments import Drawn, Text, pack
-from omnipersona.model.mot import MoT, MoTConfig, image_loss, text_loss
-from omnipersona.model.generate import contexts, prefill, say
-from omnipersona.model.backbone import load_backbone
 from helpers import QUICK, SIZES, apart, random_backbone, same, unchanged, weights
+from omnipersona.basics import OmniError
+from omnipersona.model.flow import PRESETS, SamplingConfig, guide
+from omnipersona.model.segments import LatentImage, Text, pack
+from omnipersona.model.experts import MoTConfig
+from omnipersona.model.mot import MoT, image_loss, text_loss
+from omnipersona.model.generate import contexts, prefill, say
+from omnipersona.model.loading import load_backbone
 
 close = lambda a, b: torch.allclose(a, b, atol=2e-5, rtol=1e-4)
-def lay(bb, samples, **kw): return pack(samples, bb.model.special, bb.model.config.latent_channels, **kw)
-def noised(seg, t, seed=0): return Drawn(seg.x, seg.grid, t, torch.randn(seg.x.shape, generator=torch.Generator().manual_seed(seed)))
 
-@pytest.fixture(scope='module')
-def pictures(world): return [world.photo(seed=i).image for i in range(3)]
 
-@pytest.fixture(scope='module')
+def lay(bb, samples, **kw):
+    return pack(samples, bb.model.special, bb.model.config.latent_channels, **kw)
+
+
+def noised(seg, t, seed=0):
+    return LatentImage(seg.x, seg.grid, t, torch.randn(seg.x.shape, generator=torch.Generator().manual_seed(seed)))
+
+
+@pytest.fixture(scope="module")
+def pictures(world):
+    return [world.photo(seed=i).image for i in range(3)]
+
+
+@pytest.fixture(scope="module")
 def samples(bb, pictures):
     "One of each task: caption, question, drawing, editing, words alone."
-    s, c, t = bb.seen(pictures), bb.clean(pictures), bb.text
-    return [[s[0], t('a photo of a red dog at the beach', loss=True)], [s[1], t('what is in the photo ?'), t('a cat', loss=True)],
-            [t('a photo of a green kite at the moon'), noised(c[0], .3), noised(c[0], .8, 1)], [c[1], s[1], t('make the dog blue'), noised(c[2], .6, 2)], [t('yes')]]
+    s, c, t = bb.encode_vit(pictures), bb.encode_latents(pictures), bb.text
+    return [
+        [s[0], t("a photo of a red dog at the beach", loss=True)],
+        [s[1], t("what is in the photo ?"), t("a cat", loss=True)],
+        [t("a photo of a green kite at the moon"), noised(c[0], 0.3), noised(c[0], 0.8, 1)],
+        [c[1], s[1], t("make the dog blue"), noised(c[2], 0.6, 2)],
+        [t("yes")],
+    ]
+
 
 # ---- layout -------------------------------------------------------------------------------------------------------
 @torch.no_grad()
 def test_packed_equals_one_at_a_time(bb, samples):
-    b = lay(bb, samples); h = bb.model(b); img = image_loss(bb.model, h, b)
+    b = lay(bb, samples)
+    h = bb.model(b)
+    img = image_loss(bb.model, h, b)
     for i, s in enumerate(samples):
-        one = lay(bb, [s]); h1 = bb.model(one); u, g = h1.und.shape[1], h1.gen.shape[1]
-        assert close(h.und[i, :u], h1.und[0]) and close(h.gen[i, :g], h1.gen[0]) and close(img[i], image_loss(bb.model, h1, one).sum())
-        assert (one.labels[0] == b.labels[i, :u]).all() and (b.labels[i, u:] == -100).all() and not b.valid[i].sum() - one.valid.sum()
+        one = lay(bb, [s])
+        h1 = bb.model(one)
+        u, g = h1.und.shape[1], h1.gen.shape[1]
+        assert (
+            close(h.und[i, :u], h1.und[0])
+            and close(h.gen[i, :g], h1.gen[0])
+            and close(img[i], image_loss(bb.model, h1, one).sum())
+        )
+        assert (
+            (one.labels[0] == b.labels[i, :u]).all()
+            and (b.labels[i, u:] == -100).all()
+            and not b.valid[i].sum() - one.valid.sum()
+        )
+
 
 @torch.no_grad()
 def test_order_of_the_samples_does_not_matter(bb, samples):
     h, back = bb.model(lay(bb, samples)), bb.model(lay(bb, samples[::-1]))
     assert close(h.und, back.und.flip(0)) and close(h.gen, back.gen.flip(0))
 
+
 @torch.no_grad()
 def test_noised_pictures_are_seen_by_nobody_else(bb, samples):
     "Neither the words after it nor another noised picture notices one; a clean one is noticed by all that follow."
-    ctx, (a, b_) = samples[3][:3], (noised(samples[3][0], .4), noised(samples[3][0], .9, 5))
-    after = bb.text('a photo'); n = len(after.ids) + 2
+    ctx, (a, b_) = samples[3][:3], (noised(samples[3][0], 0.4), noised(samples[3][0], 0.9, 5))
+    after = bb.text("a photo")
+    n = len(after.ids) + 2
     out = lambda segs: bb.model(lay(bb, [segs]))
     with_, without = out([*ctx, a, after]), out([*ctx, after])
     assert close(with_.und[0, -n:], without.und[0, -n:])
     both, alone = out([*ctx, a, b_]), out([*ctx, b_])
-    m = len(b_.x); assert close(both.gen[0, -m:], alone.gen[0, -m:])
-    clean = Drawn(a.x, a.grid); assert not close(out([*ctx, clean, after]).und[0, -n:], without.und[0, -n:])
+    m = len(b_.x)
+    assert close(both.gen[0, -m:], alone.gen[0, -m:])
+    clean = LatentImage(a.x, a.grid)
+    assert not close(out([*ctx, clean, after]).und[0, -n:], without.und[0, -n:])
+
 
 @torch.no_grad()
 def test_words_do_not_see_the_future(bb):
-    ids = bb.text('a photo of a red dog').ids; a = bb.model(lay(bb, [[Text(ids)]])).und; b = bb.model(lay(bb, [[Text(ids[:-1] + bb.tok('cat'))]])).und
-    assert close(a[0, :len(ids)], b[0, :len(ids)]) and not close(a[0, len(ids):], b[0, len(ids):])
+    ids = bb.text("a photo of a red dog").ids
+    a = bb.model(lay(bb, [[Text(ids)]])).und
+    b = bb.model(lay(bb, [[Text(ids[:-1] + bb.tok("cat"))]])).und
+    assert close(a[0, : len(ids)], b[0, : len(ids)]) and not close(a[0, len(ids) :], b[0, len(ids) :])
+
 
 @torch.no_grad()
 def test_loss_counts_labelled_words_only(bb, samples):
-    b = lay(bb, samples[2:3] + samples[4:]); h = bb.model(b)
+    b = lay(bb, samples[2:3] + samples[4:])
+    h = bb.model(b)
     assert text_loss(bb.model, h, b) == 0 and (image_loss(bb.model, h, b) > 0).tolist() == [True, False]
+
 
 @torch.no_grad()
 def test_a_weight_for_every_token(bb, samples):
     "One number weighs a picture; as many as it has tokens weigh these, and half the weight on each half is the same as one half everywhere."
-    seg, n = samples[3][-1], len(samples[3][-1].x); first = torch.arange(n) < n//2
-    def loss(w): b = lay(bb, [[*samples[3][:3], replace(seg, weight=w)]]); return image_loss(bb.model, bb.model(b), b)[0]
-    one, a, b = loss(1.), loss(first*2. + 1e-9), loss(~first*2. + 1e-9)
-    assert close(loss(.5), one/2) and close(loss(torch.full((n,), .5)), one/2) and close((a + b)/2, one) and not close(a, b)
+    seg, n = samples[3][-1], len(samples[3][-1].x)
+    first = torch.arange(n) < n // 2
+
+    def loss(w):
+        b = lay(bb, [[*samples[3][:3], replace(seg, weight=w)]])
+        return image_loss(bb.model, bb.model(b), b)[0]
+
+    one, a, b = loss(1.0), loss(first * 2.0 + 1e-9), loss(~first * 2.0 + 1e-9)
+    assert (
+        close(loss(0.5), one / 2)
+        and close(loss(torch.full((n,), 0.5)), one / 2)
+        and close((a + b) / 2, one)
+        and not close(a, b)
+    )
+
 
 def test_a_grid_larger_than_the_table_is_refused(bb):
-    with pytest.raises(OmniError, match='9 x 9'): lay(bb, [[Drawn(torch.zeros(81, bb.model.config.latent_channels), (9, 9))]])
+    with pytest.raises(OmniError, match="9 x 9"):
+        lay(bb, [[LatentImage(torch.zeros(81, bb.model.config.latent_channels), (9, 9))]])
+
 
 # ---- cache --------------------------------------------------------------------------------------------------------
 @torch.no_grad()
-@pytest.mark.parametrize('cut', [1, 2, 3])
+@pytest.mark.parametrize("cut", [1, 2, 3])
 def test_cached_equals_uncached(bb, samples, cut):
     "Wherever an edit is cut: the first part read into a cache, the rest read after it."
-    s = samples[3]; cache = prefill(bb.model, [s[:cut]]); rest = bb.model(lay(bb, [s[cut:]], start=cache.position.tolist()), cache); whole = bb.model(lay(bb, [s]))
+    s = samples[3]
+    cache = prefill(bb.model, [s[:cut]])
+    rest = bb.model(lay(bb, [s[cut:]], start=cache.position.tolist()), cache)
+    whole = bb.model(lay(bb, [s]))
     u, g = rest.und.shape[1], rest.gen.shape[1]
     assert close(rest.und, whole.und[:, -u:]) and close(rest.gen, whole.gen[:, -g:])
 
+
 @torch.no_grad()
 def test_words_said_are_the_words_of_rereading_everything(bb, samples):
-    ctx = samples[1][:2]; said = say(bb.model, prefill(bb.model, [ctx]), 6)[0]; ids = [bb.model.special.bos]
+    ctx = samples[1][:2]
+    said = say(bb.model, prefill(bb.model, [ctx]), 6)[0]
+    ids = [bb.model.special.bos]
     for i, lp in zip(said.ids, said.logprobs):
-        logits = bb.model.logits(bb.model(lay(bb, [[*ctx, Text(ids, wrap=False)]])).und[0, -1]); logits[bb.model.config.spare:] = -torch.inf   # spare rows are no words
+        logits = bb.model.logits(bb.model(lay(bb, [[*ctx, Text(ids, wrap=False)]])).und[0, -1])
+        logits[bb.model.config.spare :] = -torch.inf  # spare rows are no words
         logp = logits.log_softmax(-1)
         assert int(logp.argmax()) == i and abs(float(logp[i]) - lp) < 1e-3
         ids.append(i)
 
+
 def test_reading_leaves_a_cache_as_it_was(bb, samples):
-    cache = prefill(bb.model, [samples[0]]); n, keys = len(cache), [k.clone() for k in cache.keys]
-    say(bb.model, cache, 3); prefill(bb.model, [samples[4]], cache)
+    cache = prefill(bb.model, [samples[0]])
+    n, keys = len(cache), [k.clone() for k in cache.keys]
+    say(bb.model, cache, 3)
+    prefill(bb.model, [samples[4]], cache)
     assert len(cache) == n and all(torch.equal(a, b) for a, b in zip(keys, cache.keys))
+
 
 # ---- batches of answers and pictures ------------------------------------------------------------------------------
 def test_batched_answers_equal_single_ones(bb, samples):
     ctx = [samples[0][:1], samples[1][:2], samples[4], samples[3][:3]]
-    many = bb.answer(ctx, max_tokens=5); assert all(i < bb.tok.spare for _, said in many for i in said.ids)
+    many = bb.generate_text(ctx, max_new_tokens=5)
+    assert all(i < bb.tok.spare for _, said in many for i in said.ids)
     for c, (text, said) in zip(ctx, many):
-        one, s = bb.answer([c], max_tokens=5)[0]
+        one, s = bb.generate_text([c], max_new_tokens=5)[0]
         assert text == one and said.finished == s.finished and np.allclose(said.logprobs, s.logprobs, atol=1e-3)
-    p = bb.probability(ctx, ['yes', 'no']); assert torch.allclose(p.sum(1), torch.ones(4)) and close(p[1:2], bb.probability(ctx[1:2], ['yes', 'no']))
+    p = bb.probability(ctx, ["yes", "no"])
+    assert torch.allclose(p.sum(1), torch.ones(4)) and close(p[1:2], bb.probability(ctx[1:2], ["yes", "no"]))
 
-@pytest.mark.parametrize('g', [QUICK, replace(QUICK, image=1.5, renorm='text_channel'), replace(QUICK, text=1.), replace(QUICK, interval=(.4, 1.))], ids=['text', 'text and image', 'none', 'interval'])
+
+@pytest.mark.parametrize(
+    "g",
+    [
+        QUICK,
+        replace(QUICK, image=1.5, renorm="text_channel"),
+        replace(QUICK, text=1.0),
+        replace(QUICK, interval=(0.4, 1.0)),
+    ],
+    ids=["text", "text and image", "none", "interval"],
+)
 def test_batched_drawing_equals_single(bb, samples, g):
     "Contexts of different length and kind in one batch; one of them is empty."
     ctx = [samples[2][:1], samples[3][:3], []]
-    for i, (c, im) in enumerate(zip(ctx, bb.paint(ctx, [7, 8, 9], g))): assert apart(im, bb.paint([c], [7 + i], g)[0]) <= 1
+    for i, (c, im) in enumerate(zip(ctx, bb.generate_images(ctx, [7, 8, 9], g))):
+        assert apart(im, bb.generate_images([c], [7 + i], g)[0]) <= 1
+
 
 def test_seeds_of_pictures_and_of_words(bb, samples):
-    a, b, c = (bb.paint([samples[2][:1]], [s], QUICK)[0] for s in (3, 3, 4))
-    assert a.size == (64, 64) and a.mode == 'RGB' and same(a, b) and not same(a, c)
-    hot = lambda s: bb.answer([samples[4]], temperature=1., max_tokens=6, generator=torch.Generator().manual_seed(s))[0][0]
+    a, b, c = (bb.generate_images([samples[2][:1]], [s], QUICK)[0] for s in (3, 3, 4))
+    assert a.size == (64, 64) and a.mode == "RGB" and same(a, b) and not same(a, c)
+    hot = lambda s: bb.generate_text(
+        [samples[4]], temperature=1.0, max_new_tokens=6, generator=torch.Generator().manual_seed(s)
+    )[0][0]
     assert hot(0) == hot(0) and len({hot(s) for s in range(5)}) > 1
 
+
 def test_reading_and_drawing_leave_no_trace(bb, samples):
-    before = weights(bb.model); state = torch.random.get_rng_state()
-    bb.answer([samples[0]]); bb.paint([samples[2][:1]], [0], QUICK); bb.clean([bb.decode(bb.noise([0]))[0]])
+    before = weights(bb.model)
+    state = torch.random.get_rng_state()
+    bb.generate_text([samples[0]])
+    bb.generate_images([samples[2][:1]], [0], QUICK)
+    bb.encode_latents([bb.decode_latents(bb.initial_noise([0]))[0]])
     assert unchanged(bb.model, before) and torch.equal(state, torch.random.get_rng_state())
+
 
 # ---- guidance -----------------------------------------------------------------------------------------------------
 def test_guidance_identities():
     v, u, w = (torch.randn(2, 16, 8, generator=torch.Generator().manual_seed(s)) for s in range(3))
-    for renorm in ('global', 'channel', 'text_channel', 'none'):
-        g = Guidance(5, 1., 3., 2., (0., 1.), renorm)
-        assert close(guide(v, v, v, g), v)                                            # contexts that agree
-        assert close(guide(v, u, None, replace(g, text=1., image=1.)), v)             # scale one is the whole context
-        if renorm in ('global', 'channel'):
-            dims = (-2, -1) if renorm == 'global' else -1
-            assert (guide(v, u, w, g).norm(dim=dims) <= v.norm(dim=dims)*(1 + 1e-5)).all()   # never longer than it was
-    assert close(guide(v, u, w, Guidance(5, 1., 3., 2., (0., 1.), 'none')), w + 2*(u + 3*(v - u) - w))
-    with pytest.raises(ValueError, match='sideways'): guide(v, u, None, replace(QUICK, renorm='sideways'))
+    for renorm in ("global", "channel", "text_channel", "none"):
+        g = SamplingConfig(5, 1.0, 3.0, 2.0, (0.0, 1.0), renorm)
+        assert close(guide(v, v, v, g), v)  # contexts that agree
+        assert close(guide(v, u, None, replace(g, text=1.0, image=1.0)), v)  # scale one is the whole context
+        if renorm in ("global", "channel"):
+            dims = (-2, -1) if renorm == "global" else -1
+            assert (guide(v, u, w, g).norm(dim=dims) <= v.norm(dim=dims) * (1 + 1e-5)).all()  # never longer than it was
+    assert close(guide(v, u, w, SamplingConfig(5, 1.0, 3.0, 2.0, (0.0, 1.0), "none")), w + 2 * (u + 3 * (v - u) - w))
+    with pytest.raises(ValueError, match="sideways"):
+        guide(v, u, None, replace(QUICK, renorm="sideways"))
+
 
 def test_guidance_that_never_acts_is_none(bb, samples):
     ctx = [samples[3][:3]]
-    none = bb.paint(ctx, [1], replace(QUICK, text=1.))[0]
-    assert same(none, bb.paint(ctx, [1], replace(QUICK, interval=(1., 1.)))[0]) and same(none, bb.paint(ctx, [1], replace(QUICK, text=.5, image=3.))[0])
-    assert not same(none, bb.paint(ctx, [1], replace(QUICK, text=4.))[0])
+    none = bb.generate_images(ctx, [1], replace(QUICK, text=1.0))[0]
+    assert same(none, bb.generate_images(ctx, [1], replace(QUICK, interval=(1.0, 1.0)))[0]) and same(
+        none, bb.generate_images(ctx, [1], replace(QUICK, text=0.5, image=3.0))[0]
+    )
+    assert not same(none, bb.generate_images(ctx, [1], replace(QUICK, text=4.0))[0])
+
 
 def test_contexts_of_guidance(samples):
     c, s, t = samples[3][:3]
     assert contexts([c, s, t]) == ([c, s, t], [c, s], [t])
-    assert contexts([t, c, s, t])[1] == [t, c, s] and contexts([t, c, s, t], 'all')[1] == [c, s] and contexts([t, t], 'all')[1] == []
+    assert (
+        contexts([t, c, s, t])[1] == [t, c, s]
+        and contexts([t, c, s, t], "all")[1] == [c, s]
+        and contexts([t, t], "all")[1] == []
+    )
+
 
 def test_presets_are_bagels():
-    assert PRESETS['bagel_draw'] == Guidance(50, 3., 4., 1., (.4, 1.), 'global', 0.) and PRESETS['bagel_edit'] == Guidance(50, 3., 4., 2., (0., 1.), 'text_channel', 0.)
+    assert PRESETS["bagel_draw"] == SamplingConfig(50, 3.0, 4.0, 1.0, (0.4, 1.0), "global", 0.0) and PRESETS[
+        "bagel_edit"
+    ] == SamplingConfig(50, 3.0, 4.0, 2.0, (0.0, 1.0), "text_channel", 0.0)
+
 
 # ---- saved and loaded ---------------------------------------------------------------------------------------------
-@pytest.fixture(scope='module')
+@pytest.fixture(scope="module")
 def stored(tmp_path_factory):
     "A backbone of its own, and the folder it was saved to."
-    b = random_backbone(1); before = weights(b.model), weights(b.ae); folder = tmp_path_factory.mktemp('bb')/'b'
-    b.save_pretrained(folder); return b, before, folder
+    b = random_backbone(1)
+    before = weights(b.model), weights(b.ae)
+    folder = tmp_path_factory.mktemp("bb") / "b"
+    b.save_pretrained(folder)
+    return b, before, folder
+
 
 def test_saving_does_not_change_the_backbone(stored):
     "Stored in half the bytes; what is in memory keeps its digits."
     b, (model, ae), _ = stored
     assert b.dtype == torch.float32 and unchanged(b.model, model) and unchanged(b.ae, ae)
 
+
 def test_saved_then_loaded(stored, tmp_path, samples, pictures):
     "bf16 on disk: the first reload is near, the reload of a reload is equal."
-    b, _, folder = stored; once = load_backbone(folder); once.save_pretrained(tmp_path/'again'); twice = load_backbone(tmp_path/'again')
+    b, _, folder = stored
+    once = load_backbone(folder)
+    once.save_pretrained(tmp_path / "again")
+    twice = load_backbone(tmp_path / "again")
     assert b.fingerprint == once.fingerprint == twice.fingerprint and once.dtype == torch.float32
-    assert (once.size, once.name, once.presets, once.tok.names, once.tok.spare) == (b.size, b.name, b.presets, b.tok.names, b.tok.spare)
-    assert all(torch.equal(x, y) for x, y in zip(once.model.state_dict().values(), twice.model.state_dict().values(), strict=True))
-    assert all(torch.equal(x, y.bfloat16().float()) for x, y in zip(once.model.state_dict().values(), b.model.state_dict().values(), strict=True))
-    ctx = [[*once.seen(pictures[:1]), once.text('what is in the photo ?')]]
-    assert once.answer(ctx, max_tokens=5)[0][1] == twice.answer(ctx, max_tokens=5)[0][1] and same(once.paint(ctx, [0], QUICK)[0], twice.paint(ctx, [0], QUICK)[0])
-    assert apart(b.decode(b.clean(pictures[:1])[0].x[None])[0], once.decode(once.clean(pictures[:1])[0].x[None])[0]) < 40
-    assert sorted(p.suffix for p in folder.rglob('*') if p.is_file() and p.suffix != '.json') == ['.safetensors']*3
+    assert (once.size, once.name, once.presets, once.tok.names, once.tok.spare) == (
+        b.size,
+        b.name,
+        b.presets,
+        b.tok.names,
+        b.tok.spare,
+    )
+    assert all(
+        torch.equal(x, y)
+        for x, y in zip(once.model.state_dict().values(), twice.model.state_dict().values(), strict=True)
+    )
+    assert all(
+        torch.equal(x, y.bfloat16().float())
+        for x, y in zip(once.model.state_dict().values(), b.model.state_dict().values(), strict=True)
+    )
+    ctx = [[*once.seen(pictures[:1]), once.text("what is in the photo ?")]]
+    assert once.generate_text(ctx, max_new_tokens=5)[0][1] == twice.generate_text(ctx, max_new_tokens=5)[0][1] and same(
+        once.generate_images(ctx, [0], QUICK)[0], twice.generate_images(ctx, [0], QUICK)[0]
+    )
+    assert (
+        apart(b.decode(b.clean(pictures[:1])[0].x[None])[0], once.decode(once.clean(pictures[:1])[0].x[None])[0]) < 40
+    )
+    assert sorted(p.suffix for p in folder.rglob("*") if p.is_file() and p.suffix != ".json") == [".safetensors"] * 3
+
 
 def test_computes_in_bf16(stored, pictures):
-    b = load_backbone(stored[2], dtype=torch.bfloat16); ctx = [[*b.seen(pictures[:1]), b.text('what is in the photo ?')]]
-    assert b.dtype == torch.bfloat16 and len(b.answer(ctx, max_tokens=3)) == 1 and b.paint([b.edit_context(pictures[:1])[0] + ctx[0][1:]], [0], QUICK)[0].size == (64, 64)
+    b = load_backbone(stored[2], dtype=torch.bfloat16)
+    ctx = [[*b.seen(pictures[:1]), b.text("what is in the photo ?")]]
+    assert (
+        b.dtype == torch.bfloat16
+        and len(b.generate_text(ctx, max_new_tokens=3)) == 1
+        and b.generate_images([b.encode_source(pictures[:1])[0] + ctx[0][1:]], [0], QUICK)[0].size == (64, 64)
+    )
     assert b.fingerprint == stored[0].fingerprint
 
+
 def test_fingerprint_tells_backbones_apart(bb):
-    a = random_backbone(2); seen = {bb.fingerprint, a.fingerprint, random_backbone(2, hidden_size=32).fingerprint}
+    a = random_backbone(2)
+    seen = {bb.fingerprint, a.fingerprint, random_backbone(2, hidden_size=32).fingerprint}
     assert len(seen) == 3
     with torch.no_grad():
-        for p in a.model.parameters(): p.mul_(1.02)          # as a training of everything would
+        for p in a.model.parameters():
+            p.mul_(1.02)  # as a training of everything would
     assert a.fingerprint not in seen
 
-@pytest.mark.parametrize('part', ['language_model.model.layers.0.self_attn.q_proj.weight', 'language_model.model.layers.0.mlp_moe_gen.up_proj.weight', 'connector.fc1.weight', 'vit_model.vision_model.post_layernorm.weight'])
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        "language_model.model.layers.0.self_attn.q_proj.weight",
+        "language_model.model.layers.0.mlp_moe_gen.up_proj.weight",
+        "connector.fc1.weight",
+        "vit_model.vision_model.post_layernorm.weight",
+    ],
+)
 def test_fingerprint_sees_every_part(part):
     "A backbone of which only one part was trained further is another backbone."
-    a = random_backbone(2); before = a.fingerprint
-    with torch.no_grad(): a.model.get_parameter(part).mul_(1.5)
+    a = random_backbone(2)
+    before = a.fingerprint
+    with torch.no_grad():
+        a.model.get_parameter(part).mul_(1.5)
     assert a.fingerprint != before
 
-FILES = ['config.json', 'model.safetensors', 'backbone.json', 'tokenizer.json', 'ae/config.json', 'ae/outer.json', 'ae/diffusion_pytorch_model.safetensors', 'ae/refiner.safetensors']
 
-@pytest.mark.parametrize('name', FILES)
-@pytest.mark.parametrize('harm', ['missing', 'cut short'])
+FILES = [
+    "config.json",
+    "model.safetensors",
+    "backbone.json",
+    "tokenizer.json",
+    "ae/config.json",
+    "ae/outer.json",
+    "ae/diffusion_pytorch_model.safetensors",
+    "ae/refiner.safetensors",
+]
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("harm", ["missing", "cut short"])
 def test_incomplete_folder(stored, tmp_path, name, harm):
     import shutil
-    shutil.copytree(stored[2], tmp_path/'b'); f = tmp_path/'b'/name
-    if harm == 'missing': f.unlink()
-    else: f.write_bytes(f.read_bytes()[:20])
-    with pytest.raises(OmniError) as e: load_backbone(tmp_path/'b')
-    assert name in str(e.value) or harm == 'cut short' and str(tmp_path/'b') in str(e.value)
+
+    shutil.copytree(stored[2], tmp_path / "b")
+    f = tmp_path / "b" / name
+    if harm == "missing":
+        f.unlink()
+    else:
+        f.write_bytes(f.read_bytes()[:20])
+    with pytest.raises(OmniError) as e:
+        load_backbone(tmp_path / "b")
+    assert name in str(e.value) or harm == "cut short" and str(tmp_path / "b") in str(e.value)
+
 
 def test_no_folder_and_no_name():
-    for name in ('huge', '/nowhere/at/all'):
-        with pytest.raises(OmniError, match=f"{name}.*tiny"): load_backbone(name)
+    for name in ("huge", "/nowhere/at/all"):
+        with pytest.raises(OmniError, match=f"{name}.*tiny"):
+            load_backbone(name)
+
 
 def test_is_a_transformers_model(stored, tmp_path):
-    m = stored[0].model; m.save_pretrained(tmp_path); again = MoT.from_pretrained(tmp_path)
+    m = stored[0].model
+    m.save_pretrained(tmp_path)
+    again = MoT.from_pretrained(tmp_path)
     assert again.config.latent_channels == m.config.latent_channels and unchanged(again, weights(m))
-    assert MoTConfig.from_dict(m.config.to_dict()).to_dict() == m.config.to_dict() and SIZES['hidden_size'] == again.config.hidden_size
+    assert (
+        MoTConfig.from_dict(m.config.to_dict()).to_dict() == m.config.to_dict()
+        and SIZES["hidden_size"] == again.config.hidden_size
+    )
+
 
 # ---- what is typed ------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize('text,word', [('a photo of a dragon', 'dragon'), ('yes <|im_end|>', '<|im_end|>'), ('<|vision_start|>', '<|vision_start|>')])
+@pytest.mark.parametrize(
+    "text,word",
+    [("a photo of a dragon", "dragon"), ("yes <|im_end|>", "<|im_end|>"), ("<|vision_start|>", "<|vision_start|>")],
+)
 def test_words_it_does_not_know(bb, text, word):
-    with pytest.raises(OmniError) as e: bb.text(text)
+    with pytest.raises(OmniError) as e:
+        bb.text(text)
     assert word in str(e.value)

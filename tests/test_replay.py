@@ -1,135 +1,234 @@
 "Explicit knowledge replay: what is said before a picture is drawn. Facts are given in words here, so that nothing must be trained."
+
 import json
 import numpy as np, pytest
 from omnipersona.all import *
-from omnipersona.concept.tokens import Described
-from omnipersona.concept.replay import Replay, ReplayConfig, Stage, Trace, effect_figure
 
-QUICK = Guidance(4, 2., 1.)
+QUICK = SamplingConfig(4, 2.0, 1.0)
 
-@pytest.fixture(scope='module')
-def bb(tiny): return tiny
 
-@pytest.fixture(scope='module')
-def char(world): return world.character(seed=123)
+@pytest.fixture(scope="module")
+def bb(tiny):
+    return tiny
 
-@pytest.fixture(scope='module')
-def p(bb, char): return Persona(bb, Described(bb, 'maeve', char.description, char.facts))
 
-@pytest.fixture(scope='module')
-def replay(bb, p): return Replay(bb, p.concepts)
+@pytest.fixture(scope="module")
+def char(world):
+    return world.character(seed=123)
 
-def asks(key): return f'a photo of <maeve> at its {key}' if key == 'home' else f'a photo of the {key} of <maeve>'
+
+@pytest.fixture(scope="module")
+def p(bb, char):
+    return Persona(bb, TextPrompt(bb, "maeve", char.description, char.facts))
+
+
+@pytest.fixture(scope="module")
+def replay(bb, p):
+    return Replay(bb, p.concepts)
+
+
+def asks(key):
+    return f"a photo of <maeve> at its {key}" if key == "home" else f"a photo of the {key} of <maeve>"
+
 
 # ---- the three passes ---------------------------------------------------------------------------------------------
 def test_facts_are_asked_for_and_the_answer_is_written_into_the_request(replay, char):
     "Every question is right, and what was answered is written into the request."
     traces = replay([asks(k) for k in char.facts])
-    assert [t.question for t in traces] == [f'what is the {k} of <maeve> ?' for k in char.facts]
+    assert [t.question for t in traces] == [f"what is the {k} of <maeve> ?" for k in char.facts]
     said = [t.answer in t.prompt and k not in t.prompt.split() for t, k in zip(traces, char.facts)]
-    assert sum(said) >= len(said)-1, '\n\n'.join(map(str, traces))
-    assert all(t.needed and not t.fallback and [s.name for s in t.stages] == ['intent', 'retrieval', 'rewriting'] for t in traces)
+    assert sum(said) >= len(said) - 1, "\n\n".join(map(str, traces))
+    assert all(
+        t.needed and not t.fallback and [s.name for s in t.stages] == ["intent", "retrieval", "rewriting"]
+        for t in traces
+    )
+
 
 def test_a_request_that_says_everything_comes_back_unchanged(replay):
-    plain = ['a photo of <maeve> at the beach', 'a photo of <maeve> with a blue kite at the park', 'remove <maeve> from the photo', 'change the background to the moon']
+    plain = [
+        "a photo of <maeve> at the beach",
+        "a photo of <maeve> with a blue kite at the park",
+        "remove <maeve> from the photo",
+        "change the background to the moon",
+    ]
     traces = replay(plain)
     same = [not t.needed and t.prompt == t.request and not t.answer for t in traces]
-    assert sum(same) >= 3, '\n\n'.join(map(str, traces))
+    assert sum(same) >= 3, "\n\n".join(map(str, traces))
+
 
 def test_edits_are_replayed_as_well(replay, char):
-    t, = replay(['add the toy of <maeve>'])
-    assert t.prompt == f'add {t.answer}' and t.answer.split()[-1] == char.facts['toy'].split()[-1], t
+    (t,) = replay(["add the toy of <maeve>"])
+    assert t.prompt == f"add {t.answer}" and t.answer.split()[-1] == char.facts["toy"].split()[-1], t
+
 
 def test_a_batch_says_what_each_request_says_alone(replay):
-    requests = [asks('toy'), 'a photo of <maeve> at the beach', asks('home')]
+    requests = [asks("toy"), "a photo of <maeve> at the beach", asks("home")]
     for t, r in zip(replay(requests), requests):
-        one, = replay([r]); assert (t.question, t.answer, t.prompt) == (one.question, one.answer, one.prompt)
+        (one,) = replay([r])
+        assert (t.question, t.answer, t.prompt) == (one.question, one.answer, one.prompt)
+
 
 def test_of_two_concepts_only_the_one_that_is_named_is_asked(bb, world):
     a, b = world.character(5), world.character(6)
-    r = Replay(bb, Persona(bb, [Described(bb, 'ann', a.description, a.facts), Described(bb, 'bo', b.description, b.facts)]).concepts)
-    for name, c in (('ann', a), ('bo', b)):
-        t, = r([f'a photo of the toy of <{name}>'])
-        retrieval = t.stages[1]; alone, = Replay(bb, Persona(bb, r.concepts[name]).concepts)([f'a photo of the toy of <{name}>'])
-        assert t.question == f'what is the toy of <{name}> ?' and retrieval.tokens_read == alone.stages[1].tokens_read, t
+    r = Replay(
+        bb,
+        Persona(
+            bb, [TextPrompt(bb, "ann", a.description, a.facts), TextPrompt(bb, "bo", b.description, b.facts)]
+        ).concepts,
+    )
+    for name, c in (("ann", a), ("bo", b)):
+        (t,) = r([f"a photo of the toy of <{name}>"])
+        retrieval = t.stages[1]
+        (alone,) = Replay(bb, Persona(bb, r.concepts[name]).concepts)([f"a photo of the toy of <{name}>"])
+        assert (
+            t.question == f"what is the toy of <{name}> ?" and retrieval.tokens_read == alone.stages[1].tokens_read
+        ), t
+
 
 def test_all_facts_but_one_are_right(replay, char):
     traces = replay([asks(k) for k in char.facts])
-    assert sum(t.answer == v and v in t.prompt for t, v in zip(traces, char.facts.values())) >= len(char.facts)-1, '\n\n'.join(map(str, traces))
+    assert sum(t.answer == v and v in t.prompt for t, v in zip(traces, char.facts.values())) >= len(char.facts) - 1, (
+        "\n\n".join(map(str, traces))
+    )
+
 
 def test_an_edit_adds_the_right_thing(replay, char):
-    t, = replay(['add the toy of <maeve>']); assert t.prompt == f"add {char.facts['toy']}", t
+    (t,) = replay(["add the toy of <maeve>"])
+    assert t.prompt == f"add {char.facts['toy']}", t
+
 
 def test_each_of_two_concepts_has_its_own_fact(bb, world):
     a, b = world.character(5), world.character(6)
-    r = Replay(bb, Persona(bb, [Described(bb, 'ann', a.description, a.facts), Described(bb, 'bo', b.description, b.facts)]).concepts)
-    for name, c in (('ann', a), ('bo', b)):
-        t, = r([f'a photo of the toy of <{name}>']); assert t.answer == c.facts['toy'], t
+    r = Replay(
+        bb,
+        Persona(
+            bb, [TextPrompt(bb, "ann", a.description, a.facts), TextPrompt(bb, "bo", b.description, b.facts)]
+        ).concepts,
+    )
+    for name, c in (("ann", a), ("bo", b)):
+        (t,) = r([f"a photo of the toy of <{name}>"])
+        assert t.answer == c.facts["toy"], t
+
 
 def test_an_answer_of_another_kind_is_written_as_it_is(replay):
-    t, = replay([asks('toy')]); assert 'blue boat' in t.with_answer('a blue boat').prompt
+    (t,) = replay([asks("toy")])
+    assert "blue boat" in t.with_answer("a blue boat").prompt
+
 
 # ---- in-context examples ------------------------------------------------------------------------------------------
-@pytest.mark.parametrize('n', [0, 1, 6])
+@pytest.mark.parametrize("n", [0, 1, 6])
 def test_examples(bb, p, n):
-    t, = Replay(bb, p.concepts, ReplayConfig(n_examples=n))([asks('toy')])
-    assert len(t.examples) == n and t.prompt and '<maeve>' not in ' '.join(x for e in t.examples for x in e)
+    (t,) = Replay(bb, p.concepts, ReplayConfig(n_examples=n))([asks("toy")])
+    assert len(t.examples) == n and t.prompt and "<maeve>" not in " ".join(x for e in t.examples for x in e)
+
 
 def test_own_examples(bb, p):
-    mine = (('a photo of {name} with its toy', 'what is the toy of {name} ?'),)
-    t, = Replay(bb, p.concepts, ReplayConfig(n_examples=1, examples=mine))([asks('toy')])
-    assert t.examples[0][0].endswith('with its toy')
+    mine = (("a photo of {name} with its toy", "what is the toy of {name} ?"),)
+    (t,) = Replay(bb, p.concepts, ReplayConfig(n_examples=1, examples=mine))([asks("toy")])
+    assert t.examples[0][0].endswith("with its toy")
 
-@pytest.mark.parametrize('config,word', [(dict(n_examples=7), '7'), (dict(n_examples=-1), '-1'), (dict(n_examples=1, examples=(('one',),)), 'one'),
-                                         (dict(n_examples=1, examples=()), '0 examples'), (dict(n_examples=1, examples=(('', 'x'),)), 'pair of texts')])
+
+@pytest.mark.parametrize(
+    "config,word",
+    [
+        (dict(n_examples=7), "7"),
+        (dict(n_examples=-1), "-1"),
+        (dict(n_examples=1, examples=(("one",),)), "one"),
+        (dict(n_examples=1, examples=()), "0 examples"),
+        (dict(n_examples=1, examples=(("", "x"),)), "pair of texts"),
+    ],
+)
 def test_wrong_examples_are_named(bb, p, config, word):
-    with pytest.raises(OmniError, match=word): Replay(bb, p.concepts, ReplayConfig(**config))
+    with pytest.raises(OmniError, match=word):
+        Replay(bb, p.concepts, ReplayConfig(**config))
+
 
 # ---- nonsense -----------------------------------------------------------------------------------------------------
 def test_an_endless_pass_falls_back_to_the_request(bb, p):
-    t, = Replay(bb, p.concepts, ReplayConfig(max_tokens=1))([asks('toy')])
-    assert t.prompt == t.request and 'endless' in t.fallback and t.stages[0].problem == 'endless' and 'endless' in str(t)
+    (t,) = Replay(bb, p.concepts, ReplayConfig(max_new_tokens=1))([asks("toy")])
+    assert (
+        t.prompt == t.request and "endless" in t.fallback and t.stages[0].problem == "endless" and "endless" in str(t)
+    )
+
 
 def test_a_question_about_nobody_falls_back(bb, p, monkeypatch):
-    r = Replay(bb, p.concepts); monkeypatch.setattr(r, 'intents', lambda reqs: [('what is in the photo ?', Stage('intent', '', 'what is in the photo ?', [], [], 0, 0.))]*len(reqs))
-    t, = r([asks('toy')]); assert t.prompt == t.request and 'names no concept' in t.fallback
+    r = Replay(bb, p.concepts)
+    monkeypatch.setattr(
+        r,
+        "intents",
+        lambda reqs: (
+            [("what is in the photo ?", Stage("intent", "", "what is in the photo ?", [], [], 0, 0.0))] * len(reqs)
+        ),
+    )
+    (t,) = r([asks("toy")])
+    assert t.prompt == t.request and "names no concept" in t.fallback
 
-@pytest.mark.parametrize('request_', ['', '  ', None, 'a photo of the toy of <nobody>', 'a photo of a xylophone'])
+
+@pytest.mark.parametrize("request_", ["", "  ", None, "a photo of the toy of <nobody>", "a photo of a xylophone"])
 def test_bad_requests_are_named(replay, request_):
-    with pytest.raises(OmniError): replay([request_])
+    with pytest.raises(OmniError):
+        replay([request_])
+
 
 # ---- the trace ----------------------------------------------------------------------------------------------------
 def test_trace_is_saved_whole_and_printed_escaped(replay, tmp_path):
-    t, = replay([asks('toy')]); t.save(tmp_path/'t.json'); o = json.loads((tmp_path/'t.json').read_text())
-    assert {k: o[k] for k in ('request', 'question', 'answer', 'prompt')} == dict(request=t.request, question=t.question, answer=t.answer, prompt=t.prompt)
-    assert [len(s['ids']) for s in o['stages']] == [len(s['logprobs'])for s in o['stages']] and all(s['seconds'] > 0 and s['tokens_read'] > 0 for s in o['stages'])
-    html = Trace('<img src=x onerror=alert(1)>', 'q', 'a', 'p')._repr_html_(); assert '<img' not in html and '&lt;img' in html
-    assert '<maeve>' in str(t) and '<maeve>' not in t._repr_html_() and t.tokens > 10 and t.seconds > 0
+    (t,) = replay([asks("toy")])
+    t.save(tmp_path / "t.json")
+    o = json.loads((tmp_path / "t.json").read_text())
+    assert {k: o[k] for k in ("request", "question", "answer", "prompt")} == dict(
+        request=t.request, question=t.question, answer=t.answer, prompt=t.prompt
+    )
+    assert [len(s["ids"]) for s in o["stages"]] == [len(s["logprobs"]) for s in o["stages"]] and all(
+        s["seconds"] > 0 and s["tokens_read"] > 0 for s in o["stages"]
+    )
+    html = Trace("<img src=x onerror=alert(1)>", "q", "a", "p")._repr_html_()
+    assert "<img" not in html and "&lt;img" in html
+    assert "<maeve>" in str(t) and "<maeve>" not in t._repr_html_() and t.tokens > 10 and t.seconds > 0
+
 
 def test_another_answer_changes_the_prompt_and_the_same_does_not(replay):
-    t, = replay([asks('toy')]); u = t.with_answer('a blue drum')
-    assert t.with_answer(t.answer).prompt == t.prompt and u.by_hand and 'by hand' in str(u) and 'blue drum' in u.prompt and not t.by_hand
-    plain, = replay(['a photo of <maeve> at the beach'])
-    with pytest.raises(OmniError, match='no question'): plain.with_answer('a blue drum')
-    with pytest.raises(OmniError): t.with_answer('a xylophone')
+    (t,) = replay([asks("toy")])
+    u = t.with_answer("a blue drum")
+    assert (
+        t.with_answer(t.answer).prompt == t.prompt
+        and u.by_hand
+        and "by hand" in str(u)
+        and "blue drum" in u.prompt
+        and not t.by_hand
+    )
+    (plain,) = replay(["a photo of <maeve> at the beach"])
+    with pytest.raises(OmniError, match="no question"):
+        plain.with_answer("a blue drum")
+    with pytest.raises(OmniError):
+        t.with_answer("a xylophone")
+
 
 # ---- drawing with it ----------------------------------------------------------------------------------------------
 def test_persona_draws_what_was_replayed(p):
-    with_, without = p.generate(asks('toy'), seed=3, replay=True, guidance=QUICK), p.generate(asks('toy'), seed=3, guidance=QUICK)
-    assert without.trace is None and with_.trace.prompt != asks('toy')
+    with_, without = (
+        p.generate(asks("toy"), seed=3, replay=True, guidance=QUICK),
+        p.generate(asks("toy"), seed=3, guidance=QUICK),
+    )
+    assert without.trace is None and with_.trace.prompt != asks("toy")
     by_hand = p.generate(with_.trace.prompt, seed=3, guidance=QUICK)
-    assert np.array_equal(np.asarray(with_.image), np.asarray(by_hand.image)) and with_.request == asks('toy')
+    assert np.array_equal(np.asarray(with_.image), np.asarray(by_hand.image)) and with_.request == asks("toy")
+
 
 def test_persona_edits_with_it(p, world, char):
-    photo = world.photo(char, seed=1, thing=None); r = p.edit(photo.image, 'add the toy of <maeve>', seed=0, replay=ReplayConfig(n_examples=0), guidance=QUICK)
-    assert r.trace.request == 'add the toy of <maeve>' and r.image.size == photo.image.size
+    photo = world.photo(char, seed=1, thing=None)
+    r = p.edit(photo.image, "add the toy of <maeve>", seed=0, replay=ReplayConfig(n_examples=0), guidance=QUICK)
+    assert r.trace.request == "add the toy of <maeve>" and r.image.size == photo.image.size
+
 
 def test_counterfactual_keeps_the_noise(p):
-    r = p.generate(asks('toy'), seed=5, replay=True, guidance=QUICK)
-    same, other = p.what_if(r, r.trace.answer), p.what_if(r, 'a blue drum')
+    r = p.generate(asks("toy"), seed=5, replay=True, guidance=QUICK)
+    same, other = p.what_if(r, r.trace.answer), p.what_if(r, "a blue drum")
     assert np.array_equal(np.asarray(same.image), np.asarray(r.image)) and other.seed == r.seed and other.trace.by_hand
-    if other.trace.prompt != r.trace.prompt: assert not np.array_equal(np.asarray(other.image), np.asarray(r.image))
+    if other.trace.prompt != r.trace.prompt:
+        assert not np.array_equal(np.asarray(other.image), np.asarray(r.image))
     assert len(effect_figure(r, other).axes) == 3
 
+
 def test_what_if_needs_a_replayed_picture(p):
-    with pytest.raises(OmniError, match='replay'): p.what_if(p.generate('a photo of <maeve> at the beach', guidance=QUICK), 'a blue boat')
+    with pytest.raises(OmniError, match="replay"):
+        p.what_if(p.generate("a photo of <maeve> at the beach", guidance=QUICK), "a blue boat")

@@ -1,186 +1,376 @@
 "The concept studio without a front end: boxes are filled, buttons clicked, texts and pictures read back. All of it also holds under Colab's ipywidgets 7 (`make test-colab`)."
+
 import io, time, zipfile
 import pytest, torch
-w = pytest.importorskip('ipywidgets')
+
+w = pytest.importorskip("ipywidgets")
 from PIL import Image
 from helpers import SHORT
-from omnipersona.basics import OmniError, png_bytes
-from omnipersona.concept.learn import Recipe, learn
-from omnipersona.concept.tasks import Mix
-from omnipersona.concept.tokens import Concept
 from omnipersona.widgets import studio as module
-from omnipersona.widgets.forms import concept_zip, designed, facts_from, open_concept, recipe_from, recipe_values, token_paths
+from omnipersona.basics import OmniError
+from omnipersona.pictures import png_bytes
+from omnipersona.concept.concept import Concept
+from omnipersona.concept.sampling import SamplesPerStep
+from omnipersona.concept.losses import Recipe
+from omnipersona.concept.learn import learn
+from omnipersona.widgets.forms import (
+    concept_zip,
+    designed,
+    facts_from,
+    open_concept,
+    recipe_from,
+    recipe_values,
+    token_paths,
+)
 from omnipersona.widgets.studio import ConceptStudio
 
-EVIL = '<img src=x onerror=alert(1)>'
+EVIL = "<img src=x onerror=alert(1)>"
+
 
 @pytest.fixture
 def s(bb, tmp_path):
-    s = ConceptStudio(bb, 'maeve', SHORT, every=3, folder=tmp_path/'kept'); s.sources['design a character'].n.value = 2
-    s.facts.rows[0][1].value = 'a red kite'
+    s = ConceptStudio(bb, "maeve", SHORT, every=3, folder=tmp_path / "kept")
+    s.sources["design a character"].n.value = 2
+    s.facts.rows[0][1].value = "a red kite"
     return s
+
 
 def give(upload, files):
     "Files into an upload button, as the browser's side of this ipywidgets does it."
-    if hasattr(upload, '_counter'):   # 7
-        upload.metadata, upload.data = [dict(name=n, type='', size=len(b), lastModified=0) for n, b in files], [b for _, b in files]
+    if hasattr(upload, "_counter"):  # 7
+        upload.metadata, upload.data = (
+            [dict(name=n, type="", size=len(b), lastModified=0) for n, b in files],
+            [b for _, b in files],
+        )
         upload._counter += 1
-    else: upload.value = tuple(dict(name=n, type='', size=len(b), last_modified=__import__('datetime').datetime(2026, 1, 1), content=memoryview(b)) for n, b in files)
+    else:
+        upload.value = tuple(
+            dict(
+                name=n,
+                type="",
+                size=len(b),
+                last_modified=__import__("datetime").datetime(2026, 1, 1),
+                content=memoryview(b),
+            )
+            for n, b in files
+        )
+
 
 def pressed(s, step, do):
     "A callback of `learn` that does something after a step."
+
     def callback(L):
-        if L.step == step: do()
+        if L.step == step:
+            do()
+
     return [callback]
+
 
 # ---- what a form says ---------------------------------------------------------------------------------------------
 def test_a_recipe_survives_the_form(s):
-    r = Recipe(steps=7, lr=.5, routing='coupled', mix=Mix(draw=3, shift=2.))
+    r = Recipe(steps=7, lr=0.5, routing="coupled", mix=SamplesPerStep(draw=3, shift=2.0))
     assert recipe_from(recipe_values(r)) == r and s.form.value == SHORT
 
-@pytest.mark.parametrize('bad', [dict(steps=0), dict(lr=0), dict(lr=float('nan')), dict(steps='many'), dict(routing='both'), dict(no=1), {f'mix.{k}': 0 for k in 'recognise vqa facts draw edit'.split()}])
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        dict(steps=0),
+        dict(lr=0),
+        dict(lr=float("nan")),
+        dict(steps="many"),
+        dict(routing="both"),
+        dict(no=1),
+        {f"mix.{k}": 0 for k in "recognise vqa facts draw edit".split()},
+    ],
+)
 def test_a_recipe_that_cannot_train_is_refused_by_name(bad):
-    with pytest.raises(OmniError, match=next(iter(bad)).split('.')[0]): recipe_from(bad)
+    with pytest.raises(OmniError, match=next(iter(bad)).split(".")[0]):
+        recipe_from(bad)
+
 
 def test_facts():
-    assert facts_from([(' toy ', ' a red kite '), ('home', ' '), ('', '')]) == {'toy': 'a red kite'}
-    for rows in ([('', 'a red kite')], [('toy', 'a'), ('toy', 'b')]):
-        with pytest.raises(OmniError, match='facts'): facts_from(rows)
+    assert facts_from([(" toy ", " a red kite "), ("home", " "), ("", "")]) == {"toy": "a red kite"}
+    for rows in ([("", "a red kite")], [("toy", "a"), ("toy", "b")]):
+        with pytest.raises(OmniError, match="facts"):
+            facts_from(rows)
+
 
 def test_a_home_everywhere_is_refused():
-    from omnipersona.toyworld.draw import PLACES
-    with pytest.raises(OmniError, match='every place'): designed({}, {p: f'the {p}' for p in PLACES}, 2)
+    from omnipersona.toyworld.scenery import PLACES
+
+    with pytest.raises(OmniError, match="every place"):
+        designed({}, {p: f"the {p}" for p in PLACES}, 2)
+
 
 def test_zip_and_back_and_no_other_file_gets_out(bb, concept, tmp_path):
-    z = concept_zip(concept); (tmp_path/'maeve.zip').write_bytes(z)
-    for source in (z, tmp_path/'maeve.zip'): assert torch.equal(open_concept(bb, source).rows, concept.rows)
+    z = concept_zip(concept)
+    (tmp_path / "maeve.zip").write_bytes(z)
+    for source in (z, tmp_path / "maeve.zip"):
+        assert torch.equal(open_concept(bb, source).rows, concept.rows)
     bad = io.BytesIO()
-    with zipfile.ZipFile(bad, 'w') as f: f.writestr('../../escaped.txt', 'x'); f.writestr('/tmp/concept.json', '{}')
-    for source, why in ((bad.getvalue(), 'missing'), (z[:200], 'not a readable zip'), (b'', 'zip'), (tmp_path/'nowhere', 'no such folder')):
-        with pytest.raises(OmniError, match=why): open_concept(bb, source)
-    assert not list(tmp_path.rglob('escaped.txt'))
+    with zipfile.ZipFile(bad, "w") as f:
+        f.writestr("../../escaped.txt", "x")
+        f.writestr("/tmp/concept.json", "{}")
+    for source, why in (
+        (bad.getvalue(), "missing"),
+        (z[:200], "not a readable zip"),
+        (b"", "zip"),
+        (tmp_path / "nowhere", "no such folder"),
+    ):
+        with pytest.raises(OmniError, match=why):
+            open_concept(bb, source)
+    assert not list(tmp_path.rglob("escaped.txt"))
+
 
 def test_tokens_that_rest_stay_and_one_that_moves_moves():
     import numpy as np
-    a = np.random.default_rng(0).normal(size=(5, 8)); b = a.copy(); b[2] += 1
-    xy = token_paths([a, a, b]); far = np.abs(xy[2] - xy[0]).max(-1)
+
+    a = np.random.default_rng(0).normal(size=(5, 8))
+    b = a.copy()
+    b[2] += 1
+    xy = token_paths([a, a, b])
+    far = np.abs(xy[2] - xy[0]).max(-1)
     assert np.allclose(xy[0], xy[1]) and far[2] > 1 and np.allclose(np.delete(far, 2), 0)
+
 
 # ---- training -----------------------------------------------------------------------------------------------------
 def test_it_learns_what_learn_learns(s, bb):
     "Watching changes nothing: the same rows, bit for bit."
-    s.train_button.click(); data = designed(s.sources['design a character'].traits, {'toy': 'a red kite'}, 2)[1]
-    assert torch.equal(s.concept.rows, learn(bb, data, 'maeve', 0, SHORT, progress=False).rows) and 'learnt: 6 steps' in s.said.text
-    assert [k for k, _ in s.concept.previews] == [1, 3, 6] and all(bytes(i.value).startswith(b'\x89PNG') for i in s.watch.images.values())
+    s.train_button.click()
+    data = designed(s.sources["design a character"].traits, {"toy": "a red kite"}, 2)[1]
+    assert (
+        torch.equal(s.concept.rows, learn(bb, data, "maeve", 0, SHORT, progress=False).rows)
+        and "learnt: 6 steps" in s.said.text
+    )
+    assert [k for k, _ in s.concept.previews] == [1, 3, 6] and all(
+        bytes(i.value).startswith(b"\x89PNG") for i in s.watch.images.values()
+    )
     assert s.train_button.disabled is False and s.stop_button.disabled is True
 
-@pytest.mark.parametrize('how', ['stop', 'interrupt'])
+
+@pytest.mark.parametrize("how", ["stop", "interrupt"])
 def test_stop_and_interrupt_keep_what_was_learnt(s, how):
-    def interrupt(): raise KeyboardInterrupt
-    s.train(callbacks=pressed(s, 2, s.stop_button.click if how == 'stop' else interrupt))
-    assert s.concept.summary['steps'] == 2 and s.concept.summary['stopped'] and 'what was learnt is kept' in s.said.text and not s.busy
-    s.tryout.buttons['Ask'].click(); assert 'probability' in s.tryout.said['Ask'].text
+    def interrupt():
+        raise KeyboardInterrupt
+
+    s.train(callbacks=pressed(s, 2, s.stop_button.click if how == "stop" else interrupt))
+    assert (
+        s.concept.summary["steps"] == 2
+        and s.concept.summary["stopped"]
+        and "what was learnt is kept" in s.said.text
+        and not s.busy
+    )
+    s.tryout.buttons["Ask"].click()
+    assert "probability" in s.tryout.said["Ask"].text
+
 
 def test_an_interrupt_before_the_first_step_changes_nothing(s, monkeypatch):
-    s.train(); kept = s.concept
-    def interrupted(*a, **k): raise KeyboardInterrupt
-    monkeypatch.setattr(module, 'learn', interrupted); s.train_button.click()
-    assert s.concept is kept and 'interrupted' in s.said.text and not s.busy and not s.train_button.disabled
+    s.train()
+    kept = s.concept
+
+    def interrupted(*a, **k):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "learn", interrupted)
+    s.train_button.click()
+    assert s.concept is kept and "interrupted" in s.said.text and not s.busy and not s.train_button.disabled
+
 
 def test_nothing_else_runs_while_it_trains(s):
-    s.train(callbacks=pressed(s, 2, lambda: [b.click() for b in (s.train_button, s.save_button, s.load_button, s.check_button, *s.tryout.buttons.values())]))
-    assert s.concept.summary['steps'] == 6 and not s.tryout.results and not s.kept.text
+    s.train(
+        callbacks=pressed(
+            s,
+            2,
+            lambda: [
+                b.click()
+                for b in (s.train_button, s.save_button, s.load_button, s.check_button, *s.tryout.buttons.values())
+            ],
+        )
+    )
+    assert s.concept.summary["steps"] == 6 and not s.tryout.results and not s.kept.text
+
 
 def test_a_stopped_run_goes_on_from_its_checkpoint(s, bb, tmp_path):
-    s.checkpoints.value = str(tmp_path/'run'); s.train(callbacks=pressed(s, 2, s.stop_button.click)); s.train()
-    again = ConceptStudio(bb, 'maeve', SHORT, every=0); again.sources['design a character'].n.value = 2; again.facts.rows[0][1].value = 'a red kite'; again.train()
-    assert s.concept.summary['steps'] == 6 and torch.equal(s.concept.rows, again.concept.rows)
+    s.checkpoints.value = str(tmp_path / "run")
+    s.train(callbacks=pressed(s, 2, s.stop_button.click))
+    s.train()
+    again = ConceptStudio(bb, "maeve", SHORT, every=0)
+    again.sources["design a character"].n.value = 2
+    again.facts.rows[0][1].value = "a red kite"
+    again.train()
+    assert s.concept.summary["steps"] == 6 and torch.equal(s.concept.rows, again.concept.rows)
+
 
 # ---- slips --------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize('slip, said', [
-    (lambda s: setattr(s.name, 'value', EVIL), 'not a name'), (lambda s: setattr(s.name, 'value', ''), 'not a name'),
-    (lambda s: setattr(s.source, 'value', 'upload'), 'no pictures'), (lambda s: setattr(s.source, 'value', 'a folder'), 'no folder'),
-    (lambda s: (setattr(s.source, 'value', 'a folder'), setattr(s.sources['a folder'].path, 'value', '/no/where')), '/no/where: no such folder'),
-    (lambda s: setattr(s.facts.rows[1][1], 'value', EVIL), 'does not know'), (lambda s: setattr(s.form.boxes['steps'], 'value', 0), 'steps=0'),
-    (lambda s: setattr(s.form.boxes['n_gen'], 'value', 9999), '9999|tokens')])
+@pytest.mark.parametrize(
+    "slip, said",
+    [
+        (lambda s: setattr(s.name, "value", EVIL), "not a name"),
+        (lambda s: setattr(s.name, "value", ""), "not a name"),
+        (lambda s: setattr(s.source, "value", "upload"), "no pictures"),
+        (lambda s: setattr(s.source, "value", "a folder"), "no folder"),
+        (
+            lambda s: (
+                setattr(s.source, "value", "a folder"),
+                setattr(s.sources["a folder"].path, "value", "/no/where"),
+            ),
+            "/no/where: no such folder",
+        ),
+        (lambda s: setattr(s.facts.rows[1][1], "value", EVIL), "does not know"),
+        (lambda s: setattr(s.form.boxes["steps"], "value", 0), "steps=0"),
+        (lambda s: setattr(s.form.boxes["n_gen"], "value", 9999), "9999|tokens"),
+    ],
+)
 def test_a_slip_is_said_in_place_and_nothing_is_lost(s, slip, said, concept):
     import re
-    give(s.file, [('maeve.zip', concept_zip(concept))]); kept = s.concept
-    slip(s); s.train_button.click()
-    assert s.said.bad and re.search(said, s.said.text) and '<img' not in s.said.widget.value and s.concept is kept and not s.busy
-    s.save_button.click(); assert not s.kept.bad
+
+    give(s.file, [("maeve.zip", concept_zip(concept))])
+    kept = s.concept
+    slip(s)
+    s.train_button.click()
+    assert (
+        s.said.bad
+        and re.search(said, s.said.text)
+        and "<img" not in s.said.widget.value
+        and s.concept is kept
+        and not s.busy
+    )
+    s.save_button.click()
+    assert not s.kept.bad
+
 
 def test_before_anything_is_learnt(s):
-    for b, line in ((s.save_button, s.kept), (s.load_button, s.kept), *((s.tryout.buttons[k], s.tryout.said[k]) for k in ('Ask', 'Draw', 'Edit'))):
-        b.click(); assert line.bad and line.text
-    assert 'nothing is learnt yet' in s.static().data
+    for b, line in (
+        (s.save_button, s.kept),
+        (s.load_button, s.kept),
+        *((s.tryout.buttons[k], s.tryout.said[k]) for k in ("Ask", "Draw", "Edit")),
+    ):
+        b.click()
+        assert line.bad and line.text
+    assert "nothing is learnt yet" in s.static().data
+
 
 # ---- pictures, keeping, trying ------------------------------------------------------------------------------------
 def test_uploads_are_learnt_from_and_a_wrong_file_is_named(s):
-    s.source.value = 'upload'; files = [(f'{c}.png', png_bytes(Image.new('RGB', (90, 70), c))) for c in ('red', 'teal')]
-    give(s.sources['upload'].files, [*files, (f'{EVIL}.png', b'no picture')]); s.check_button.click()
-    assert s.said.bad and f'{EVIL}.png' in s.said.text and '<img' not in s.said.widget.value
-    give(s.sources['upload'].files, files); s.check_button.click(); assert '2 pictures, 1 facts' in s.said.text and 'Few pictures' in s.said.text
-    s.train(); assert len(s.data.images) == 2 and s.concept.facts == {'toy': 'a red kite'}
+    s.source.value = "upload"
+    files = [(f"{c}.png", png_bytes(Image.new("RGB", (90, 70), c))) for c in ("red", "teal")]
+    give(s.sources["upload"].files, [*files, (f"{EVIL}.png", b"no picture")])
+    s.check_button.click()
+    assert s.said.bad and f"{EVIL}.png" in s.said.text and "<img" not in s.said.widget.value
+    give(s.sources["upload"].files, files)
+    s.check_button.click()
+    assert "2 pictures, 1 facts" in s.said.text and "Few pictures" in s.said.text
+    s.train()
+    assert len(s.data.images) == 2 and s.concept.facts == {"toy": "a red kite"}
+
 
 def test_a_folder_is_learnt_from(s, tmp_path):
-    Image.new('RGB', (64, 64), 'red').save(tmp_path/'a.png'); s.source.value = 'a folder'; s.sources['a folder'].path.value = str(tmp_path)
-    s.train(); assert len(s.data.images) == 1 and s.concept.summary['steps'] == 6
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "a.png")
+    s.source.value = "a folder"
+    s.sources["a folder"].path.value = str(tmp_path)
+    s.train()
+    assert len(s.data.images) == 1 and s.concept.summary["steps"] == 6
+
 
 def test_save_load_and_zip_give_the_same_concept(s, bb):
-    s.train(); rows = s.concept.rows.clone(); s.save_button.click(); assert 'saved' in s.kept.text
-    s.load_button.click(); assert torch.equal(s.concept.rows, rows) and 'loaded' in s.kept.text and s.tryout.about.offered
-    other = ConceptStudio(bb); give(other.file, [('maeve.zip', concept_zip(s.concept))])
-    assert torch.equal(other.concept.rows, rows) and not other.tryout.about.offered and "download='maeve.zip'" in other.link.value
-    give(other.file, [('x.zip', b'nothing')]); assert other.kept.bad and 'x.zip' in other.kept.text and torch.equal(other.concept.rows, rows)
+    s.train()
+    rows = s.concept.rows.clone()
+    s.save_button.click()
+    assert "saved" in s.kept.text
+    s.load_button.click()
+    assert torch.equal(s.concept.rows, rows) and "loaded" in s.kept.text and s.tryout.about.offered
+    other = ConceptStudio(bb)
+    give(other.file, [("maeve.zip", concept_zip(s.concept))])
+    assert (
+        torch.equal(other.concept.rows, rows)
+        and not other.tryout.about.offered
+        and "download='maeve.zip'" in other.link.value
+    )
+    give(other.file, [("x.zip", b"nothing")])
+    assert other.kept.bad and "x.zip" in other.kept.text and torch.equal(other.concept.rows, rows)
+
 
 def test_ask_draw_and_edit(s):
-    s.train(); t = s.tryout
-    t.about.which.value = 'an unseen photo'
-    for b in t.buttons.values(): b.click()
-    assert set(t.results) == {'Ask', 'Draw', 'Edit', 'before'} and bytes(t.images['Edit'].value) != bytes(t.images['before'].value)
-    first = bytes(t.images['Draw'].value); t.seed.value = 1; t.buttons['Draw'].click(); assert bytes(t.images['Draw'].value) != first
+    s.train()
+    t = s.tryout
+    t.about.which.value = "an unseen photo"
+    for b in t.buttons.values():
+        b.click()
+    assert set(t.results) == {"Ask", "Draw", "Edit", "before"} and bytes(t.images["Edit"].value) != bytes(
+        t.images["before"].value
+    )
+    first = bytes(t.images["Draw"].value)
+    t.seed.value = 1
+    t.buttons["Draw"].click()
+    assert bytes(t.images["Draw"].value) != first
+
 
 def test_static_says_all_and_markup_is_text(s, bb, tmp_path):
     s.train()
-    for b in s.tryout.buttons.values(): b.click()
-    h = s.static().data; assert h.count('data:image/png') == 7 and '&lt;maeve&gt;' in h and 'a red kite' in h and 'http' not in h
-    Concept(bb, 'rex', facts={EVIL: EVIL}).save_pretrained(tmp_path/'rex'); s.path.value = str(tmp_path/'rex'); s.load_button.click()
-    h = s.export(tmp_path/'x.html').read_text(); assert '&lt;rex&gt;' in h and h.count('&lt;img') == 2 and '<img src=x' not in h
+    for b in s.tryout.buttons.values():
+        b.click()
+    h = s.static().data
+    assert h.count("data:image/png") == 7 and "&lt;maeve&gt;" in h and "a red kite" in h and "http" not in h
+    Concept(bb, "rex", facts={EVIL: EVIL}).save_pretrained(tmp_path / "rex")
+    s.path.value = str(tmp_path / "rex")
+    s.load_button.click()
+    h = s.export(tmp_path / "x.html").read_text()
+    assert "&lt;rex&gt;" in h and h.count("&lt;img") == 2 and "<img src=x" not in h
+
 
 def test_the_folder_follows_the_name_until_it_is_chosen(s, tmp_path):
-    s.name.value = 'rex'; assert s.path.value == str(tmp_path/'kept'/'rex')
-    s.path.value = 'elsewhere'; s.name.value = 'tom'; assert s.path.value == 'elsewhere'
+    s.name.value = "rex"
+    assert s.path.value == str(tmp_path / "kept" / "rex")
+    s.path.value = "elsewhere"
+    s.name.value = "tom"
+    assert s.path.value == "elsewhere"
+
 
 # ---- clicks that arrive while the kernel is busy ------------------------------------------------------------------
-SETUP = '''import ipywidgets, time
+SETUP = """import ipywidgets, time
 from omnipersona.widgets.events import listening
 b, other, clicks, seen = ipywidgets.Button(), ipywidgets.Button(), [], []
 b.on_click(clicks.append); other.on_click(lambda _: seen.append(len(clicks)))
-print(b.model_id, other.model_id)'''
-LOOP = '''with listening(b) as poll:
+print(b.model_id, other.model_id)"""
+LOOP = """with listening(b) as poll:
     for n in range(600):
         poll()
         if clicks: break
         time.sleep(.05)
-print('heard' if clicks else 'deaf', seen)'''
+print('heard' if clicks else 'deaf', seen)"""
+
 
 def test_a_busy_kernel_hears_the_named_button_and_loses_nothing_else():
-    jc = pytest.importorskip('jupyter_client.manager'); km, kc = jc.start_new_kernel(kernel_name='python3')
+    jc = pytest.importorskip("jupyter_client.manager")
+    km, kc = jc.start_new_kernel(kernel_name="python3")
+
     def out(id):
-        text = ''
+        text = ""
         while True:
             m = kc.get_iopub_msg(timeout=60)
-            if m['parent_header'].get('msg_id') != id: continue
-            if m['msg_type'] == 'stream' and m['content']['name'] == 'stdout': text += m['content']['text']
-            assert m['msg_type'] != 'error', m['content']
-            if m['msg_type'] == 'status' and m['content']['execution_state'] == 'idle': return text.strip()
-    click = lambda id: kc.shell_channel.send(kc.session.msg('comm_msg', dict(comm_id=id, data=dict(method='custom', content=dict(event='click')))))
+            if m["parent_header"].get("msg_id") != id:
+                continue
+            if m["msg_type"] == "stream" and m["content"]["name"] == "stdout":
+                text += m["content"]["text"]
+            assert m["msg_type"] != "error", m["content"]
+            if m["msg_type"] == "status" and m["content"]["execution_state"] == "idle":
+                return text.strip()
+
+    click = lambda id: kc.shell_channel.send(
+        kc.session.msg("comm_msg", dict(comm_id=id, data=dict(method="custom", content=dict(event="click"))))
+    )
     try:
         b, other = out(kc.execute(SETUP)).split()
-        loop = kc.execute(LOOP); first = kc.execute('print("first", len(seen))'); click(other); second = kc.execute('print("second")')
-        time.sleep(1); click(b)
-        assert out(loop) == 'heard []'                                     # the other button's click waits
-        assert out(first).startswith('first') and out(second) == 'second'  # in the order in which they were sent
-        assert out(kc.execute('time.sleep(.5); print(seen)')) == '[1]'
-    finally: kc.stop_channels(); km.shutdown_kernel(now=True)
+        loop = kc.execute(LOOP)
+        first = kc.execute('print("first", len(seen))')
+        click(other)
+        second = kc.execute('print("second")')
+        time.sleep(1)
+        click(b)
+        assert out(loop) == "heard []"  # the other button's click waits
+        assert out(first).startswith("first") and out(second) == "second"  # in the order in which they were sent
+        assert out(kc.execute("time.sleep(.5); print(seen)")) == "[1]"
+    finally:
+        kc.stop_channels()
+        km.shutdown_kernel(now=True)
