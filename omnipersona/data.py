@@ -8,51 +8,10 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from .basics import OmniError
-from .pictures import list_images, load_image, square
-from .concept.sampling import stranger_pictures
+from .pictures import list_images, load_image
 
 # %% auto #0
 __all__ = ['NAME', 'ConceptData']
-
-# %% ../nbs/003_data.ipynb #aad67704
-NAME = "<sks>"
-
-
-@dataclass
-class ConceptData:
-    "What a person brings. Raises OmniError for no pictures, captions that do not match them, and facts that are no texts."
-
-    images: list  # PIL pictures of the concept
-    captions: list = field(default_factory=list)  # one for each picture, or none
-    facts: dict = field(default_factory=dict)  # {'toy': 'a red kite', ...}
-    qa: list = field(default_factory=list)  # (index of the picture, question, answer)
-    edits: list = field(default_factory=list)  # (source, instruction, target)
-    look_alikes: list = field(default_factory=list)  # pictures of others who are easily confused with it
-    others: list = field(default_factory=list)  # pictures of anybody else; none: strangers are drawn
-    description: str = ""  # 'a red spotted dog'
-
-    def __post_init__(self):
-        if not self.images:
-            raise OmniError("no pictures: a concept needs at least one, and ten are better")
-        self.captions = self.captions or [f"a photo of {NAME}"] * len(self.images)
-        if len(self.captions) != len(self.images):
-            raise OmniError(
-                f"{len(self.captions)} captions for {len(self.images)} pictures; give one for each, or none"
-            )
-        bad = [
-            k
-            for k, v in self.facts.items()
-            if not (isinstance(k, str) and isinstance(v, str) and k.strip() and v.strip())
-        ]
-        if bad:
-            raise OmniError(f"facts: {bad[0]!r} is not a pair of texts such as 'toy': 'a red kite'")
-        self.others = self.others or stranger_pictures()
-
-    def __repr__(self):
-        return (
-            f"ConceptData({len(self.images)} pictures, {len(self.qa)} questions, {len(self.edits)} edits, "
-            f"{len(self.look_alikes)}+{len(self.others)} pictures of others, facts: {', '.join(self.facts) or 'none'})"
-        )
 
 # %% ../nbs/003_data.ipynb #638c3c9a
 def _json(path, kind):
@@ -78,41 +37,81 @@ def _captions_in(folder, names):
     return caps
 
 # %% ../nbs/003_data.ipynb #ecbd574e
-def _edits_in(folder, get):
-    "(source, instruction, target) of edits.json, the pictures read by `get`."
+def _edits_in(folder):
+    "(source, instruction, target) of edits.json, the pictures read."
     edits = []
     for e in _json(folder / "edits.json", list):
         if not isinstance(e, dict) or not all(isinstance(e.get(k), str) for k in ("source", "instruction", "target")):
             raise OmniError(
                 f"{folder}/edits.json: every entry needs source, instruction and target, all texts; this one is {e!r}"
             )
-        edits.append((get(folder / e["source"]), e["instruction"], get(folder / e["target"])))
+        edits.append((load_image(folder / e["source"]), e["instruction"], load_image(folder / e["target"])))
     return edits
 
-# %% ../nbs/003_data.ipynb #d5ad5480
-def _from_folder(
-    cls,
-    folder,
-    facts: dict | None = None,  # {'toy': 'a red kite', ...}
-    description: str = "",  # 'a red spotted dog'
-    size: int = 256,  # pixels a side, after cropping to a square
-) -> ConceptData:
-    "Read a folder of pictures. Raises OmniError naming the first file that cannot be used, and for unknown files in its JSON."
-    folder = Path(folder)
-    get = lambda p: square(load_image(p), size)
-    files = list_images(folder)
-    caps = _captions_in(folder, {Path(f).name for f in files})
-    edits = _edits_in(folder, get)
-    more = lambda d: [get(f) for f in list_images(folder / d)] if (folder / d).is_dir() else []
-    return cls(
-        images=[get(f) for f in files],
-        captions=[caps.get(Path(f).name, f"a photo of {NAME}") for f in files],
-        facts=facts or {},
-        edits=edits,
-        look_alikes=more("look_alikes"),
-        others=more("negatives"),
-        description=description,
-    )
 
-# %% ../nbs/003_data.ipynb #6d2bac44
-ConceptData.from_folder = classmethod(_from_folder)
+def _pictures_in(folder):
+    "The pictures of a folder that need not exist."
+    return [load_image(f) for f in list_images(folder)] if folder.is_dir() else []
+
+# %% ../nbs/003_data.ipynb #aad67704
+NAME = "<sks>"
+
+
+@dataclass
+class ConceptData:
+    "What a person brings. Raises OmniError for no pictures, captions that do not match them, and facts that are no texts."
+
+    images: list  # PIL pictures of the concept
+    captions: list = field(default_factory=list)  # one for each picture, or none
+    facts: dict = field(default_factory=dict)  # {'toy': 'a red kite', ...}
+    qa: list = field(default_factory=list)  # (index of the picture, question, answer)
+    edits: list = field(default_factory=list)  # (source, instruction, target)
+    look_alikes: list = field(default_factory=list)  # pictures of others who are easily confused with it
+    others: list = field(default_factory=list)  # pictures of anybody else; none: strangers from the toy world
+    description: str = ""  # 'a red spotted dog'
+
+    def __post_init__(self):
+        if not self.images:
+            raise OmniError("no pictures: a concept needs at least one, and ten are better")
+        self.captions = self.captions or [f"a photo of {NAME}"] * len(self.images)
+        if len(self.captions) != len(self.images):
+            raise OmniError(
+                f"{len(self.captions)} captions for {len(self.images)} pictures; give one for each, or none"
+            )
+        bad = [
+            k
+            for k, v in self.facts.items()
+            if not (isinstance(k, str) and isinstance(v, str) and k.strip() and v.strip())
+        ]
+        if bad:
+            raise OmniError(f"facts: {bad[0]!r} is not a pair of texts such as 'toy': 'a red kite'")
+
+    def __repr__(self):
+        return (
+            f"ConceptData({len(self.images)} pictures, {len(self.qa)} questions, {len(self.edits)} edits, "
+            f"{len(self.look_alikes)}+{len(self.others)} pictures of others, facts: {', '.join(self.facts) or 'none'})"
+        )
+
+    @classmethod
+    def from_folder(
+        cls,
+        folder: str
+        | Path,  # pictures; captions.json, edits.json, negatives/ and look_alikes/ are read if they are there
+        facts: dict | None = None,  # {'toy': 'a red kite', ...}
+        description: str = "",  # 'a red spotted dog'
+    ) -> ConceptData:
+        """Read a folder of pictures. They keep their shape: the backbone resizes them.
+
+        Raises OmniError naming the first file that cannot be used, and for unknown files in its JSON."""
+        folder = Path(folder).expanduser()
+        files = list_images(folder)
+        captions = _captions_in(folder, {f.name for f in files})
+        return cls(
+            images=[load_image(f) for f in files],
+            captions=[captions.get(f.name, f"a photo of {NAME}") for f in files],
+            facts=facts or {},
+            edits=_edits_in(folder),
+            look_alikes=_pictures_in(folder / "look_alikes"),
+            others=_pictures_in(folder / "negatives"),
+            description=description,
+        )

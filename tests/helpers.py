@@ -33,7 +33,7 @@ SIZES = dict(
 )
 QUICK = SamplingConfig(5, 2.0, 2.0, 1.0)  # four steps of drawing
 SHORT = Recipe(
-    steps=6, warm=2, mix=SamplesPerStep(copies=2), precision="float32"
+    steps=6, warmup_steps=2, samples=SamplesPerStep(copies=2), precision="float32"
 )  # exact, so that runs can be compared
 
 
@@ -43,7 +43,7 @@ def random_backbone(seed=0, **sizes):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         ae = pca_autoencoder(torch.stack([to_tensor(w.photo(seed=i).image) for i in range(24)]), width=32, latents=8)
-        model = MoT(MoTConfig(vocab_size=tok.rows, special=tok.special, spare=tok.spare, **SIZES | sizes))
+        model = MoT(MoTConfig(vocab_size=tok.vocab_size, special=tok.special, spare=tok.spare, **SIZES | sizes))
         ae.refiner = Refiner(8, 1)
         torch.nn.init.normal_(ae.refiner.write.weight, std=0.01)  # at first it would say nothing
         return Backbone(model, ae, tok, name="random")

@@ -20,7 +20,7 @@ if a.accelerate:
 
 
 def kill(L):
-    if L.step == a.kill:
+    if L.global_step == a.kill:
         os.kill(os.getpid(), signal.SIGKILL)  # no `finally` is run
 
 
@@ -38,4 +38,4 @@ c = learn(
 )
 if not acc or acc.is_main_process:
     with open(a.out, "w") as f:
-        json.dump(dict(log=c.log, rows=c.rows.tolist(), processes=acc.num_processes if acc else 1), f)
+        json.dump(dict(log=c.history, rows=c.embeddings.tolist(), processes=acc.num_processes if acc else 1), f)

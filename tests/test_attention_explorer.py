@@ -34,9 +34,10 @@ def random_maps(S=3, L=2, H=2, side=8, seed=0, evil="<maeve>", rollout=True):
 def results(bb, concept):
     "Decoupled and coupled, of one noise."
     what = {
-        k: (Persona(bb, Concept(bb, "maeve", concept.rows.detach(), routing=k)), ASK) for k in ("decoupled", "coupled")
+        k: (Persona(bb, Concept(bb, "maeve", concept.embeddings.detach(), routing=k)), ASK)
+        for k in ("decoupled", "coupled")
     }
-    return recorded(what, seed=3, guidance=QUICK)
+    return recorded(what, seed=3, sampling=QUICK)
 
 
 def shown(x):

@@ -155,16 +155,16 @@ def test_concepts_on_it(loaded, data, tmp_path):
     name, b = loaded
     model, ae = everything(b.model), everything(b.ae)
     c = learn(b, data, "maeve", recipe=SHORT, progress=False)
-    start = Learner(b, data, "maeve", recipe=SHORT).concept.rows
-    assert len(c.rows) == 33 and (c.rows - start).abs().amax(1).gt(0).all()
+    start = Learner(b, data, "maeve", recipe=SHORT).concept.embeddings
+    assert len(c.embeddings) == 33 and (c.embeddings - start).abs().amax(1).gt(0).all()
     assert all(torch.equal(v, model[k]) for k, v in b.model.state_dict().items()) and all(
         torch.equal(v, ae[k]) for k, v in b.ae.state_dict().items()
     )
     c.save_pretrained(tmp_path / "c")
     again = Concept.from_pretrained(tmp_path / "c", b)
-    assert torch.equal(again.rows, c.rows)
+    assert torch.equal(again.embeddings, c.embeddings)
     b.presets = dict(draw=QUICK, edit=QUICK)
-    p = Persona(b, [c, Concept(b, "bo", again.rows.detach())])
+    p = Persona(b, [c, Concept(b, "bo", again.embeddings.detach())])
     assert isinstance(p.ask("who is <maeve> and <bo> ?", max_new_tokens=3).text, str)
     assert p.ask("is <maeve> in the photo ?", image=data.images[0], max_new_tokens=3).seconds > 0
     drawn = p.generate("<maeve> with <bo>", seed=0, replay=True)
@@ -175,14 +175,14 @@ def test_concepts_on_it(loaded, data, tmp_path):
 def test_a_fixed_batch_is_learnt(loaded, data):
     name, b = loaded
     L = Learner(b, data, "maeve", recipe=SHORT)
-    batch = samples(L.enc, SHORT.mix, torch.Generator().manual_seed(1))
+    batch = step_samples(L.encoded, SHORT.samples, torch.Generator().manual_seed(1))
     total = lambda: sum(l / n for l, n in task_losses(b, L.concept, batch).values())
     first = float(total().detach())
     for _ in range(12):
-        L.opt.param_groups[0]["lr"] = 0.02
-        L.opt.zero_grad()
+        L.optimizer.param_groups[0]["lr"] = 0.02
+        L.optimizer.zero_grad()
         total().backward()
-        L.opt.step()
+        L.optimizer.step()
     assert float(total().detach()) < first - 0.05
 
 
@@ -200,7 +200,7 @@ def test_real_photographs(shared, folder, name):
     for who, kind in (("rex", "dog6"), ("pot", "teapot")):
         d = ConceptData.from_folder(shared / "photos" / kind, facts={"toy": "a red ball"})
         L = Learner(b, d, who, recipe=SHORT)
-        batch = samples(L.enc, SHORT.mix, torch.Generator().manual_seed(1))
+        batch = step_samples(L.encoded, SHORT.samples, torch.Generator().manual_seed(1))
 
         def total():
             with torch.no_grad():
@@ -208,11 +208,11 @@ def test_real_photographs(shared, folder, name):
 
         first = total()
         for _ in range(12):
-            L.opt.param_groups[0]["lr"] = 0.02
-            L.opt.zero_grad()
+            L.optimizer.param_groups[0]["lr"] = 0.02
+            L.optimizer.zero_grad()
             sum(l / n for l, n in task_losses(b, L.concept, batch).values()).backward()
-            L.opt.step()
-        assert total() < first - 0.05 and L.concept.rows.shape == (33, 64)
+            L.optimizer.step()
+        assert total() < first - 0.05 and L.concept.embeddings.shape == (33, 64)
         made.append(learn(b, d, who, recipe=SHORT, progress=False))
         assert made[-1].summary["steps"] == 6
     assert unchanged(b.model, model) and unchanged(b.ae, ae)
@@ -280,9 +280,9 @@ def test_checkpointing_changes_nothing(bb, data):
         bb.model.gradient_checkpointing = on
         try:
             L = Learner(bb, data, "maeve", recipe=SHORT)
-            ls = task_losses(bb, L.concept, samples(L.enc, SHORT.mix, torch.Generator().manual_seed(0)))
+            ls = task_losses(bb, L.concept, step_samples(L.encoded, SHORT.samples, torch.Generator().manual_seed(0)))
             sum(l for l, _ in ls.values()).backward()
-            return {k: float(l.detach()) for k, (l, _) in ls.items()}, L.concept.rows.grad
+            return {k: float(l.detach()) for k, (l, _) in ls.items()}, L.concept.embeddings.grad
         finally:
             bb.model.gradient_checkpointing = False
 
@@ -303,7 +303,7 @@ def test_checkpointing_keeps_less(bb, data):
         bb.model.gradient_checkpointing = on
         try:
             L = Learner(bb, data, "maeve", recipe=SHORT)
-            batch = samples(L.enc, SHORT.mix, torch.Generator().manual_seed(0))
+            batch = step_samples(L.encoded, SHORT.samples, torch.Generator().manual_seed(0))
             with torch.autograd.graph.saved_tensors_hooks(count, lambda t: t):
                 task_losses(bb, L.concept, batch)
         finally:

@@ -12,10 +12,10 @@ TUTORIAL = [
     c.source for c in nbformat.read(ROOT / "nbs" / "tutorials" / "04_studio.ipynb", 4).cells if c.cell_type == "code"
 ][:2]  # makes the studio, shows it
 MORE = [
-    """x = ReplayExplorer(studio.persona, "a photo of the toy of <pip>", guidance=SamplingConfig(2, 2., 1.))
+    """x = ReplayExplorer(studio.persona, "a photo of the toy of <pip>", sampling=SamplingConfig(2, 2., 1.))
 x""",
-    """print("reached", studio.concept.summary["steps"] == len(studio.concept.log))""",
-    """AttentionExplorer(recorded({"as asked": (studio.persona, "a photo of <pip> at the moon")}, guidance=SamplingConfig(4, 2., 1.)))""",
+    """print("reached", studio.concept.summary["steps"] == len(studio.concept.history))""",
+    """AttentionExplorer(recorded({"as asked": (studio.persona, "a photo of <pip> at the moon")}, sampling=SamplingConfig(4, 2., 1.)))""",
 ]
 SHOW, REPLAY, PRINT, EXPLORE = 1, 2, 3, 4  # numbers of the cells
 

@@ -20,7 +20,7 @@ def lay(bb, segs, gen_ids=frozenset()):
 def fresh(bb, name="maeve", seed=0, **kw):
     "A concept of random rows that are far from what they begin as."
     c = Concept(bb, name, **kw)
-    c.rows.data.copy_(torch.randn(c.rows.shape, generator=torch.Generator().manual_seed(seed)))
+    c.embeddings.data.copy_(torch.randn(c.embeddings.shape, generator=torch.Generator().manual_seed(seed)))
     return c
 
 
@@ -57,13 +57,13 @@ def test_only_its_rows_get_gradients(bb, data):
     "And all 33 do, from the tasks that concern them."
     c = fresh(bb)
     before = weights(bb.model), weights(bb.ae)
-    assert [n for n, p in c.named_parameters() if p.requires_grad] == ["rows"] and c.rows.shape == (
+    assert [n for n, p in c.named_parameters() if p.requires_grad] == ["rows"] and c.embeddings.shape == (
         33,
         bb.model.config.hidden_size,
     )
-    batch = samples(EncodedData(bb, data, bb.tok.names[0]), SamplesPerStep(copies=2), torch.Generator().manual_seed(0))
+    batch = step_samples(EncodedData(bb, data), SamplesPerStep(copies=2), torch.Generator().manual_seed(0))
     sum(l / n for l, n in task_losses(bb, c, batch).values()).backward()
-    assert c.rows.grad.abs().sum(1).gt(0).all()
+    assert c.embeddings.grad.abs().sum(1).gt(0).all()
     assert all(p.grad is None and not p.requires_grad for m in (bb.model, bb.ae) for p in m.parameters())
     assert unchanged(bb.model, before[0]) and unchanged(bb.ae, before[1])
 
@@ -98,7 +98,7 @@ def test_routing(bb, routing, n):
     )  # with bos and eos
     assert b.position[0].sort().values.tolist() == list(range(37))  # either way a sentence of 37 words
     u, g = bb.model.embed(b, c.splice)
-    assert g.shape[1] == n and all(torch.equal(x, y) for x, y in zip(g[0], c.rows[17:]))
+    assert g.shape[1] == n and all(torch.equal(x, y) for x, y in zip(g[0], c.embeddings[17:]))
     m = copy.deepcopy(bb.model)
     with torch.no_grad():
         for p in m.language_model.model.layers[0].mlp_moe_gen.parameters():
@@ -140,7 +140,11 @@ def test_every_start_has_its_rows(bb, data, init, n):
 def test_saved_then_loaded(bb, concept, data, tmp_path):
     folder = concept.save_pretrained(tmp_path / "maeve")
     again = Concept.from_pretrained(folder, bb)
-    assert torch.equal(again.rows, concept.rows) and again.ids == concept.ids and again.gen_ids == concept.gen_ids
+    assert (
+        torch.equal(again.embeddings, concept.embeddings)
+        and again.ids == concept.ids
+        and again.gen_ids == concept.gen_ids
+    )
     assert (again.name, again.routing, again.facts, again.summary) == (
         "maeve",
         "decoupled",
@@ -155,7 +159,7 @@ def test_saved_then_loaded(bb, concept, data, tmp_path):
         "concept.json",
     ]
     moved = Concept.from_pretrained(folder, bb, slot=2)
-    assert moved.ids == concept_token_ids(bb, 2) and torch.equal(moved.rows, concept.rows)
+    assert moved.ids == concept_token_ids(bb, 2) and torch.equal(moved.embeddings, concept.embeddings)
     assert sum(p.stat().st_size for p in Path(folder).iterdir()) < 33 * bb.model.config.hidden_size * 4 + 8000
 
 
@@ -169,7 +173,7 @@ def test_saved_then_loaded_keeps_the_variant(bb, tmp_path, routing, n):
         *n,
         routing,
         c.ids,
-    ) and torch.equal(again.rows, c.rows)
+    ) and torch.equal(again.embeddings, c.embeddings)
 
 
 def test_another_backbone_is_refused(bb, other, concept, tmp_path):
@@ -282,7 +286,7 @@ def test_push_to_hub(bb, concept, monkeypatch):
         def upload_folder(self, repo_id, folder_path, commit_message=None, **kw):
             calls.append(("upload", repo_id, sorted(p.name for p in Path(folder_path).iterdir()), commit_message))
             self.again = Concept.from_pretrained(folder_path, bb)
-            assert torch.equal(self.again.rows, concept.rows)
+            assert torch.equal(self.again.embeddings, concept.embeddings)
             return f"https://hub/{repo_id}"
 
     monkeypatch.setattr(huggingface_hub, "HfApi", FakeApi)
@@ -315,7 +319,7 @@ def test_several_do_not_disturb_each_other(bb):
     )
     for c in (a, b):
         m = both[c.name]
-        assert torch.equal(m.rows, c.rows)
+        assert torch.equal(m.embeddings, c.embeddings)
         q = lambda k: [[k.prompt(), bb.text(f"a photo of {k.token} at the beach")]]
         assert (
             bb.generate_text(q(c), c, max_new_tokens=4)[0][1].ids

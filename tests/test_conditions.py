@@ -11,7 +11,7 @@ def test_a_condition_changes_what_it_says_and_nothing_else():
     assert B.condition("default") == B.condition("default", "with edits") == (Recipe(), None)
     assert B.condition("2 + 2 tokens", "coupled", 7)[0] == Recipe(steps=7, routing="coupled", n_und=2, n_gen=2)
     r = B.condition("no drawing", "without edits")[0]
-    assert r.mix.draw == r.mix.edit == 0 and r.mix.facts == Recipe().mix.facts
+    assert r.samples.draw == r.samples.edit == 0 and r.samples.facts == Recipe().samples.facts
     with pytest.raises(OmniError, match="'none': no condition of 'coupled'; one of default, 2"):
         B.condition("none", "coupled")
     with pytest.raises(OmniError, match="'no drawing': no condition of 'coupled'"):

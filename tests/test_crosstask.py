@@ -26,12 +26,12 @@ from omnipersona.inside.crosstask import (
 
 @pytest.fixture(scope="module")
 def enc(bb, data):
-    return EncodedData(bb, data, bb.tok.names[0])
+    return EncodedData(bb, data)
 
 
 @pytest.fixture(scope="module")
 def batch(enc):
-    return samples(enc, SamplesPerStep(copies=2), torch.Generator().manual_seed(3))
+    return step_samples(enc, SamplesPerStep(copies=2), torch.Generator().manual_seed(3))
 
 
 @pytest.fixture(scope="module")
@@ -58,34 +58,41 @@ def test_what_is_left_out_is_not_learnt(bb, data):
         (SamplesPerStep().without("edit", "draw"), {"recognise", "vqa", "facts"}),
         (SamplesPerStep().only("edit"), {"edit"}),
     ):
-        c = learn(bb, data, recipe=replace(SHORT, steps=2, mix=mix), progress=False)
-        assert set(c.log[-1]) == kinds | {"step"}
+        c = learn(bb, data, recipe=replace(SHORT, steps=2, samples=mix), progress=False)
+        assert set(c.history[-1]) == kinds | {"step"}
     with pytest.raises(OmniError, match="nothing to learn from: the mix asks for facts"):
-        learn(bb, ConceptData(data.images), recipe=replace(SHORT, mix=SamplesPerStep().only("facts")), progress=False)
+        learn(
+            bb, ConceptData(data.images), recipe=replace(SHORT, samples=SamplesPerStep().only("facts")), progress=False
+        )
 
 
 # ---- gradients ----------------------------------------------------------------------------------------------------
 def test_gradients_add_up_to_the_learners(bb, concept, batch):
     "Weights included, and nothing of them is left behind."
     recipe, before, c = (
-        Recipe(image=2.0, edit=0.5),
+        Recipe(lambda_image=2.0, lambda_edit=0.5),
         weights(bb.model),
-        Concept(bb, "maeve", concept.rows.detach().clone()).requires_grad_(False),
+        Concept(bb, "maeve", concept.embeddings.detach().clone()).requires_grad_(False),
     )
     g = task_gradients(bb, c, batch, recipe)
     assert (
         list(g) == list(LOSS_GROUPS)
-        and all(v.shape == c.rows.shape for v in g.values())
-        and not c.rows.requires_grad
-        and c.rows.grad is None
+        and all(v.shape == c.embeddings.shape for v in g.values())
+        and not c.embeddings.requires_grad
+        and c.embeddings.grad is None
         and unchanged(bb.model, before)
     )
     sum(group_losses(task_losses(bb, c.requires_grad_(True), batch), recipe).values()).backward()
-    assert torch.allclose(sum(g.values()), c.rows.grad, rtol=1e-3, atol=1e-6) and torch.equal(concept.rows, c.rows)
+    assert torch.allclose(sum(g.values()), c.embeddings.grad, rtol=1e-3, atol=1e-6) and torch.equal(
+        concept.embeddings, c.embeddings
+    )
 
 
 def test_a_weight_lengthens_its_own_gradient_only(bb, concept, batch):
-    a, b = task_gradients(bb, concept, batch, Recipe(image=1.0)), task_gradients(bb, concept, batch, Recipe(image=3.0))
+    a, b = (
+        task_gradients(bb, concept, batch, Recipe(lambda_image=1.0)),
+        task_gradients(bb, concept, batch, Recipe(lambda_image=3.0)),
+    )
     assert (
         torch.allclose(b["generation"], 3 * a["generation"], rtol=1e-3, atol=1e-6)
         and torch.allclose(b["editing"], a["editing"], rtol=1e-3, atol=1e-6)
@@ -105,9 +112,9 @@ def test_gradient_is_the_slope_of_the_loss(bb, concept, batch):
     def loss(e):
         with torch.no_grad():
             return float(
-                group_losses(task_losses(bb, Concept(bb, "maeve", concept.rows.detach() + e * d), batch), Recipe())[
-                    "understanding"
-                ]
+                group_losses(
+                    task_losses(bb, Concept(bb, "maeve", concept.embeddings.detach() + e * d), batch), Recipe()
+                )["understanding"]
             )
 
     assert (loss(0.02) - loss(-0.02)) / 0.04 == pytest.approx(float(g.norm()), rel=0.05)
@@ -144,7 +151,7 @@ def test_a_probe_does_not_change_what_is_learnt(bb, data, concept):
     probe = ConflictProbe(every=2, draws=1)
     watched = learn(bb, data, "maeve", recipe=SHORT, progress=False, callbacks=[probe])
     assert (
-        torch.allclose(watched.rows, concept.rows, atol=1e-3)
+        torch.allclose(watched.embeddings, concept.embeddings, atol=1e-3)
         and watched.summary["steps"] == SHORT.steps
         and len(probe.rows) == 4
     )
@@ -155,7 +162,7 @@ def test_equal_samples_at_every_step(bb, data, enc):
     L = Learner(bb, data, "maeve", recipe=SHORT, encoded=enc)
     probe = ConflictProbe(1, 1)
     for s in (1, 2):
-        L.step = s
+        L.global_step = s
         probe(L)
     r = probe.result
     assert np.allclose(r["cosine"][0], r["cosine"][1], atol=1e-3) and np.allclose(
@@ -165,7 +172,7 @@ def test_equal_samples_at_every_step(bb, data, enc):
 
 def test_one_kind_of_task_has_nobody_to_disagree_with(bb, data):
     with pytest.raises(OmniError, match="understanding is the only kind of task"):
-        gradient_conflict(bb, data, recipe=replace(SHORT, mix=SamplesPerStep().only("facts", "vqa")))
+        gradient_conflict(bb, data, recipe=replace(SHORT, samples=SamplesPerStep().only("facts", "vqa")))
     with pytest.raises(OmniError, match="nothing was recorded"):
         ConflictProbe().result
 
@@ -272,7 +279,7 @@ def test_lessons(bench):
     L = bench.lesson
     assert (
         L("nothing", 50).steps == 0
-        and L("text QA only", 50) == Recipe(steps=50, mix=SamplesPerStep().only("facts"))
+        and L("text QA only", 50) == Recipe(steps=50, samples=SamplesPerStep().only("facts"))
         and L("everything") == Recipe()
         and L("coupled").routing == "coupled"
     )
@@ -296,7 +303,7 @@ def test_every_task_is_measured_with_and_without_replay(bench, bb, concept, judg
             Persona, f, lambda self, a, b, *x, old=old, f=f: drawn.append(len(a)) or old(self, a, b, *x)
         )
     monkeypatch.setattr(bench.Replay, "__call__", lambda self, rs: [Trace(r, prompt=r) for r in rs])
-    a, b = bench.propagated(p, judge, char, n=1, guidance=QUICK)
+    a, b = bench.propagated(p, judge, char, n=1, sampling=QUICK)
     assert (
         a == b
         and list(a) == bench.COLUMNS
@@ -309,7 +316,7 @@ def test_every_task_is_measured_with_and_without_replay(bench, bb, concept, judg
         lambda self, rs: [Trace(r, prompt="a photo of a red kite" if i == 1 else r) for i, r in enumerate(rs)],
     )
     drawn.clear()
-    c, d = bench.propagated(p, judge, char, n=1, guidance=QUICK)
+    c, d = bench.propagated(p, judge, char, n=1, sampling=QUICK)
     assert sorted(drawn)[:2] == [1, 1] and len(drawn) == 4 and c == a and all(c[k] == d[k] for k in bench.COLUMNS[:4])
 
 
@@ -402,9 +409,9 @@ def test_a_lesson_differs_from_everything_in_nothing_else(bench):
     "What is left out is all that is different: the tasks that stay keep the samples and weights of the recommended recipe."
     whole = Recipe()
     for k, tasks in bench.LEFT_OUT.items():
-        assert bench.LESSONS[f"no {k}"] == replace(whole, mix=replace(whole.mix, **{t: 0 for t in tasks}))
+        assert bench.LESSONS[f"no {k}"] == replace(whole, samples=replace(whole.samples, **{t: 0 for t in tasks}))
     for k, tasks in bench.ONLY.items():
         assert bench.LESSONS[f"{k} only"] == replace(
-            whole, mix=replace(whole.mix, **{t: 0 for t in TASKS if t not in tasks})
+            whole, samples=replace(whole.samples, **{t: 0 for t in TASKS if t not in tasks})
         )
     assert bench.LESSONS["coupled"] == replace(whole, routing="coupled")

@@ -15,7 +15,7 @@ def x(tiny, world):
         Persona(tiny, TextPrompt(tiny, "maeve", c.description, c.facts)),
         T,
         seed=3,
-        guidance=SamplingConfig(2, 2.0, 1.0),
+        sampling=SamplingConfig(2, 2.0, 1.0),
     )
 
 

@@ -31,7 +31,7 @@ def who(bb, concept):
 
 @pytest.fixture(scope="module")
 def coupled(bb, concept):
-    return Persona(bb, Concept(bb, "maeve", concept.rows.detach(), routing="coupled"))
+    return Persona(bb, Concept(bb, "maeve", concept.embeddings.detach(), routing="coupled"))
 
 
 @pytest.fixture(scope="module")
@@ -287,7 +287,7 @@ def test_effects_of_the_second_of_two(bb, concept):
         bb,
         [
             Concept(bb, "bo", torch.randn(33, 64, generator=torch.Generator().manual_seed(1))),
-            Concept(bb, "maeve", concept.rows.detach()),
+            Concept(bb, "maeve", concept.embeddings.detach()),
         ],
     )
     e = picture_effects(p, ASK, {"all": [1, 2]}, 1, QUICK, other=p.concepts["maeve"])
@@ -297,9 +297,9 @@ def test_effects_of_the_second_of_two(bb, concept):
         "maeve",
         torch.cat(
             [
-                concept.rows[:1].detach(),
-                concept.rows[1:2].detach().repeat(16, 1),
-                concept.rows[17:18].detach().repeat(16, 1),
+                concept.embeddings[:1].detach(),
+                concept.embeddings[1:2].detach().repeat(16, 1),
+                concept.embeddings[17:18].detach().repeat(16, 1),
             ]
         ),
     )

@@ -36,10 +36,10 @@ def distances(x):
 @pytest.mark.parametrize("routing", ["decoupled", "coupled"])
 def test_states_are_the_models_own(bb, concept, routing):
     "The first are the rows; the last, normed, are what the model gives out."
-    c = Concept(bb, "maeve", concept.rows.detach(), routing=routing)
+    c = Concept(bb, "maeve", concept.embeddings.detach(), routing=routing)
     s = token_states(bb, c)
     assert s.shape == (1 + bb.model.config.num_hidden_layers, 33, 64) and torch.allclose(
-        s[0], c.rows.detach().float(), atol=1e-6
+        s[0], c.embeddings.detach().float(), atol=1e-6
     )
     b = pack([[c.prompt()]], bb.model.special, bb.model.config.latent_channels, c.gen_ids)
     with torch.no_grad():
@@ -61,7 +61,9 @@ def test_reading_leaves_nothing_behind(bb, concept):
 
 
 def test_routing_changes_the_gen_tokens(bb, concept):
-    a, b = (token_states(bb, Concept(bb, "maeve", concept.rows.detach(), routing=r)) for r in ("decoupled", "coupled"))
+    a, b = (
+        token_states(bb, Concept(bb, "maeve", concept.embeddings.detach(), routing=r)) for r in ("decoupled", "coupled")
+    )
     assert torch.equal(a[0], b[0]) and not torch.allclose(a[1, 17:], b[1, 17:], atol=1e-3)
 
 
@@ -155,7 +157,7 @@ def test_geometry_of_a_concept(bb, concept, how):
 def test_history_of_a_concept(bb, concept, snaps):
     assert (
         snaps.steps == [1, 3, 6]
-        and torch.equal(snaps.rows[-1], snaps.concept.rows)
+        and torch.equal(snaps.rows[-1], snaps.concept.embeddings)
         and not torch.equal(snaps.rows[0], snaps.rows[1])
     )
     h = token_history(bb, snaps.concept, snaps, layer=0)

@@ -21,15 +21,17 @@ Q, A = "what is the toy of <maeve> ?", "a red kite"
 @pytest.mark.parametrize("which,rows", [("und", range(1, 17)), ("gen", range(17, 33)), (5, [5]), ([0, 20], [0, 20])])
 def test_only_the_named_rows_change(concept, which, rows):
     out = ablate(concept, which)
-    changed = (out.rows != concept.rows).any(1).nonzero()[:, 0].tolist()
-    assert changed == list(rows) and out.name == concept.name and not out.rows.requires_grad
+    changed = (out.embeddings != concept.embeddings).any(1).nonzero()[:, 0].tolist()
+    assert changed == list(rows) and out.name == concept.name and not out.embeddings.requires_grad
 
 
 def test_swapping(bb, concept):
     other = Concept(bb, "bo")
     out = ablate(concept, "gen", other)
-    assert torch.equal(out.rows[17:], other.rows[17:]) and torch.equal(out.rows[:17], concept.rows[:17])
-    assert torch.equal(ablate(concept, "und", concept).rows, concept.rows)
+    assert torch.equal(out.embeddings[17:], other.embeddings[17:]) and torch.equal(
+        out.embeddings[:17], concept.embeddings[:17]
+    )
+    assert torch.equal(ablate(concept, "und", concept).rows, concept.embeddings)
 
 
 @pytest.mark.parametrize("bad", [33, -1, "both", [], [1, 40]])
@@ -68,9 +70,9 @@ def test_effects_are_differences(bb, concept):
         "maeve",
         torch.cat(
             [
-                concept.rows[:1].detach(),
-                concept.rows[1:2].detach().repeat(16, 1),
-                concept.rows[17:18].detach().repeat(16, 1),
+                concept.embeddings[:1].detach(),
+                concept.embeddings[1:2].detach().repeat(16, 1),
+                concept.embeddings[17:18].detach().repeat(16, 1),
             ]
         ),
     )
@@ -93,6 +95,6 @@ def test_rank_correlation():
 
 
 def test_the_figure_shows_every_token(concept):
-    c = Concept(concept.bb, "maeve", concept.rows.detach())
+    c = Concept(concept.bb, "maeve", concept.embeddings.detach())
     fig = token_figure(np.arange(33), np.arange(33), token_labels(c))
     assert [t.get_text() for t in fig.axes[1].get_xticklabels()] == token_labels(c) and len(fig.axes[0].patches) == 33

@@ -21,12 +21,12 @@ def run(bb, data, name="maeve", **kw):
 
 
 def stop_at(n):
-    return lambda L: L.step == n
+    return lambda L: L.global_step == n
 
 
 def interrupt_at(n):
     def f(L):
-        if L.step == n:
+        if L.global_step == n:
             raise KeyboardInterrupt
 
     return f
@@ -39,8 +39,8 @@ def same_log(a, b):
 
 
 def equal(a, b):
-    return torch.allclose(a.rows, b.rows, atol=1e-3) and same_log(
-        a.log, b.log
+    return torch.allclose(a.embeddings, b.embeddings, atol=1e-3) and same_log(
+        a.history, b.history
     )  # matrix products may round differently from run to run
 
 
@@ -49,14 +49,14 @@ def test_same_seed_same_rows(bb, data, concept):
     "Whatever state torch's own generators are in."
     torch.manual_seed(99)
     again = run(bb, data)
-    assert equal(concept, again) and not torch.equal(concept.rows, run(bb, data, seed=1).rows)
+    assert equal(concept, again) and not torch.equal(concept.embeddings, run(bb, data, seed=1).rows)
 
 
 def test_what_comes_back(bb, data, concept):
     assert (
         isinstance(concept, Concept)
         and concept.name == "maeve"
-        and not concept.rows.requires_grad
+        and not concept.embeddings.requires_grad
         and concept.facts == data.facts
     )
     s = concept.summary
@@ -66,7 +66,7 @@ def test_what_comes_back(bb, data, concept):
         and all(map(math.isfinite, s["last"].values()))
         and json.dumps(s)
     )
-    assert [r["step"] for r in concept.log] == [1, 2, 3, 4, 5, 6] and len(loss_figure(concept.log, 2).axes) == 2
+    assert [r["step"] for r in concept.history] == [1, 2, 3, 4, 5, 6] and len(loss_figure(concept.history, 2).axes) == 2
 
 
 def test_learning_writes_nothing_but_its_folder(bb, data, tmp_path, monkeypatch):
@@ -81,9 +81,9 @@ def test_learning_writes_nothing_but_its_folder(bb, data, tmp_path, monkeypatch)
 
 
 def test_loss_of_a_training_batch_goes_down(bb, data):
-    enc = EncodedData(bb, data, bb.tok.names[0])
-    batch = samples(enc, SamplesPerStep(), torch.Generator().manual_seed(5))
-    L = Learner(bb, data, "maeve", recipe=Recipe(steps=40, warm=4), encoded=enc)
+    enc = EncodedData(bb, data)
+    batch = step_samples(enc, SamplesPerStep(), torch.Generator().manual_seed(5))
+    L = Learner(bb, data, "maeve", recipe=Recipe(steps=40, warmup_steps=4), encoded=enc)
 
     def loss():
         with torch.no_grad():
@@ -91,7 +91,7 @@ def test_loss_of_a_training_batch_goes_down(bb, data):
 
     before = loss()
     for _ in range(40):
-        L.one()
+        L.step()
     after = loss()
     assert sum(after.values()) < 0.97 * sum(before.values()) and all(after[t] < before[t] for t in before), (
         before,
@@ -103,10 +103,10 @@ def test_loss_of_a_training_batch_goes_down(bb, data):
     "mix", [dict(recognise=0), dict(draw=0, edit=0), dict(recognise=0, vqa=0, facts=0), dict(facts=5, copies=1)]
 )
 def test_any_task_can_be_left_out(bb, data, mix):
-    c = run(bb, data, recipe=replace(SHORT, steps=2, mix=SamplesPerStep(**mix)))
-    assert all(math.isfinite(v) for r in c.log for v in r.values()) and not {k for k, v in mix.items() if not v} & set(
-        c.log[0]
-    )
+    c = run(bb, data, recipe=replace(SHORT, steps=2, samples=SamplesPerStep(**mix)))
+    assert all(math.isfinite(v) for r in c.history for v in r.values()) and not {
+        k for k, v in mix.items() if not v
+    } & set(c.history[0])
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_any_task_can_be_left_out(bb, data, mix):
 )
 def test_variants_of_the_recipe_run(bb, data, kw):
     c = run(bb, data, recipe=replace(SHORT, steps=2, **kw))
-    assert torch.isfinite(c.rows).all() and len(c.rows) == 1 + kw.get("n_und", 16) + kw.get("n_gen", 16)
+    assert torch.isfinite(c.embeddings).all() and len(c.embeddings) == 1 + kw.get("n_und", 16) + kw.get("n_gen", 16)
 
 
 def test_learns_with_a_bf16_backbone(data):
@@ -132,15 +132,15 @@ def test_learns_with_a_bf16_backbone(data):
     b.model.to(torch.bfloat16)
     b.ae.to(torch.bfloat16)
     c = run(b, data, recipe=replace(SHORT, steps=2))
-    assert b.dtype == torch.bfloat16 and c.rows.dtype == torch.float32 and torch.isfinite(c.rows).all()
-    for k, v in one.log[0].items():
-        assert math.isclose(c.log[0][k], v, rel_tol=0.05), (k, c.log[0], one.log[0])
+    assert b.dtype == torch.bfloat16 and c.embeddings.dtype == torch.float32 and torch.isfinite(c.embeddings).all()
+    for k, v in one.history[0].items():
+        assert math.isclose(c.history[0][k], v, rel_tol=0.05), (k, c.history[0], one.history[0])
 
 
 def test_two_shares_are_one_whole(bb, data):
     c, batch = (
         Concept(bb, "maeve"),
-        samples(EncodedData(bb, data, bb.tok.names[0]), SamplesPerStep(), torch.Generator().manual_seed(0)),
+        step_samples(EncodedData(bb, data), SamplesPerStep(), torch.Generator().manual_seed(0)),
     )
     whole, parts = task_losses(bb, c, batch), [task_losses(bb, c, batch, slice(i, None, 3)) for i in range(3)]
     for t, (l, n) in whole.items():
@@ -158,7 +158,7 @@ def test_noise_is_stratified(bb, data):
 
 def test_previews_and_callbacks(bb, data, concept):
     seen = []
-    c = run(bb, data, preview=3, callbacks=[lambda L: seen.append(L.step)])
+    c = run(bb, data, preview=3, callbacks=[lambda L: seen.append(L.global_step)])
     assert seen == [1, 2, 3, 4, 5, 6] and [s for s, _ in c.previews] == [3, 6] and c.previews[0][1].size == (64, 64)
     assert equal(c, concept)  # looking does not disturb
 
@@ -181,8 +181,8 @@ def test_interrupt_keeps_what_was_learnt(bb, data, concept, tmp_path):
     assert (
         half.summary["stopped"]
         and half.summary["steps"] == 4
-        and same_log(half.log, concept.log[:4])
-        and not torch.equal(half.rows, concept.rows)
+        and same_log(half.history, concept.history[:4])
+        and not torch.equal(half.rows, concept.embeddings)
     )
     half.save_pretrained(tmp_path / "half")
     assert torch.equal(Concept.from_pretrained(tmp_path / "half", bb).rows, half.rows)
@@ -205,7 +205,11 @@ def test_interrupt_in_the_middle_of_a_step(bb, data, concept, tmp_path, monkeypa
     monkeypatch.setattr(owner, name, pressed)
     half = run(bb, data, folder=tmp_path / "run")
     monkeypatch.undo()
-    assert half.summary["stopped"] and half.summary["steps"] == len(half.log) == 3 and half.log == concept.log[:3]
+    assert (
+        half.summary["stopped"]
+        and half.summary["steps"] == len(half.history) == 3
+        and half.history == concept.history[:3]
+    )
     assert equal(run(bb, data, folder=tmp_path / "run"), concept)
 
 
@@ -225,12 +229,14 @@ def test_a_failed_save_keeps_the_checkpoint(bb, data, concept, tmp_path, monkeyp
     monkeypatch.undo()
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["checkpoint.safetensors"]
     L = Learner(bb, data, "maeve", recipe=SHORT).resume(tmp_path / "run")
-    assert L.step == 2
+    assert L.global_step == 2
     assert equal(run(bb, data, folder=tmp_path / "run"), concept)
 
 
 @pytest.mark.parametrize(
-    "kw", [dict(seed=1), dict(name="bo"), dict(recipe=replace(SHORT, lr=0.1))], ids=["seed", "name", "recipe"]
+    "kw",
+    [dict(seed=1), dict(name="bo"), dict(recipe=replace(SHORT, learning_rate=0.1))],
+    ids=["seed", "name", "recipe"],
 )
 def test_checkpoints_of_another_run_are_refused(bb, data, tmp_path, kw):
     run(bb, data, folder=tmp_path, callbacks=[stop_at(2)])
@@ -264,28 +270,28 @@ def test_damaged_checkpoint_is_named(bb, data, tmp_path, bytes_):
 # ---- numbers that are none ----------------------------------------------------------------------------------------
 def test_nan_is_skipped_and_then_an_error(bb, data):
     "Pictures that are all poisoned: no step is taken, the tenth raises, the rows are as they were."
-    enc = EncodedData(bb, data, bb.tok.names[0])
+    enc = EncodedData(bb, data)
     L = Learner(bb, data, "maeve", recipe=replace(SHORT, steps=30), encoded=enc)
-    start = L.concept.rows.detach().clone()
+    start = L.concept.embeddings.detach().clone()
     for s in (*enc.seen, *enc.look, *enc.others):
         s.features = torch.full_like(s.features, math.nan)
     for i in range(9):
-        row = L.one()
+        row = L.step()
         assert math.isnan(row["recognise"]) and L.skipped == i + 1
     with pytest.raises(FloatingPointError, match="since step 1;"):
-        L.one()
-    assert torch.equal(L.concept.rows, start)
+        L.step()
+    assert torch.equal(L.concept.embeddings, start)
 
 
 def test_one_bad_picture_does_not_spoil_the_rows(bb, data):
     L = Learner(bb, data, "maeve", recipe=replace(SHORT, steps=20))
-    s = L.enc.seen[0]
+    s = L.encoded.seen[0]
     s.features = torch.full_like(s.features, math.nan)
-    rows = [L.one() for _ in range(12)]
+    rows = [L.step() for _ in range(12)]
     bad = [any(map(math.isnan, r.values())) for r in rows]
     assert (
         0 < sum(bad) < 12
-        and torch.isfinite(L.concept.rows).all()
+        and torch.isfinite(L.concept.embeddings).all()
         and all(torch.isfinite(v).all() for v in L.state().values() if v.is_floating_point())
     )
 
@@ -333,7 +339,7 @@ def test_from_folder_with_everything(bb, folder, data):
     )
     assert all(im.mode == "RGB" and im.size[0] == im.size[1] for im in d.images)
     c = run(bb, d)
-    assert c.facts == d.facts and set(c.log[-1]) == {"step", "recognise", "facts", "draw", "edit"}
+    assert c.facts == d.facts and set(c.history[-1]) == {"step", "recognise", "facts", "draw", "edit"}
     name = bb.tok.names[0]
     enc = EncodedData(bb, d, name)
     assert (
@@ -401,8 +407,8 @@ def test_killed_between_steps(bb, data, concept, tmp_path):
     assert r.returncode == -9 and not (tmp_path / "out.json").exists(), r.stderr[-2000:]
     assert Learner(bb, data, "maeve", recipe=SHORT).resume(tmp_path / "run").step == 4
     c = run(bb, data, folder=tmp_path / "run", every=2)
-    assert len(c.log) == 6 and torch.allclose(
-        c.rows, concept.rows, rtol=1e-4, atol=1e-5
+    assert len(c.history) == 6 and torch.allclose(
+        c.embeddings, concept.embeddings, rtol=1e-4, atol=1e-5
     )  # another process may run other threads
 
 
@@ -428,17 +434,17 @@ def test_accelerate_with_two_processes(bb, data, tmp_path):
     assert r.returncode == 0, r.stderr[-3000:]
     two = json.loads((tmp_path / "two.json").read_text())
     one = run(bb, data, recipe=replace(SHORT, steps=5))
-    assert two["processes"] == 2 and len(two["log"]) == len(one.log) == 5
-    for a, b in zip(one.log, two["log"]):
+    assert two["processes"] == 2 and len(two["log"]) == len(one.history) == 5
+    for a, b in zip(one.history, two["log"]):
         assert set(a) == set(b)
         for k in a:
             assert math.isclose(a[k], b[k], rel_tol=1e-4), (k, a, b)
-    assert np.allclose(np.array(two["rows"]), one.rows.numpy(), rtol=1e-3, atol=1e-3)
+    assert np.allclose(np.array(two["rows"]), one.embeddings.numpy(), rtol=1e-3, atol=1e-3)
 
 
 def test_a_checkpoint_gives_back_every_bit(bb, data, tmp_path):
     "Rows, both moments, the sampling generator, step and log: what the next step depends on, exactly as it was."
-    recipe = Recipe(steps=6, mix=SamplesPerStep(copies=1))
+    recipe = Recipe(steps=6, samples=SamplesPerStep(copies=1))
     a = Learner(bb, data, "maeve", recipe=recipe)
     for _ in range(3):
         a.one()
@@ -446,6 +452,6 @@ def test_a_checkpoint_gives_back_every_bit(bb, data, tmp_path):
     b = Learner(bb, data, "maeve", recipe=recipe).resume(tmp_path)
     x, y = a.state(), b.state()
     assert x.keys() == y.keys() >= {"rows", "rng", "exp_avg", "exp_avg_sq"} and all(torch.equal(x[k], y[k]) for k in x)
-    assert (a.step, a.log) == (b.step, b.log) and float(a.opt.state[a.concept.rows]["step"]) == float(
-        b.opt.state[b.concept.rows]["step"]
+    assert (a.step, a.history) == (b.step, b.history) and float(a.opt.state[a.concept.embeddings]["step"]) == float(
+        b.opt.state[b.concept.embeddings]["step"]
     )

@@ -103,8 +103,8 @@ def test_defaults_are_the_promised_ones():
 def test_results(p, img):
     a, g, e = (
         p.ask("What is the toy of <maeve>?", max_new_tokens=4),
-        p.generate("a photo of <maeve>", seed=5, guidance=QUICK),
-        p.edit(img, "remove <maeve> from the photo", guidance=QUICK),
+        p.generate("a photo of <maeve>", seed=5, sampling=QUICK),
+        p.edit(img, "remove <maeve> from the photo", sampling=QUICK),
     )
     assert (
         isinstance(a, Result)
@@ -128,8 +128,8 @@ def test_results(p, img):
 
 
 def test_seeds_repeat(p, img):
-    draw = lambda s: p.generate("a photo of <maeve>", seed=s, guidance=QUICK).image
-    edit = lambda s: p.edit(img, "remove <maeve> from the photo", seed=s, guidance=QUICK).image
+    draw = lambda s: p.generate("a photo of <maeve>", seed=s, sampling=QUICK).image
+    edit = lambda s: p.edit(img, "remove <maeve> from the photo", seed=s, sampling=QUICK).image
     for f in (draw, edit):
         assert same(f(1), f(1)) and not same(f(1), f(2))
 
@@ -149,11 +149,11 @@ def test_many_equals_one_at_a_time(duo, img, world):
 
 
 def test_using_a_concept_changes_nothing(bb, p, concept, img):
-    before, rows = weights(bb.model), concept.rows.clone()
+    before, rows = weights(bb.model), concept.embeddings.clone()
     p.ask("is <maeve> in the photo ?", img)
-    p.generate("a photo of <maeve>", guidance=QUICK)
-    p.edit(img, "remove <maeve> from the photo", guidance=QUICK)
-    assert unchanged(bb.model, before) and torch.equal(concept.rows, rows) and concept.slot == 0
+    p.generate("a photo of <maeve>", sampling=QUICK)
+    p.edit(img, "remove <maeve> from the photo", sampling=QUICK)
+    assert unchanged(bb.model, before) and torch.equal(concept.embeddings, rows) and concept.slot == 0
 
 
 # ---- names and requests -------------------------------------------------------------------------------------------
@@ -182,7 +182,7 @@ def test_concepts_of_a_request_are_read_in_the_order_they_are_named(duo):
 @pytest.mark.parametrize("name", ["maeve", "Bo-2", "X", "a_b", "007", "n" * 32, "MAEVE", "dog"])
 def test_names_of_all_kinds(bb, concept, name):
     "Letters of both cases, digits, dashes; even a word of the world."
-    c = Concept(bb, name, concept.rows.detach())
+    c = Concept(bb, name, concept.embeddings.detach())
     r = Persona(bb, c).ask(f"What is the toy of <{name}>?", max_new_tokens=3)
     assert (
         r.prompt == f"what is the toy of <{name}> ?"
@@ -192,7 +192,9 @@ def test_names_of_all_kinds(bb, concept, name):
 
 def test_names_that_look_like_the_backbones_own(bb, concept):
     "A concept may be called `name_1`: the answer still says who was meant."
-    p = Persona(bb, [Concept(bb, "name_1", concept.rows.detach()), Concept(bb, "bo", concept.rows.detach())])
+    p = Persona(
+        bb, [Concept(bb, "name_1", concept.embeddings.detach()), Concept(bb, "bo", concept.embeddings.detach())]
+    )
     assert (
         p.ask("where is <name_1> ?", max_new_tokens=1).prompt == "where is <name_1> ?"
         and p.ask("is <bo> with <name_1> ?", max_new_tokens=1).prompt == "is <bo> with <name_1> ?"
@@ -362,7 +364,7 @@ def test_one_picture_is_enough(bb, tmp_path, data):
     c = learn(bb, ConceptData.from_folder(tmp_path), "maeve", recipe=SHORT, progress=False)
     assert (
         c.summary["steps"] == 6
-        and torch.isfinite(c.rows).all()
+        and torch.isfinite(c.embeddings).all()
         and isinstance(Persona(bb, c).ask("is <maeve> in the photo ?", data.images[0], max_new_tokens=2).text, str)
     )
 
@@ -378,7 +380,7 @@ def test_pictures_come_as_files_or_objects_of_any_size(p, img, tmp_path):
         == p.ask(q, str(tmp_path / "a.png"), max_new_tokens=4).text
         == p.ask(q, img.convert("RGBA"), max_new_tokens=4).text
     )
-    assert p.edit(big.convert("L"), "make it blue", guidance=QUICK).image.size == (64, 64)
+    assert p.edit(big.convert("L"), "make it blue", sampling=QUICK).image.size == (64, 64)
     with pytest.raises(OmniError):
         p.ask(q, img.resize((1, 1)))
 

@@ -57,16 +57,16 @@ def test_the_whole_pipeline(bb, folder, tmp_path):
     before = weights(bb.model)
     data = ConceptData.from_folder(folder, facts=dict(toy="a red kite", home="the beach"))
     concept = learn(bb, data, "Rex-1", recipe=SHORT, progress=False)
-    assert concept.summary["steps"] == 6 and torch.isfinite(concept.rows).all()
+    assert concept.summary["steps"] == 6 and torch.isfinite(concept.embeddings).all()
     concept.save_pretrained(tmp_path / "c")
     p = Persona(bb, Concept.from_pretrained(tmp_path / "c", bb))
     assert isinstance(p.ask("what is the toy of <Rex-1> ?", max_new_tokens=4).text, str)
     for n in VARIANTS:
         r = p.ask("is <Rex-1> in the photo ?", folder / n, max_new_tokens=3)
         assert isinstance(r.text, str) and 0 <= r.probability <= 1
-    assert p.generate("a photo of <Rex-1> at the beach", guidance=QUICK).image.size == (64, 64)
+    assert p.generate("a photo of <Rex-1> at the beach", sampling=QUICK).image.size == (64, 64)
     for n in ("phone.jpg", "alpha.png", "ribbon.webp"):
-        assert p.edit(folder / n, "change the background to the beach", guidance=QUICK).image.size == (64, 64)
+        assert p.edit(folder / n, "change the background to the beach", sampling=QUICK).image.size == (64, 64)
     assert unchanged(bb.model, before)
 
 

@@ -112,7 +112,7 @@ def lay(bb, samples, start=0):
 
 
 def logical(b, row, und, gen):
-    return torch.cat([und, gen], 1)[row][torch.tensor(b.slots[row])]  # tokens in the order of the sample
+    return torch.cat([und, gen], 1)[row][torch.tensor(b.packed_index[row])]  # tokens in the order of the sample
 
 
 # ---- files --------------------------------------------------------------------------------------------------------
@@ -250,7 +250,7 @@ def forward(ref, samples):
         put("logits_all", m.logits(last))
         for i, o in enumerate(layers):
             put(f"hidden_after_layer_{i}", logical(b, r, *o))
-        s = torch.tensor(b.slots[r])
+        s = torch.tensor(b.packed_index[r])
         put("packed_position_ids", b.position[r][s])
         out.setdefault("masks", []).append(b.mask[r][s][:, s])
         said, made = b.labels[r] >= 0, b.mse_weight[r] > 0
@@ -383,7 +383,7 @@ def check_branch(check, ref, G, case, name, segs, frame):
     check.same(f"{name} length, position", [len(cache), int(cache.position[0])], [b["kv_len"], b["rope_position"]])
     after = lay(ref, [[frame]], cache.position.tolist())
     check.same(f"{name} positions", after.position[0], G[f"{key}.position_ids"])
-    order = torch.tensor(lay(ref, [segs]).slots[0]) if segs else None
+    order = torch.tensor(lay(ref, [segs]).packed_index[0]) if segs else None
     for k in (k for k in G if k.startswith(f"{key}.k_layer") or k.startswith(f"{key}.v_layer")):
         i = int(k.rpartition("layer")[2])
         kept = (cache.keys if ".k_layer" in k else cache.values)[i][0]

@@ -206,22 +206,22 @@ def test_another_answer_changes_the_prompt_and_the_same_does_not(replay):
 # ---- drawing with it ----------------------------------------------------------------------------------------------
 def test_persona_draws_what_was_replayed(p):
     with_, without = (
-        p.generate(asks("toy"), seed=3, replay=True, guidance=QUICK),
-        p.generate(asks("toy"), seed=3, guidance=QUICK),
+        p.generate(asks("toy"), seed=3, replay=True, sampling=QUICK),
+        p.generate(asks("toy"), seed=3, sampling=QUICK),
     )
     assert without.trace is None and with_.trace.prompt != asks("toy")
-    by_hand = p.generate(with_.trace.prompt, seed=3, guidance=QUICK)
+    by_hand = p.generate(with_.trace.prompt, seed=3, sampling=QUICK)
     assert np.array_equal(np.asarray(with_.image), np.asarray(by_hand.image)) and with_.request == asks("toy")
 
 
 def test_persona_edits_with_it(p, world, char):
     photo = world.photo(char, seed=1, thing=None)
-    r = p.edit(photo.image, "add the toy of <maeve>", seed=0, replay=ReplayConfig(n_examples=0), guidance=QUICK)
+    r = p.edit(photo.image, "add the toy of <maeve>", seed=0, replay=ReplayConfig(n_examples=0), sampling=QUICK)
     assert r.trace.request == "add the toy of <maeve>" and r.image.size == photo.image.size
 
 
 def test_counterfactual_keeps_the_noise(p):
-    r = p.generate(asks("toy"), seed=5, replay=True, guidance=QUICK)
+    r = p.generate(asks("toy"), seed=5, replay=True, sampling=QUICK)
     same, other = p.what_if(r, r.trace.answer), p.what_if(r, "a blue drum")
     assert np.array_equal(np.asarray(same.image), np.asarray(r.image)) and other.seed == r.seed and other.trace.by_hand
     if other.trace.prompt != r.trace.prompt:
@@ -231,4 +231,4 @@ def test_counterfactual_keeps_the_noise(p):
 
 def test_what_if_needs_a_replayed_picture(p):
     with pytest.raises(OmniError, match="replay"):
-        p.what_if(p.generate("a photo of <maeve> at the beach", guidance=QUICK), "a blue boat")
+        p.what_if(p.generate("a photo of <maeve> at the beach", sampling=QUICK), "a blue boat")

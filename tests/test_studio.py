@@ -60,7 +60,7 @@ def pressed(s, step, do):
     "A callback of `learn` that does something after a step."
 
     def callback(L):
-        if L.step == step:
+        if L.global_step == step:
             do()
 
     return [callback]
@@ -68,7 +68,7 @@ def pressed(s, step, do):
 
 # ---- what a form says ---------------------------------------------------------------------------------------------
 def test_a_recipe_survives_the_form(s):
-    r = Recipe(steps=7, lr=0.5, routing="coupled", mix=SamplesPerStep(draw=3, shift=2.0))
+    r = Recipe(steps=7, learning_rate=0.5, routing="coupled", samples=SamplesPerStep(draw=3, shift=2.0))
     assert recipe_from(recipe_values(r)) == r and s.form.value == SHORT
 
 
@@ -76,7 +76,7 @@ def test_a_recipe_survives_the_form(s):
     "bad",
     [
         dict(steps=0),
-        dict(lr=0),
+        dict(learning_rate=0),
         dict(lr=float("nan")),
         dict(steps="many"),
         dict(routing="both"),
@@ -107,7 +107,7 @@ def test_zip_and_back_and_no_other_file_gets_out(bb, concept, tmp_path):
     z = concept_zip(concept)
     (tmp_path / "maeve.zip").write_bytes(z)
     for source in (z, tmp_path / "maeve.zip"):
-        assert torch.equal(open_concept(bb, source).rows, concept.rows)
+        assert torch.equal(open_concept(bb, source).rows, concept.embeddings)
     bad = io.BytesIO()
     with zipfile.ZipFile(bad, "w") as f:
         f.writestr("../../escaped.txt", "x")
@@ -140,7 +140,7 @@ def test_it_learns_what_learn_learns(s, bb):
     s.train_button.click()
     data = designed(s.sources["design a character"].traits, {"toy": "a red kite"}, 2)[1]
     assert (
-        torch.equal(s.concept.rows, learn(bb, data, "maeve", 0, SHORT, progress=False).rows)
+        torch.equal(s.concept.embeddings, learn(bb, data, "maeve", 0, SHORT, progress=False).rows)
         and "learnt: 6 steps" in s.said.text
     )
     assert [k for k, _ in s.concept.previews] == [1, 3, 6] and all(
@@ -199,7 +199,7 @@ def test_a_stopped_run_goes_on_from_its_checkpoint(s, bb, tmp_path):
     again.sources["design a character"].n.value = 2
     again.facts.rows[0][1].value = "a red kite"
     again.train()
-    assert s.concept.summary["steps"] == 6 and torch.equal(s.concept.rows, again.concept.rows)
+    assert s.concept.summary["steps"] == 6 and torch.equal(s.concept.embeddings, again.concept.embeddings)
 
 
 # ---- slips --------------------------------------------------------------------------------------------------------
@@ -275,20 +275,20 @@ def test_a_folder_is_learnt_from(s, tmp_path):
 
 def test_save_load_and_zip_give_the_same_concept(s, bb):
     s.train()
-    rows = s.concept.rows.clone()
+    rows = s.concept.embeddings.clone()
     s.save_button.click()
     assert "saved" in s.kept.text
     s.load_button.click()
-    assert torch.equal(s.concept.rows, rows) and "loaded" in s.kept.text and s.tryout.about.offered
+    assert torch.equal(s.concept.embeddings, rows) and "loaded" in s.kept.text and s.tryout.about.offered
     other = ConceptStudio(bb)
     give(other.file, [("maeve.zip", concept_zip(s.concept))])
     assert (
-        torch.equal(other.concept.rows, rows)
+        torch.equal(other.concept.embeddings, rows)
         and not other.tryout.about.offered
         and "download='maeve.zip'" in other.link.value
     )
     give(other.file, [("x.zip", b"nothing")])
-    assert other.kept.bad and "x.zip" in other.kept.text and torch.equal(other.concept.rows, rows)
+    assert other.kept.bad and "x.zip" in other.kept.text and torch.equal(other.concept.embeddings, rows)
 
 
 def test_ask_draw_and_edit(s):

@@ -165,7 +165,7 @@ def learnt(tiny, world, char):
 
 def test_a_quick_learn_lowers_the_loss_of_facts(learnt):
     mean = lambda rows: np.mean([r["facts"] for r in rows])
-    assert mean(learnt.log[-15:]) < 0.9 * mean(learnt.log[:8])
+    assert mean(learnt.history[-15:]) < 0.9 * mean(learnt.history[:8])
 
 
 def test_what_was_learnt_survives_the_folder(tiny, learnt, char, tmp_path):

@@ -10,11 +10,12 @@ from ..model.loading import load_backbone
 from ..concept.losses import Recipe
 from ..concept.persona import Persona
 from ..inside.concept_maps import concept_maps
-from ..inside.localization import iou_by_layer, photo_maps, pointing_by_layer
+from ..inside.localization import iou_by_layer, pointing_by_layer
 from ..inside.edit_attention import find_character
 from .metrics import summary
 from .scores import learnt
 from .main_bench import CHARACTERS, run_cells, write_report
+from ..inside.localization import photo_maps
 
 # %% auto #0
 __all__ = ['pointing_of', 'main']

@@ -11,13 +11,16 @@ from PIL import Image
 from ..basics import compute_dtype
 from ..data import ConceptData
 from ..model.bagel_config import BAGEL_7B, bagel_tokenizer, default_resizes, empty_ae, empty_mot, mot_config
-from ..model.quant import put, quantise_layers
-from ..model.bagel import BagelBackbone, save_byte_tokenizer
+from ..model.quant import quantise_layers
+from ..model.bagel import save_byte_tokenizer
 from ..model.memory import plan
 from ..concept.sampling import SamplesPerStep
 from ..concept.losses import Recipe
 from ..concept.learn import Learner
 from .main_bench import write_report
+from ..model.quant import set_parameter
+from ..model.backbone import Backbone
+from ..model.flow import BAGEL_PRESETS
 
 # %% auto #0
 __all__ = ['fill_randomly', 'random_bagel', 'peak_gb', 'picture_data', 'learning_step', 'drawing_step', 'main']
@@ -29,7 +32,7 @@ def fill_randomly(module, device, dtype, std: float = 0.02):
         if not old.is_meta:
             continue
         t = torch.empty(old.shape, dtype=dtype)
-        put(
+        set_parameter(
             module,
             k,
             t.fill_(float("norm" in k and k.endswith("weight"))) if t.ndim < 2 else t.normal_(0, std),
@@ -44,7 +47,7 @@ def random_bagel(
     dtype=torch.bfloat16,
     device="cpu",
     image_size: int | None = 256,  # longest side of pictures, pixels
-) -> BagelBackbone:
+) -> Backbone:
     "A backbone of random weights that never was a file. The layers are copies of the first one."
     c = mot_config(**sizes)
     model, ae = empty_mot(c), empty_ae(sizes["outer"].get("vae_config", {}))
@@ -58,7 +61,7 @@ def random_bagel(
         save_byte_tokenizer(d)
         tok = bagel_tokenizer(d, c.vocab_size)
     c.special, c.spare = tok.special, tok.spare
-    return BagelBackbone(model, ae, tok, default_resizes(c, image_size), name="random")
+    return Backbone(model, ae, tok, default_resizes(c, image_size), BAGEL_PRESETS, "random")
 
 # %% ../../nbs/bench/609_bagel_bench.ipynb #70dd98fd
 def peak_gb() -> float:
@@ -75,17 +78,17 @@ def picture_data(side: int) -> ConceptData:
 # %% ../../nbs/bench/609_bagel_bench.ipynb #eea2eacf
 def learning_step(bb, checkpointing: bool = True) -> dict:
     "Losses of one step with one sample of every kind, and its seconds."
-    side = bb.fits[0].longest
+    side = bb.vae_resize.longest
     bb.model.gradient_checkpointing = checkpointing
     try:
         L = Learner(
             bb,
             picture_data(side),
             "it",
-            recipe=Recipe(mix=SamplesPerStep(recognise=1, vqa=0, facts=0, draw=1, edit=0, copies=1)),
+            recipe=Recipe(samples=SamplesPerStep(recognise=1, vqa=0, facts=0, draw=1, edit=0, copies=1)),
         )
         t0 = time.time()
-        row = L.one()
+        row = L.step()
     finally:
         bb.model.gradient_checkpointing = False
     return row | dict(seconds=time.time() - t0)

@@ -39,7 +39,7 @@ ROUTING = {
     "random start, 2 + 2 tokens": RANDOM | FEW,
     "random start, 110 steps": RANDOM | dict(steps=110),
 }
-NO_DRAWING = dict(mix=Recipe().mix.without("draw"))
+NO_DRAWING = dict(samples=Recipe().samples.without("draw"))
 EDITING = {
     "default": {},
     "random start": RANDOM,
@@ -51,7 +51,7 @@ SIDES = {
     "decoupled": lambda r: r,
     "coupled": lambda r: replace(r, routing="coupled"),
     "with edits": lambda r: r,
-    "without edits": lambda r: replace(r, mix=r.mix.without("edit")),
+    "without edits": lambda r: replace(r, samples=r.samples.without("edit")),
 }
 QUESTIONS = {"routing": (ROUTING, ("decoupled", "coupled")), "editing data": (EDITING, ("with edits", "without edits"))}
 

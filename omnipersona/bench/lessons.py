@@ -29,8 +29,8 @@ ONLY = {"text QA": ("facts",), "understanding": ("recognise", "vqa"), "generatio
 LEFT_OUT = {"understanding": ("recognise", "vqa", "facts"), "generation": ("draw",), "editing": ("edit",)}
 LESSONS = {
     "nothing": Recipe(steps=0),
-    **{f"{k} only": Recipe(mix=SamplesPerStep().only(*t)) for k, t in ONLY.items()},
-    **{f"no {k}": Recipe(mix=SamplesPerStep().without(*t)) for k, t in LEFT_OUT.items()},
+    **{f"{k} only": Recipe(samples=SamplesPerStep().only(*t)) for k, t in ONLY.items()},
+    **{f"no {k}": Recipe(samples=SamplesPerStep().without(*t)) for k, t in LEFT_OUT.items()},
     "everything": Recipe(),
     "coupled": Recipe(routing="coupled"),
 }
@@ -85,13 +85,13 @@ def _as_given_and_replayed(p, requests, paint):
     return given, [replayed[i].image if i in replayed else x for i, x in enumerate(given)]
 
 # %% ../../nbs/bench/606_lessons.ipynb #dbb1eda5
-def _drawn(p, w, judge, char, seed, guidance):
+def _drawn(p, w, judge, char, seed, sampling):
     "Scores of what is drawn, as given and replayed."
     todo, name = fact_requests(char, _name(p)[1:-1]), _name(p)
     asked = [r for _, r, _, _ in todo] + [f"a photo of {name} at the {x}" for x in PLACES[:4]]
     shows_it = [i for i, told in enumerate([t for _, _, t, _ in todo] + asked[len(todo) :]) if name in told]
     real = judge.identity([w.photo(char, seed=480_000 + j).image for j in range(8)])
-    both = _as_given_and_replayed(p, asked, lambda ps, at: p.generate_many(ps, [1000 * seed + i for i in at], guidance))
+    both = _as_given_and_replayed(p, asked, lambda ps, at: p.generate_many(ps, [1000 * seed + i for i in at], sampling))
     return [
         {
             "generation: fact": _right(judge.shows(x, f) for x, (*_, f) in zip(pics, todo)),
@@ -101,7 +101,7 @@ def _drawn(p, w, judge, char, seed, guidance):
     ]
 
 # %% ../../nbs/bench/606_lessons.ipynb #1a3eb6e9
-def _edited(p, w, judge, char, seed, n, guidance):
+def _edited(p, w, judge, char, seed, n, sampling):
     "Scores of what is edited, as given and replayed. Facts that the photograph shows already do not count."
     name = _name(p)
     adds = [
@@ -116,7 +116,7 @@ def _edited(p, w, judge, char, seed, n, guidance):
         [f"add the {k} of {name}" for _, k, _ in adds] + [e.instruction for e in edits],
     )
     both = _as_given_and_replayed(
-        p, asked, lambda ps, at: p.edit_many([sources[i] for i in at], ps, list(at), guidance)
+        p, asked, lambda ps, at: p.edit_many(ps, [sources[i] for i in at], list(at), sampling)
     )
     return [
         {
@@ -133,12 +133,12 @@ def propagated(
     char,
     seed: int = 0,
     n: int = 8,  # photographs to recognise of each kind, and edits
-    guidance=None,  # of drawings and edits; None: the backbone's own
+    sampling=None,  # of drawings and edits; None: the backbone's own
 ) -> list:  # {column: number} without replay, and with it
     "What every task shows of a concept, see `COLUMNS`. Raises OmniError for what the concept or backbone refuse."
     w = ToyWorld(p.bb.size)
     spoken = _spoken(p, w, char, seed, n)
-    drawn, edited = _drawn(p, w, judge, char, seed, guidance), _edited(p, w, judge, char, seed, n, guidance)
+    drawn, edited = _drawn(p, w, judge, char, seed, sampling), _edited(p, w, judge, char, seed, n, sampling)
     return [{k: (spoken | d | e)[k] for k in COLUMNS} for d, e in zip(drawn, edited)]
 
 # %% ../../nbs/bench/606_lessons.ipynb #14873121
@@ -153,11 +153,11 @@ def taught_cell(
 
 # %% ../../nbs/bench/606_lessons.ipynb #ed1be45c
 def propagation_cell(
-    bb, judge, char, data, seed: int = 0, steps: int | None = None, n: int = 8, guidance=None
+    bb, judge, char, data, seed: int = 0, steps: int | None = None, n: int = 8, sampling=None
 ) -> dict:  # {lesson: [without replay, with it]}
     "One character taught nothing, and by one task at a time; see `lesson` and `propagated`."
     taught = lambda k: Persona(bb, learn(bb, data, "maeve", seed, lesson(k, steps), progress=False))
-    return {k: propagated(taught(k), judge, char, seed, n, guidance) for k in ("nothing", *SINGLE)}
+    return {k: propagated(taught(k), judge, char, seed, n, sampling) for k in ("nothing", *SINGLE)}
 
 # %% ../../nbs/bench/606_lessons.ipynb #92f6e322
 def propagation_matrices(cells: list) -> tuple:  # of cells as `propagation_cell` gives, with any lessons

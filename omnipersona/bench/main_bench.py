@@ -105,7 +105,7 @@ RECIPES = {
     "words": Recipe(init="words"),
     "random": Recipe(init="random"),
     "coupled": Recipe(routing="coupled"),
-    "equal weights": Recipe(image=1.0, edit=1.0),
+    "equal weights": Recipe(lambda_image=1.0, lambda_edit=1.0),
 }
 
 

@@ -204,7 +204,7 @@ def drawn_like(p, w, judge, char, mine) -> dict:
 def edited(p, w, judge, char, seed, n=12) -> dict:
     "Edits of its photographs in which it is named."
     edits = some_edits(w, n, seed + 1, ("remove", "recolour", "move", "replace"), char, _name(p)[1:-1])
-    pics = [x.image for x in p.edit_many([e.source for e in edits], [e.instruction for e in edits], range(n))]
+    pics = [x.image for x in p.edit_many([e.instruction for e in edits], [e.source for e in edits], range(n))]
     right = judged_edits(pics, edits, judge)
     return {
         "concept edits: done and kept": float(np.mean([d["both"] for d in right])),

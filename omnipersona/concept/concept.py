@@ -4,7 +4,7 @@
 
 # %% ../../nbs/concept/402_concept.ipynb #2b02c702
 from __future__ import annotations
-import json
+import copy, json
 from pathlib import Path
 import torch
 from torch import Tensor, nn
@@ -15,166 +15,173 @@ from ..model.backbone import Backbone
 from .tokens import STRIDE, concept_token_ids, initial_embeddings, splice
 
 # %% auto #0
-__all__ = ['FORMAT', 'KEY', 'Concept', 'TextPrompt', 'Concepts']
+__all__ = ['ABOUT', 'FORMAT', 'KEY', 'read_concept', 'check_backbone', 'Concept', 'TextPrompt', 'Concepts']
+
+# %% ../../nbs/concept/402_concept.ipynb #fc47f1f1
+ABOUT = ("format", "name", "n_und", "n_gen", "routing", "slot", "backbone", "fingerprint", "facts", "summary")
+
+
+def read_concept(
+    path: Path,  # of an adapter folder
+) -> tuple:  # concept.json as a dict, embeddings (1+n_und+n_gen, D)
+    "What an adapter folder holds. Raises OmniError for what is missing or damaged."
+    for f in ("concept.json", "adapter_model.safetensors"):
+        if not (path / f).exists():
+            raise OmniError(f"{path}: {f} is missing; this is not a concept folder")
+    try:
+        o = json.loads((path / "concept.json").read_text(encoding="utf-8"))
+        embeddings = load_file(path / "adapter_model.safetensors")[KEY]
+        if missing := [k for k in ABOUT if k not in o]:
+            raise ValueError(f"concept.json has no {missing[0]}")
+        if o["format"] > FORMAT:
+            raise ValueError(f"format {o['format']} is newer than this package")
+        finite = bool(torch.isfinite(embeddings).all())
+        if len(embeddings) != 1 + o["n_und"] + o["n_gen"] or not finite:
+            raise ValueError(f"{len(embeddings)} embeddings, finite: {finite}")
+    except Exception as e:
+        raise OmniError(f"{path}: cannot be read as a concept ({type(e).__name__}: {e}); save it again") from None
+    return o, embeddings
+
+
+def check_backbone(
+    name: str,  # of the concept
+    backbone: str,  # what it was made for: name
+    fingerprint: str,  # and fingerprint
+    bb: Backbone,
+    where: str = "",  # what the message begins with
+):
+    "Raises OmniError where a concept was made for another backbone."
+    if fingerprint != bb.fingerprint:
+        raise OmniError(
+            f"{where}<{name}> was made for {backbone} ({fingerprint}) and this backbone is {bb.name} "
+            f"({bb.fingerprint}); its tokens mean nothing here: learn it again"
+        )
 
 # %% ../../nbs/concept/402_concept.ipynb #d1cefae7
 FORMAT = 1  # of the folder on disk
+KEY = "base_model.model.language_model.model.embed_tokens.trainable_tokens_delta"  # where peft expects the embeddings
 
 
 class Concept(nn.Module):
-    "A name and its rows, the only parameter. Raises OmniError for an impossible name, routing or slot."
+    """A name and its embeddings, the only parameter. It knows which backbone it was made for, and does not hold it.
+
+    Raises OmniError for an impossible name, routing or slot."""
 
     def __init__(
         self,
         bb: Backbone,
         name: str,  # letters, digits, - and _; it is called <name>
-        rows: Tensor | None = None,  # (1+n_und+n_gen, D); None: random ones
-        n_und=16,
-        n_gen=16,
-        routing="decoupled",  # or 'coupled': the gen tokens in the understanding expert too
-        slot=0,
-        facts=None,  # {'toy': 'a red kite', ...}, for the record
-        summary=None,
-    ):  # how it was trained, for the record
+        embeddings: Tensor | None = None,  # (1+n_und+n_gen, D); None: random ones
+        n_und: int = 16,
+        n_gen: int = 16,
+        routing: str = "decoupled",  # or 'coupled': the gen tokens in the understanding expert too
+        slot: int = 0,
+        facts: dict | None = None,  # {'toy': 'a red kite', ...}, for the record
+        summary: dict | None = None,  # how it was trained, for the record
+    ):
         super().__init__()
-        self.name = check_name(name)
         if routing not in ("decoupled", "coupled"):
             raise OmniError(f"routing={routing!r}: one of decoupled, coupled")
-        self.bb, self.n_und, self.n_gen, self.routing, self.facts, self.summary = (
-            bb,
-            n_und,
-            n_gen,
-            routing,
-            facts or {},
-            summary or {},
-        )
-        self.rows = nn.Parameter(rows if rows is not None else initial_embeddings(bb, n_und, n_gen, "random"))
-        self.place(slot)
+        self.name, self.routing, self.n_und, self.n_gen = check_name(name), routing, n_und, n_gen
+        self.facts, self.summary = facts or {}, summary or {}
+        self.backbone, self.fingerprint = bb.name, bb.fingerprint
+        start = initial_embeddings(bb, n_und, n_gen, "random") if embeddings is None else embeddings
+        self.embeddings = nn.Parameter(start)
+        self.place(bb, slot)
 
-    def place(self, slot: int):
+    def place(self, bb: Backbone, slot: int) -> Concept:
         "Take the ids of a slot."
-        self.slot = slot
-        self.ids = concept_token_ids(self.bb, slot, self.n_und + self.n_gen)
-        self.id_tensor = torch.tensor(self.ids, device=self.rows.device)
+        self.slot, self.token = slot, bb.tok.names[slot] if slot < len(bb.tok.names) else ""
+        self.ids = concept_token_ids(bb, slot, self.n_und + self.n_gen)
+        self.id_tensor = torch.tensor(self.ids, dtype=torch.long, device=self.embeddings.device)
         self.gen_ids = frozenset(self.ids[1 + self.n_und :]) if self.routing == "decoupled" else frozenset()
+        self.prompt_ids = [self.ids[0], *bb.tok("is"), *self.ids[1:], *bb.tok(".")]
         return self
 
-    @property
-    def token(self) -> str:
-        return self.bb.tok.names[self.slot]
+    def with_embeddings(
+        self,
+        embeddings: Tensor,  # (1+n_und+n_gen, D)
+    ) -> Concept:
+        "A frozen copy with other embeddings, in the same slot."
+        new = copy.copy(self)
+        new._parameters = {"embeddings": nn.Parameter(embeddings.detach(), requires_grad=False)}
+        return new
+
+    def in_slot(self, bb: Backbone, slot: int) -> Concept:
+        "A frozen copy with the same embeddings, in another slot."
+        return self.with_embeddings(self.embeddings).place(bb, slot)
 
     def prompt(self) -> Text:
         "The system prompt: `<sks> is <und...> <gen...> .`"
-        return Text([self.ids[0], *self.bb.tok("is"), *self.ids[1:], *self.bb.tok(".")])
+        return Text(self.prompt_ids)
 
-    def splice(self, ids, emb):
-        return splice(ids, emb, self.id_tensor, self.rows)
+    def splice(
+        self,
+        ids: Tensor,  # (..., T) token ids
+        emb: Tensor,  # (..., T, D) their embeddings
+    ) -> Tensor:  # (..., T, D)
+        "Put the concept's embeddings where its ids stand."
+        return splice(ids, emb, self.id_tensor, self.embeddings)
 
     def __repr__(self):
         tokens = f"{self.n_und} und + {self.n_gen} gen tokens"
-        return f"Concept(<{self.name}>, {tokens}, {self.routing}, for {self.bb.name} {self.bb.fingerprint})"
+        return f"Concept(<{self.name}>, {tokens}, {self.routing}, for {self.backbone} {self.fingerprint})"
 
-# %% ../../nbs/concept/402_concept.ipynb #50515741
-KEY = "base_model.model.language_model.model.embed_tokens.trainable_tokens_delta"  # where peft expects the rows
+    def save_pretrained(self, path: str | Path) -> Path:
+        "Write the adapter folder, all or nothing; returns its path."
+        from peft import TrainableTokensConfig
 
-
-def _save(self, path):
-    "Write the adapter folder, all or nothing; returns its path."
-    from peft import TrainableTokensConfig
-
-    config = TrainableTokensConfig(
-        token_indices=self.ids,
-        target_modules=["embed_tokens"],
-        base_model_name_or_path=self.bb.name,
-        inference_mode=True,
-    )
-    about = dict(
-        format=FORMAT,
-        name=self.name,
-        n_und=self.n_und,
-        n_gen=self.n_gen,
-        routing=self.routing,
-        slot=self.slot,
-        backbone=self.bb.name,
-        fingerprint=self.bb.fingerprint,
-        facts=self.facts,
-        summary=self.summary,
-    )
-    with atomic_dir(path) as d:
-        config.save_pretrained(d)
-        save_file({KEY: self.rows.detach().float().cpu().contiguous()}, Path(d) / "adapter_model.safetensors")
-        (Path(d) / "concept.json").write_text(json.dumps(about, indent=1))
-    return path
-
-# %% ../../nbs/concept/402_concept.ipynb #0d7a6042
-Concept.save_pretrained = _save
-
-# %% ../../nbs/concept/402_concept.ipynb #fc47f1f1
-_ABOUT = {"format", "name", "n_und", "n_gen", "routing", "slot", "backbone", "fingerprint", "facts", "summary"}
-
-
-def _read(path):
-    "(concept.json as a dict, rows) of an adapter folder. Raises OmniError for what is missing or damaged."
-    for f in ("concept.json", "adapter_model.safetensors"):
-        if not (path / f).exists():
-            raise OmniError(f"{path}: {f} is missing; this is not a concept folder")
-    try:
-        o = json.loads((path / "concept.json").read_text())
-        rows = load_file(path / "adapter_model.safetensors")[KEY]
-        if missing := _ABOUT - set(o):
-            raise ValueError(f"concept.json has no {sorted(missing)[0]}")
-        if o["format"] > FORMAT:
-            raise ValueError(f"format {o['format']} is newer than this package")
-        if len(rows) != 1 + o["n_und"] + o["n_gen"] or not torch.isfinite(rows).all():
-            raise ValueError(f"{len(rows)} rows, finite: {bool(torch.isfinite(rows).all())}")
-    except Exception as e:
-        raise OmniError(f"{path}: cannot be read as a concept ({type(e).__name__}: {e}); save it again") from None
-    return o, rows
-
-# %% ../../nbs/concept/402_concept.ipynb #c9918ded
-def _load(
-    cls,
-    path,
-    bb: Backbone,  # the backbone it was made for
-    slot: int | None = None,
-):  # None: the slot it was saved in
-    "Read an adapter folder for `bb`. Raises OmniError for what is missing, damaged or made for another backbone."
-    path = Path(path)
-    o, rows = _read(path)
-    if o["fingerprint"] != bb.fingerprint:
-        raise OmniError(
-            f"{path}: <{o['name']}> was made for {o['backbone']} ({o['fingerprint']}) and this backbone is {bb.name} "
-            f"({bb.fingerprint}); its tokens mean nothing here: learn it again"
+        path = Path(path).expanduser()
+        config = TrainableTokensConfig(
+            token_indices=self.ids,
+            target_modules=["embed_tokens"],
+            base_model_name_or_path=self.backbone,
+            inference_mode=True,
         )
-    if rows.shape[1] != bb.model.config.hidden_size:
-        raise OmniError(
-            f"{path}: rows of width {rows.shape[1]}, this backbone's are {bb.model.config.hidden_size} wide"
-        )
-    slot = o["slot"] if slot is None else slot
-    return cls(bb, o["name"], rows.to(bb.device), o["n_und"], o["n_gen"], o["routing"], slot, o["facts"], o["summary"])
+        about = {"format": FORMAT} | {k: getattr(self, k) for k in ABOUT if k != "format"}
+        with atomic_dir(path) as d:
+            config.save_pretrained(d)
+            save_file({KEY: self.embeddings.detach().float().cpu().contiguous()}, d / "adapter_model.safetensors")
+            (d / "concept.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+        return path
 
-# %% ../../nbs/concept/402_concept.ipynb #7d9acc98
-Concept.from_pretrained = classmethod(_load)
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        bb: Backbone,  # the backbone it was made for
+        slot: int | None = None,  # None: the slot it was saved in
+    ) -> Concept:
+        "Read an adapter folder for `bb`. Raises OmniError for what is missing, damaged or made for another backbone."
+        path = Path(path).expanduser()
+        o, embeddings = read_concept(path)
+        check_backbone(o["name"], o["backbone"], o["fingerprint"], bb, f"{path}: ")
+        if embeddings.shape[1] != bb.model.config.hidden_size:
+            raise OmniError(
+                f"{path}: embeddings of width {embeddings.shape[1]}, this backbone's are "
+                f"{bb.model.config.hidden_size} wide"
+            )
+        slot = o["slot"] if slot is None else slot
+        sizes = o["n_und"], o["n_gen"], o["routing"]
+        return cls(bb, o["name"], embeddings.to(bb.device), *sizes, slot, o["facts"], o["summary"])
 
-# %% ../../nbs/concept/402_concept.ipynb #2d037322
-def _push(
-    self,
-    repo_id: str,  # 'somebody/maeve'
-    private: bool = True,  # readable by its owner only
-    token=None,
-) -> str:  # of the Hugging Face hub; None: the one logged in with
-    "Upload the adapter folder to the Hugging Face hub; returns its address. Who can read the repository can read rows and facts."
-    import tempfile
-    from huggingface_hub import HfApi
+    def push_to_hub(
+        self,
+        repo_id: str,  # 'somebody/maeve'
+        private: bool = True,  # readable by its owner only
+        token: str | None = None,  # of the Hugging Face hub; None: the one logged in with
+    ) -> str:
+        """Upload the adapter folder to the Hugging Face hub; returns its address.
 
-    api = HfApi(token=token)
-    api.create_repo(repo_id, private=private, exist_ok=True)
-    with tempfile.TemporaryDirectory() as d:
-        folder = str(self.save_pretrained(Path(d) / "concept"))
-        return api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=f"Concept <{self.name}>")
+        Who can read the repository can read embeddings and facts."""
+        import tempfile
+        from huggingface_hub import HfApi
 
-# %% ../../nbs/concept/402_concept.ipynb #73498a60
-Concept.push_to_hub = _push
+        api = HfApi(token=token)
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        with tempfile.TemporaryDirectory() as d:
+            folder = str(self.save_pretrained(Path(d) / "concept"))
+            return api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=f"Concept <{self.name}>")
 
 # %% ../../nbs/concept/402_concept.ipynb #a815a7dc
 class TextPrompt:
@@ -187,56 +194,53 @@ class TextPrompt:
         bb: Backbone,
         name: str,
         description: str,  # 'a red spotted dog'
-        facts=None,  # {'toy': 'a red kite', ...}: told in the prompt, one sentence each
-        slot=0,
+        facts: dict | None = None,  # {'toy': 'a red kite', ...}: told in the prompt, one sentence each
+        slot: int = 0,
     ):
-        self.bb, self.name, self.description, self.facts, self.slot = (
-            bb,
-            check_name(name),
-            description,
-            facts or {},
-            slot,
-        )
+        self.name, self.description, self.facts = check_name(name), description, facts or {}
+        self.backbone, self.fingerprint = bb.name, bb.fingerprint
+        self.place(bb, slot)
 
-    @property
-    def token(self):
-        return self.bb.tok.names[self.slot]
+    def place(self, bb: Backbone, slot: int) -> TextPrompt:
+        "Take the reserved name of a slot."
+        self.slot, self.token = slot, bb.tok.names[slot]
+        facts = " ".join(f"the {k} of {self.token} is {v} ." for k, v in self.facts.items())
+        self.prompt_ids = bb.tok(f"{self.token} is {self.description} . {facts}".strip())
+        return self
+
+    def in_slot(self, bb: Backbone, slot: int) -> TextPrompt:
+        "A copy in another slot."
+        return copy.copy(self).place(bb, slot)
 
     def prompt(self) -> Text:
         "The system prompt: `<sks> is a red spotted dog . the toy of <sks> is a red kite .`"
-        facts = " ".join(f"the {k} of {self.token} is {v} ." for k, v in self.facts.items())
-        return self.bb.text(f"{self.token} is {self.description} . {facts}".strip())
+        return Text(self.prompt_ids)
 
-    def splice(self, ids, emb):
+    def splice(self, ids: Tensor, emb: Tensor) -> Tensor:
+        "The embeddings as they are."
         return emb
 
 # %% ../../nbs/concept/402_concept.ipynb #8ae8df26
-def _in_slot(c, slot):
-    "A frozen copy of a concept in a slot; a described one itself."
-    if isinstance(c, TextPrompt):
-        c.slot = slot
-        return c
-    return Concept(c.bb, c.name, c.rows.detach(), c.n_und, c.n_gen, c.routing, slot, c.facts, c.summary).requires_grad_(
-        False
-    )
-
-
 class Concepts:
     "Several concepts at once, each in its own slot. Raises OmniError for two of one name or one for another backbone."
 
-    def __init__(self, concepts: list):  # of Concept or TextPrompt
+    def __init__(
+        self,
+        bb: Backbone,
+        concepts: list,  # of Concept or TextPrompt
+    ):
         self.items = {}
         for i, c in enumerate(concepts):
             if c.name in self.items:
                 raise OmniError(f"<{c.name}>: two concepts of this name; rename one")
-            if not isinstance(c, TextPrompt) and c.n_und + c.n_gen > STRIDE and len(concepts) > 1:
+            if isinstance(c, Concept) and c.n_und + c.n_gen > STRIDE and len(concepts) > 1:
                 raise OmniError(f"<{c.name}>: concepts of more than {STRIDE} tokens can only be loaded alone")
-            if c.bb.fingerprint != concepts[0].bb.fingerprint:
-                raise OmniError(f"<{c.name}>: made for another backbone than <{concepts[0].name}>")
-            self.items[c.name] = _in_slot(c, i)
+            check_backbone(c.name, c.backbone, c.fingerprint, bb)
+            self.items[c.name] = c.in_slot(bb, i)
         self.gen_ids = frozenset().union(*(c.gen_ids for c in self.items.values()))
 
-    def splice(self, ids, emb):
+    def splice(self, ids: Tensor, emb: Tensor) -> Tensor:
+        "Put the embeddings of every concept where its ids stand."
         for c in self.items.values():
             emb = c.splice(ids, emb)
         return emb

@@ -5,73 +5,22 @@
 # %% ../../nbs/concept/406_learn.ipynb #d7eb1093
 from __future__ import annotations
 import hashlib, json, time
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 import torch
-from ..basics import OmniError, atomic_write, check_name
+from PIL import Image
+from ..basics import OmniError, atomic_write, check_name, warmup_cosine
 from ..data import ConceptData
+from ..model.backbone import Backbone
 from .tokens import initial_embeddings
 from .concept import Concept
-from .sampling import EncodedData, samples
+from .sampling import EncodedData, step_samples
 from .losses import Recipe, group_losses, task_losses
 
 # %% auto #0
-__all__ = ['Resumable', 'data_hash', 'Learner', 'learn', 'last_losses', 'preview_picture', 'loss_figure']
-
-# %% ../../nbs/concept/406_learn.ipynb #bfdd6cd9
-class Resumable:
-    "Checkpoints of a learner: everything that its next step depends on, in one file."
-
-    def belongs(self) -> dict:
-        "What a checkpoint must agree with to be gone on from."
-        return dict(
-            recipe=json.dumps(asdict(self.recipe)),
-            seed=str(self.seed),
-            name=self.concept.name,
-            fingerprint=self.bb.fingerprint,
-            data=self.data_hash,
-        )
-
-    def state(self):
-        st = self.opt.state.get(self.concept.rows, {})
-        t = dict(rows=self.concept.rows.detach(), rng=self.gen.get_state())
-        return t | ({k: st[k].float() for k in ("exp_avg", "exp_avg_sq")} if st else {})
-
-    def save(self, folder):
-        "Write checkpoint.safetensors, all or nothing."
-        from safetensors.torch import save
-
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        meta = self.belongs() | dict(step=str(self.step), log=json.dumps(self.log))
-        atomic_write(
-            Path(folder) / "checkpoint.safetensors",
-            save({k: v.contiguous().cpu() for k, v in self.state().items()}, metadata=meta),
-        )
-
-    def resume(self, folder):
-        "Go on from a checkpoint if there is one. Raises OmniError where it belongs to another run."
-        f = Path(folder) / "checkpoint.safetensors"
-        if not f.exists():
-            return self
-        from safetensors import safe_open
-
-        try:
-            with safe_open(f, "pt") as s:
-                m, t = s.metadata(), {k: s.get_tensor(k) for k in s.keys()}
-        except Exception as e:
-            raise OmniError(f"{f}: not a readable checkpoint ({e}); delete it to begin again") from None
-        for k, v in self.belongs().items():
-            if m.get(k) != v:
-                raise OmniError(
-                    f"{f}: belongs to a run with another {k} ({str(m.get(k))[:60]}); use another folder, or delete it to begin again"
-                )
-        self.concept.rows.data.copy_(t["rows"])
-        self.gen.set_state(t["rng"])
-        self.step, self.log = int(m["step"]), json.loads(m["log"])
-        if "exp_avg" in t:
-            moments = {k: t[k].to(self.bb.device) for k in ("exp_avg", "exp_avg_sq")}
-            self.opt.state[self.concept.rows] = dict(step=torch.tensor(float(self.step)), **moments)
-        return self
+__all__ = ['data_hash', 'Learner', 'belongs_to', 'save_checkpoint', 'resume', 'with_fields', 'learn', 'last_losses',
+           'preview_picture', 'loss_figure']
 
 # %% ../../nbs/concept/406_learn.ipynb #a4be50a5
 def data_hash(data: ConceptData) -> str:
@@ -83,167 +32,286 @@ def data_hash(data: ConceptData) -> str:
     ).hexdigest()[:16]
 
 # %% ../../nbs/concept/406_learn.ipynb #f9f967ec
-class Learner(Resumable):
-    "Learns one concept step by step; `log` holds the losses of every step. `accelerator`: an accelerate.Accelerator for several processes."
+class Learner:
+    """Learns one concept step by step. `history` holds the losses of every step, `global_step` how many there were.
+
+    Raises OmniError under `torch.inference_mode()`, whose tensors never get a gradient."""
 
     def __init__(
         self,
-        bb,
+        bb: Backbone,
         data: ConceptData,
         name: str,
         seed: int = 0,
         recipe: Recipe = Recipe(),
-        accelerator=None,
-        encoded: EncodedData | None = None,
+        accelerator=None,  # an accelerate.Accelerator for several processes
+        encoded: EncodedData | None = None,  # of the same data, if it was encoded before
     ):
-        self.bb, self.recipe, self.seed, self.acc = bb, recipe, seed, accelerator
-        check_name(name)
-        self.enc = encoded or EncodedData(bb, data, bb.tok.names[0])
-        rows = initial_embeddings(
-            bb, recipe.n_und, recipe.n_gen, recipe.init, self.enc.seen, self.enc.clean, data.description, seed
+        if torch.is_inference_mode_enabled():
+            raise OmniError(
+                "learning needs gradients, which torch.inference_mode() rules out; call it outside of that block"
+            )
+        self.bb, self.recipe, self.seed, self.accelerator = bb, recipe, seed, accelerator
+        self.encoded = encoded or EncodedData(bb, data, check_name(name))
+        photos = self.encoded.images, self.encoded.latents
+        start = initial_embeddings(bb, recipe.n_und, recipe.n_gen, recipe.init, *photos, data.description, seed)
+        sizes = recipe.n_und, recipe.n_gen, recipe.routing
+        self.concept = Concept(bb, name, start, *sizes, facts=dict(data.facts))
+        self.optimizer = torch.optim.AdamW(
+            [self.concept.embeddings], recipe.learning_rate, betas=(0.9, 0.98), weight_decay=recipe.weight_decay
         )
-        self.concept = Concept(bb, name, rows, recipe.n_und, recipe.n_gen, recipe.routing, facts=dict(data.facts))
-        self.opt = torch.optim.AdamW(
-            [self.concept.rows], recipe.lr, betas=(0.9, 0.98), weight_decay=recipe.weight_decay
-        )
+        self.rate = warmup_cosine(recipe.warmup_steps, recipe.steps)
         self.data_hash = data_hash(data)
-        self.gen = torch.Generator().manual_seed(seed)
-        self.step, self.log, self.skipped = 0, [], 0
+        self.generator = torch.Generator("cpu").manual_seed(seed)
+        self.global_step, self.history, self.skipped = 0, [], 0
 
-    def one(self) -> dict:
-        """One step; returns its losses by task. A step whose loss or gradient is not finite is skipped and counted;
-        ten in a row raise FloatingPointError. An interrupt leaves the state of the last whole step."""
-        before = self.gen.get_state()
+    def step(self) -> dict:  # losses by task
+        """One step. A step whose loss or gradient is not finite is skipped and counted; ten in a row raise
+        FloatingPointError. An interrupt leaves the state of the last whole step."""
+        before = self.generator.get_state()
         try:
-            row, ok = self._compute()
+            losses, finite = self._compute()
         except BaseException:
-            self.gen.set_state(before)
+            self.generator.set_state(before)
             raise
-        self.step += 1
-        self.log.append(row)
-        self.skipped = 0 if ok else self.skipped + 1
+        self.global_step += 1
+        self.history.append(losses)
+        self.skipped = 0 if finite else self.skipped + 1
         if self.skipped >= 10:
             raise FloatingPointError(
-                f"the loss is not finite since step {self.step - 9}; lower the learning rate ({self.recipe.lr}) or use float32"
+                f"the loss is not finite since step {self.global_step - 9}; lower the learning rate "
+                f"({self.recipe.learning_rate}) or use float32"
             )
-        return row
+        return losses
 
     def _cast(self):
         "Matrix products in the recipe's precision, where the backbone is kept in float32."
         dtype = self.recipe.dtype(self.bb.device)
         return torch.autocast(self.bb.device.type, dtype, enabled=self.bb.dtype == torch.float32 != dtype)
 
+    @torch.enable_grad()
     def _compute(self):
-        r = self.recipe
-        self.opt.param_groups[0]["lr"] = r.rate(self.step)
-        share = slice(self.acc.process_index, None, self.acc.num_processes) if self.acc else slice(None)
+        recipe, acc = self.recipe, self.accelerator
+        self.optimizer.param_groups[0]["lr"] = recipe.learning_rate * self.rate(self.global_step)
+        share = slice(acc.process_index, None, acc.num_processes) if acc else slice(None)
         with self._cast():
-            losses = task_losses(self.bb, self.concept, samples(self.enc, r.mix, self.gen), share)
-        self.opt.zero_grad()
-        sum(group_losses(losses, r).values()).backward()
-        g = self.concept.rows.grad
+            samples = step_samples(self.encoded, recipe.samples, self.generator)
+            losses = task_losses(self.bb, self.concept, samples, share)
+        self.optimizer.zero_grad()
+        sum(group_losses(losses, recipe).values()).backward()
+        gradient = self.concept.embeddings.grad
         means = torch.stack([l.detach() / n for l, n in losses.values()])
-        if self.acc:
-            g.copy_(self.acc.reduce(g))
-            means = self.acc.reduce(means)
-        ok = bool(torch.isfinite(g).all() and torch.isfinite(means).all())
-        if ok:
-            torch.nn.utils.clip_grad_norm_([self.concept.rows], r.clip)
-            self.opt.step()
-        return dict(step=self.step + 1, **{t: float(v) for t, v in zip(losses, means)}), ok
+        if acc:
+            gradient.copy_(acc.reduce(gradient))
+            means = acc.reduce(means)
+        finite = bool(torch.isfinite(gradient).all() and torch.isfinite(means).all())
+        if finite:
+            torch.nn.utils.clip_grad_norm_([self.concept.embeddings], recipe.max_grad_norm)
+            self.optimizer.step()
+        return dict(step=self.global_step + 1, **{t: float(v) for t, v in zip(losses, means)}), finite
+
+# %% ../../nbs/concept/406_learn.ipynb #bfdd6cd9
+def belongs_to(learner: Learner) -> dict:
+    "What a checkpoint must agree with to be gone on from."
+    return dict(
+        recipe=json.dumps(asdict(learner.recipe)),
+        seed=str(learner.seed),
+        name=learner.concept.name,
+        fingerprint=learner.bb.fingerprint,
+        data=learner.data_hash,
+    )
+
+
+def save_checkpoint(learner: Learner, output_dir: str | Path):
+    "Write checkpoint.safetensors, all or nothing."
+    from safetensors.torch import save
+
+    moments = learner.optimizer.state.get(learner.concept.embeddings, {})
+    tensors = dict(embeddings=learner.concept.embeddings.detach(), rng=learner.generator.get_state())
+    tensors |= {k: moments[k].float() for k in ("exp_avg", "exp_avg_sq") if k in moments}
+    about = belongs_to(learner) | dict(step=str(learner.global_step), history=json.dumps(learner.history))
+    data = save({k: v.contiguous().cpu() for k, v in tensors.items()}, metadata=about)
+    atomic_write(Path(output_dir).expanduser() / "checkpoint.safetensors", data)
+
+# %% ../../nbs/concept/406_learn.ipynb #7b9f84f4
+def resume(learner: Learner, output_dir: str | Path) -> Learner:
+    "Go on from a checkpoint if there is one. Raises OmniError where it is damaged or belongs to another run."
+    f = Path(output_dir).expanduser() / "checkpoint.safetensors"
+    if not f.exists():
+        return learner
+    from safetensors import safe_open
+
+    try:
+        with safe_open(f, "pt") as s:
+            about, tensors = s.metadata(), {k: s.get_tensor(k) for k in s.keys()}
+    except Exception as e:
+        raise OmniError(f"{f}: not a readable checkpoint ({e}); delete it to begin again") from None
+    for k, v in belongs_to(learner).items():
+        if about.get(k) != v:
+            raise OmniError(
+                f"{f}: belongs to a run with another {k} ({str(about.get(k))[:60]}); use another folder, "
+                "or delete it to begin again"
+            )
+    learner.concept.embeddings.data.copy_(tensors["embeddings"])
+    learner.generator.set_state(tensors["rng"])
+    learner.global_step, learner.history = int(about["step"]), json.loads(about["history"])
+    if "exp_avg" in tensors:
+        moments = {k: tensors[k].to(learner.bb.device) for k in ("exp_avg", "exp_avg_sq")}
+        step = torch.tensor(float(learner.global_step), dtype=torch.float32, device="cpu")
+        learner.optimizer.state[learner.concept.embeddings] = dict(step=step, **moments)
+    return learner
 
 # %% ../../nbs/concept/406_learn.ipynb #72c9df1c
+def with_fields(recipe: Recipe | dict, changes: dict) -> Recipe:
+    "The recipe with some of its fields changed. Raises OmniError for what is no field of it."
+    if isinstance(recipe, dict):
+        changes, recipe = recipe | changes, Recipe()
+    known = [f.name for f in fields(Recipe)]
+    if wrong := [k for k in changes if k not in known]:
+        raise OmniError(f"{wrong[0]}: not a field of a recipe; known are {', '.join(known)}")
+    return replace(recipe, **changes)
+
+# %% ../../nbs/concept/406_learn.ipynb #3c5711ed
 def learn(
-    bb,  # the frozen backbone
+    bb: Backbone,  # stays frozen
     data: ConceptData,  # pictures and facts
     name: str = "sks",  # what the concept is called: <name>
+    *,
     seed: int = 0,
-    recipe: Recipe = Recipe(),
-    folder=None,  # checkpoints go here, and a run goes on from here
-    every: int = 50,  # steps between checkpoints
+    recipe: Recipe | dict = Recipe(),
+    output_dir: str | Path | None = None,  # checkpoints go here, and a run goes on from here
+    save_steps: int = 50,  # steps between checkpoints
     progress: bool = True,  # a progress bar
-    callbacks=(),
-    preview: int = 0,
-    accelerator=None,
+    callbacks: Iterable[Callable] = (),  # called as callback(learner) after every step; True ends the run
+    preview: int = 0,  # draw a picture with fixed noise before the first step and after every so many; 0: none
+    accelerator=None,  # an accelerate.Accelerator for several processes
+    **changes,  # any field of the recipe: steps=200
 ) -> Concept:
     """Learn a concept. An interrupt stops cleanly and keeps what was learnt.
 
-    `concept.summary` holds losses, seconds and the recipe; `concept.log` the losses of every step; `concept.previews` the pictures drawn on the way."""
-    from tqdm.auto import tqdm
-
-    L = Learner(bb, data, name, seed, recipe, accelerator)
-    t0, stopped, previews = time.time(), False, []
-    if folder:
-        L.resume(folder)
-    main = not accelerator or accelerator.is_main_process
-    bar = tqdm(total=recipe.steps, initial=L.step, disable=not (progress and main), desc=f"<{name}>")
+    `concept.summary` holds losses, seconds and the recipe; `concept.history` the losses of every step; `concept.previews`
+    (step, picture) of what was drawn on the way. Raises OmniError for unknown fields and words, and as `Learner`."""
+    recipe = with_fields(recipe, changes)
+    learner, begun = Learner(bb, data, name, seed, recipe, accelerator), time.time()
+    if output_dir:
+        resume(learner, output_dir)
+    previews, stopped = [], False
+    watchers = [_progress_bar(learner, progress), *callbacks]
+    if preview:
+        watchers.insert(1, lambda learner: _preview(learner, preview, previews))
+        _preview(learner, preview, previews)
+    if output_dir and _is_main(accelerator):
+        watchers.insert(1, lambda learner: _checkpoint(learner, output_dir, save_steps))
     try:
-        while L.step < recipe.steps:
-            row = L.one()
-            bar.update()
-            if L.step % 10 == 0:
-                bar.set_postfix({k: f"{v:.2f}" for k, v in row.items() if k != "step"}, refresh=False)
-            if folder and main and L.step % every == 0:
-                L.save(folder)
-            if preview and L.step % preview == 0:
-                previews.append((L.step, preview_picture(bb, L.concept)))
-            if any([cb(L) for cb in callbacks]):
-                stopped = True
-                break
+        while learner.global_step < recipe.steps and not stopped:
+            learner.step()
+            stopped = any([w(learner) for w in watchers])
     except KeyboardInterrupt:
         stopped = True
     finally:
-        bar.close()
-        if folder and main:
-            L.save(folder)
-    c = L.concept.requires_grad_(False)
-    c.log, c.previews = L.log, previews
+        watchers[0].close()
+        if output_dir and _is_main(accelerator):
+            save_checkpoint(learner, output_dir)
+    return _learnt(learner, previews, stopped, time.time() - begun)
+
+# %% ../../nbs/concept/406_learn.ipynb #8752bd47
+def _is_main(accelerator):
+    return not accelerator or accelerator.is_main_process
+
+
+class _progress_bar:
+    "A callback that shows how far the run is."
+
+    def __init__(self, learner, on):
+        from tqdm.auto import tqdm
+
+        on = on and _is_main(learner.accelerator)
+        total, name = learner.recipe.steps, learner.concept.name
+        self.bar = tqdm(total=total, initial=learner.global_step, disable=not on, desc=f"<{name}>")
+
+    def __call__(self, learner):
+        self.bar.update()
+        if learner.global_step % 10 == 0:
+            last = {k: f"{v:.2f}" for k, v in learner.history[-1].items() if k != "step"}
+            self.bar.set_postfix(last, refresh=False)
+
+    def close(self):
+        self.bar.close()
+
+
+def _checkpoint(learner, output_dir, save_steps):
+    if learner.global_step % save_steps == 0:
+        save_checkpoint(learner, output_dir)
+
+
+def _preview(learner, every, previews):
+    if learner.global_step % every == 0:
+        previews.append((learner.global_step, preview_picture(learner.bb, learner.concept)))
+
+
+def _learnt(learner, previews, stopped, seconds):
+    "The concept, with what is known of the run."
+    c = learner.concept.requires_grad_(False)
+    c.history, c.previews = learner.history, previews
+    used = learner.recipe.dtype(learner.bb.device) if learner.bb.dtype == torch.float32 else learner.bb.dtype
     c.summary = dict(
-        steps=L.step,
+        steps=learner.global_step,
         stopped=stopped,
-        seed=seed,
-        seconds=round(time.time() - t0, 1),
-        recipe=asdict(recipe),
-        last=last_losses(L.log),
+        seed=learner.seed,
+        seconds=round(seconds, 1),
+        recipe=asdict(learner.recipe),
+        precision=str(used).removeprefix("torch."),
+        last=last_losses(learner.history),
     )
     return c
 
 # %% ../../nbs/concept/406_learn.ipynb #4c4aaed7
-def last_losses(log: list, n: int = 20) -> dict:
+def last_losses(
+    history: list,  # of dicts of losses by task, one for each step
+    n: int = 20,
+) -> dict:
     "Mean losses by task over the last `n` steps."
-    rows = log[-n:]
-    return {k: round(sum(r.get(k, 0) for r in rows) / len(rows), 4) for k in (rows[-1] if rows else {}) if k != "step"}
+    last = history[-n:]
+    tasks = [k for k in (last[-1] if last else {}) if k != "step"]
+    return {k: round(sum(losses.get(k, 0) for losses in last) / len(last), 4) for k in tasks}
 
 # %% ../../nbs/concept/406_learn.ipynb #ed7cc77b
-def preview_picture(bb, concept, prompt: str = "a photo of {} at the park", seed: int = 0):
+def preview_picture(
+    bb: Backbone,
+    concept: Concept,
+    prompt: str = "a photo of {} at the park",  # {} is the concept
+    seed: int = 0,
+) -> Image.Image:
     "A quick drawing of the concept with fixed noise."
-    g = replace(bb.presets["draw"], num_timesteps=13)
+    sampling = replace(bb.presets["draw"], num_timesteps=13)
+    request = [[concept.prompt(), bb.text(prompt.format(concept.token))]]
     with torch.no_grad():
-        return bb.generate_images(
-            [[concept.prompt(), bb.text(prompt.format(concept.token))]], [seed], g, concept, negative="all"
-        )[0]
+        return bb.generate_images(request, [seed], sampling, concept, negative="all")[0]
 
 # %% ../../nbs/concept/406_learn.ipynb #bd1dfbc5
 def loss_figure(
-    log: list, smooth: int = 20, fig=None
-):  # a matplotlib Figure to draw into, for threads; None: one of pyplot's
-    "A matplotlib Figure of the losses per task."
+    history: list,  # of dicts of losses by task, one for each step
+    smooth: int = 20,  # steps that are averaged at most; at the beginning there are fewer
+    fig=None,  # a matplotlib Figure to draw into, for threads; None: one of pyplot's
+):  # a matplotlib Figure
+    "The losses per task, each step as a faint line and their running mean as a strong one."
     import matplotlib.pyplot as plt, numpy as np
 
-    fig = fig or plt.figure(figsize=(9, 2.6))
+    fig = fig or plt.figure(figsize=(9, 3), dpi=100)
     axes = fig.subplots(1, 2)
-    tasks = sorted({k for r in log for k in r if k != "step"})
-    for t in tasks:
-        y = np.array([r[t] for r in log if t in r])
-        k = min(smooth, len(y))
-        y = np.convolve(y, np.ones(k) / k, "valid")
-        ax = axes[int(t in ("draw", "edit"))]
-        ax.plot(np.arange(k, k + len(y)), y, label=t)
-        ax.legend(fontsize=8)
-    axes[0].set_title("cross-entropy (nats per token)", fontsize=9)
-    axes[1].set_title("velocity error (MSE)", fontsize=9)
+    tasks = sorted({k for losses in history for k in losses if k != "step"})
+    for n, t in enumerate(tasks):
+        y = np.array([losses[t] for losses in history if t in losses])
+        mean = [y[max(0, i + 1 - smooth) : i + 1].mean() for i in range(len(y))]
+        ax, steps = axes[int(t in ("draw", "edit"))], np.arange(1, len(y) + 1)
+        ax.plot(steps, y, color=f"C{n}", lw=0.6, alpha=0.25)
+        ax.plot(steps, mean, color=f"C{n}", label=t)
+        ax.legend(fontsize=9)
+    axes[0].set_title("cross-entropy (nats per token)", fontsize=10)
+    axes[1].set_title("velocity error (MSE)", fontsize=10)
     for ax in axes:
-        ax.set_xlabel("step", fontsize=8)
+        ax.set_xlabel("step", fontsize=9)
+        ax.set_ylim(bottom=0)
     fig.tight_layout()
     plt.close(fig)
     return fig

@@ -4,56 +4,64 @@
 
 # %% ../../nbs/concept/405_losses.ipynb #edb3c5ec
 from __future__ import annotations
-import math
 from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from ..basics import OmniError, compute_dtype
 from ..model.attention import KVCache
-from ..model.segments import LatentImage, Text, pack
+from ..model.segments import LatentImage, Text
 from .sampling import SamplesPerStep
+from ..model.generate import pack_for
 
 # %% auto #0
-__all__ = ['TEXT_TASKS', 'DRAWING_TASKS', 'LOSS_GROUPS', 'Recipe', 'concept_cache', 'expand_cache', 'task_losses', 'group_losses']
+__all__ = ['PRECISIONS', 'TEXT_TASKS', 'DRAWING_TASKS', 'LOSS_GROUPS', 'Recipe', 'concept_cache', 'expand_cache', 'task_losses',
+           'group_losses']
 
 # %% ../../nbs/concept/405_losses.ipynb #c8ac37de
 @dataclass(frozen=True)
 class Recipe:
-    "Hyper-parameters. The defaults are the recommended recipe for the tiny backbone."
+    """Hyper-parameters. The defaults are the recommended recipe for the tiny backbone.
+
+    `precision` of matrix products: 'auto' is the fastest format of this machine, see `compute_dtype`; or 'float32',
+    'bfloat16', 'float16'. `Recipe(**asdict(recipe))` is equal to the recipe. Raises OmniError for an unknown precision."""
 
     steps: int = 440
-    lr: float = 3e-2
-    warm: int = 20
+    learning_rate: float = 3e-2  # at its peak
+    warmup_steps: int = 20
     weight_decay: float = 0.0
-    clip: float = 1.0
-    image: float = 20.0
-    edit: float = 10.0  # lambda_image, lambda_edit
+    max_grad_norm: float = 1.0
+    lambda_image: float = 20.0
+    lambda_edit: float = 10.0
     n_und: int = 16
     n_gen: int = 16
     routing: str = "decoupled"
     init: str = "images"
-    mix: SamplesPerStep = SamplesPerStep()
-    precision: str = "auto"  # of matrix products: 'auto' is the fastest format of this machine, see `compute_dtype`; or 'float32', 'bfloat16'
+    samples: SamplesPerStep = SamplesPerStep()
+    precision: str = "auto"
 
-    def rate(self, step):
-        return self.lr * min(1, (step + 1) / self.warm) * 0.5 * (1 + math.cos(math.pi * min(1, step / self.steps)))
+    def __post_init__(self):
+        if isinstance(self.samples, dict):  # as JSON has it
+            object.__setattr__(self, "samples", SamplesPerStep(**self.samples))
+        if self.precision not in PRECISIONS:
+            raise OmniError(f"precision={self.precision!r}: one of {', '.join(PRECISIONS)}")
 
-    def weight(self, task):
-        return {"draw": self.image, "edit": self.edit}.get(task, 1.0)
+    def weight(self, task: str) -> float:
+        "What the loss of a task is multiplied with."
+        return {"draw": self.lambda_image, "edit": self.lambda_edit}.get(task, 1.0)
 
-    def dtype(self, device) -> torch.dtype:
-        "What to compute in on a device. Raises OmniError for an unknown precision."
-        known = dict(auto=None, float32=torch.float32, bfloat16=torch.bfloat16, float16=torch.float16)
-        if self.precision not in known:
-            raise OmniError(f"precision={self.precision!r}: one of {', '.join(known)}")
-        return known[self.precision] or compute_dtype(device)
+    def dtype(self, device: torch.device | str) -> torch.dtype:
+        "What to compute in on a device."
+        return PRECISIONS[self.precision] or compute_dtype(device)
+
+
+PRECISIONS = dict(auto=None, float32=torch.float32, bfloat16=torch.bfloat16, float16=torch.float16)
 
 # %% ../../nbs/concept/405_losses.ipynb #f0d4343e
 def concept_cache(bb, concept) -> KVCache:
     "The system prompt read once: a cache of one row, differentiable in the concept's rows."
     m = bb.model
-    b = pack([[concept.prompt()]], m.special, m.config.latent_channels, concept.gen_ids).to(bb.device, bb.dtype)
-    return KVCache().extended(m(b, splice=concept.splice).new, b.valid, b.next_position.to(bb.device))
+    b = pack_for(m, [[concept.prompt()]], concept)
+    return KVCache().extended(m(b, splice=concept.splice).new, b.valid, b.next_position)
 
 # %% ../../nbs/concept/405_losses.ipynb #857a60d8
 def expand_cache(cache: KVCache, n: int) -> KVCache:
@@ -73,15 +81,13 @@ LOSS_GROUPS = dict(
 def task_losses(bb, concept, by_task: dict, share: slice = slice(None)) -> dict:
     "{task: (summed loss, number of terms)}. `share`: this process's part of every task's samples; the numbers count all."
     m, cache = bb.model, concept_cache(bb, concept)
-    out = {t: (concept.rows.sum() * 0, sum(_terms(s) for s in ss)) for t, ss in by_task.items() if ss}
+    out = {t: (concept.embeddings.sum() * 0, sum(_terms(s) for s in ss)) for t, ss in by_task.items() if ss}
     for group in (TEXT_TASKS, *((t,) for t in DRAWING_TASKS)):  # tasks of one batch are alike in length
         mine = [(t, s) for t in group for s in by_task.get(t, [])][share]
         if not mine:
             continue
         c = expand_cache(cache, len(mine))
-        b = pack([s for _, s in mine], m.special, m.config.latent_channels, concept.gen_ids, c.position.tolist()).to(
-            bb.device, bb.dtype
-        )
+        b = pack_for(m, [s for _, s in mine], concept, c.position.tolist())
         h = m(b, c, concept.splice)
         sums = _text_sums(m, h, b) if group == TEXT_TASKS else _image_sums(m, h, b)
         for (t, _), l in zip(mine, sums):

@@ -5,13 +5,16 @@
 # %% ../../nbs/concept/408_persona.ipynb #fe0b357b
 from __future__ import annotations
 import math, time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from pathlib import Path
 from PIL import Image
 from ..basics import OmniError
+from ..pictures import load_image
 from ..model.flow import SamplingConfig
-from .concept import Concepts
+from ..model.backbone import Backbone
+from .concept import Concept, Concepts, TextPrompt
 from .requests import request_segments, restore_names
-from .replay import Replay, ReplayConfig
+from .replay import Replay, ReplayConfig, Trace
 
 # %% auto #0
 __all__ = ['Result', 'Persona']
@@ -19,7 +22,9 @@ __all__ = ['Result', 'Persona']
 # %% ../../nbs/concept/408_persona.ipynb #26593cf8
 @dataclass
 class Result:
-    "What came back: the `text` of an answer or an `image`, and how it came about."
+    """What came back: the `text` of an answer or an `image`, and how it came about.
+
+    It is data: it prints, copies and pickles, and `Persona.redraw` draws again from what it holds."""
 
     request: str  # what was asked
     prompt: str  # what the model was given
@@ -29,14 +34,16 @@ class Result:
     seconds: float = 0.0  # its share, where many were asked at once
     seed: int | None = None  # of a picture's noise
     finished: bool = True  # False: the answer was cut off at `max_new_tokens`
-    trace: object = None  # what was replayed before drawing, see `Trace`
-    _again: object = field(default=None, repr=False, compare=False)  # draws again after another trace
+    trace: Trace | None = None  # what was replayed before drawing
+    sampling: SamplingConfig | None = None  # how a picture was sampled,
+    negative: str = ""  # and what guidance compared with
+    source: Image.Image | None = None  # the picture that was edited
 
     def __str__(self):
         return self.text if self.text is not None else f"[a picture for: {self.request}]"
 
     def _repr_png_(self):
-        return None if self.image is None else self.image.resize((256, 256), Image.NEAREST)._repr_png_()
+        return None if self.image is None else self.image.resize((256, 256), Image.Resampling.NEAREST)._repr_png_()
 
 # %% ../../nbs/concept/408_persona.ipynb #18a21a64
 def _same_length(*lists):
@@ -44,124 +51,165 @@ def _same_length(*lists):
         raise OmniError(f"lists of {', '.join(str(len(x)) for x in lists)} entries; one of each belongs together")
 
 
+def _text_first(text, image, call):
+    "Raises OmniError where the picture was given first."
+    swapped = isinstance(image, str) and isinstance(text, str) and Path(text).is_file()
+    if not isinstance(text, str) or swapped:
+        raise OmniError(f"{call}: the text comes first, then the picture")
+
+# %% ../../nbs/concept/408_persona.ipynb #18a21a65
 class Persona:
     "A backbone with concepts. All methods raise OmniError for unknown names and words, and for pictures that are none."
 
     def __init__(
         self,
-        bb,  # Backbone
-        concepts,
-    ):  # a Concept or TextPrompt, or a list of them; OmniError for those of another backbone
+        bb: Backbone,
+        concepts: Concept | TextPrompt | list,  # one or several; OmniError for those of another backbone
+    ):
         self.bb = bb
-        self.concepts = Concepts(list(concepts) if isinstance(concepts, (list, tuple)) else [concepts])
-        for c in self.concepts.items.values():
-            if c.bb.fingerprint != bb.fingerprint:
-                raise OmniError(
-                    f"<{c.name}> was made for backbone {c.bb.fingerprint}, this one is {bb.fingerprint}; learn it again"
-                )
+        self.concepts = Concepts(bb, list(concepts) if isinstance(concepts, (list, tuple)) else [concepts])
 
-    def _result(self, request, prompt, seconds, **kw):
-        return Result(request, restore_names(prompt, self.concepts), seconds=seconds, **kw)
-
-    def ask(self, question: str, image=None, max_new_tokens: int = 24) -> Result:
-        "Answer a question, about a picture (PIL or a path) if one is given."
+    def ask(
+        self,
+        question: str,
+        image=None,  # a picture, see `load_image`
+        max_new_tokens: int = 24,
+    ) -> Result:
+        "Answer a question, about a picture if one is given."
+        _text_first(question, image, "ask(question, image)")
         return self.ask_many([question], None if image is None else [image], max_new_tokens)[0]
 
-    def ask_many(self, questions: list, images: list | None = None, max_new_tokens: int = 24) -> list:
-        "Answers to many questions at once; `images`: one for each, or None."
+    def ask_many(
+        self,
+        questions: list,
+        images: list | None = None,  # one for each question, or None
+        max_new_tokens: int = 24,
+    ) -> list:  # of Result
+        "Answers to many questions at once."
         if images is not None:
             _same_length(questions, images)
-        t0 = time.time()
-        reqs = [request_segments(self.bb, q, self.concepts) for q in questions]
-        seen = self.bb.encode_vit(images) if images is not None else None
-        rows = [[*p, *([seen[i]] if seen else []), q] for i, (p, _, q) in enumerate(reqs)]
-        out = self.bb.generate_text(rows, self.concepts, max_new_tokens)
-        dt = (time.time() - t0) / len(rows)
+        if not questions:
+            return []
+        begun = time.time()
+        requests = [request_segments(self.bb, q, self.concepts) for q in questions]
+        pictures = [[]] * len(requests) if images is None else [[s] for s in self.bb.encode_vit(list(images))]
+        samples = [[*prompts, *picture, text] for (prompts, _, text), picture in zip(requests, pictures)]
+        out = self.bb.generate_text(samples, self.concepts, max_new_tokens)
+        seconds = (time.time() - begun) / len(samples)
         return [
-            self._result(
-                q,
-                t,
-                dt,
-                text=restore_names(a, self.concepts),
+            Result(
+                question,
+                restore_names(prompt, self.concepts),
+                text=restore_names(answer, self.concepts),
                 probability=float(math.exp(sum(o.logprobs))),
+                seconds=seconds,
                 finished=o.finished,
             )
-            for q, (_, t, _), (a, o) in zip(questions, reqs, out)
+            for question, (_, prompt, _), (answer, o) in zip(questions, requests, out)
         ]
 
-# %% ../../nbs/concept/408_persona.ipynb #7038d435
-def _traces(self, requests, replay):
-    "What is replayed before drawing: a Trace for every request, or None for each."
-    if not replay:
-        return [None] * len(requests)
-    return Replay(self.bb, self.concepts, replay if isinstance(replay, ReplayConfig) else ReplayConfig())(requests)
+    def generate(
+        self,
+        prompt: str,
+        seed: int = 0,
+        sampling: SamplingConfig | str | None = None,  # or the name of a preset; None: the backbone's own
+        negative: str = "all",  # what guidance compares with, 'all' or 'last', see `contexts`
+        replay: bool | ReplayConfig = False,  # say what is known before drawing
+    ) -> Result:
+        "Draw a picture. The same seed starts from the same noise."
+        return self.generate_many([prompt], [seed], sampling, negative, replay)[0]
 
+    def generate_many(
+        self,
+        prompts: list,
+        seeds: list,
+        sampling: SamplingConfig | str | None = None,
+        negative: str = "all",
+        replay: bool | ReplayConfig = False,
+    ) -> list:  # of Result
+        "Pictures for many prompts at once."
+        _same_length(prompts, seeds)
+        return self._pictures(prompts, self._traces(prompts, replay), list(seeds), sampling or "draw", negative)
 
-def _paint(self, requests, traces, seeds, guidance, negative, sources=None):
-    "Results with pictures, each drawn after its trace's prompt if it has one; `sources`: pictures to edit, or None."
-    t0 = time.time()
-    got = [request_segments(self.bb, t.prompt if t else r, self.concepts) for r, t in zip(requests, traces)]
-    before = self.bb.encode_source(sources) if sources is not None else [[]] * len(got)
-    preset = guidance or ("draw" if sources is None else "edit")
-    pics = self.bb.generate_images(
-        [[*p, *s, q] for (p, _, q), s in zip(got, before)], seeds, preset, self.concepts, negative=negative
-    )
-    dt = (time.time() - t0) / len(pics)
-    again = lambda k: (
-        lambda trace: _paint(
-            self, requests[k : k + 1], [trace], seeds[k : k + 1], guidance, negative, sources and sources[k : k + 1]
-        )[0]
-    )
-    return [
-        self._result(r, g[1], dt + (t.seconds if t else 0), image=im, seed=s, trace=t, _again=again(k))
-        for k, (r, g, t, im, s) in enumerate(zip(requests, got, traces, pics, seeds))
-    ]
+    def edit(
+        self,
+        instruction: str,
+        image,  # a picture, see `load_image`
+        seed: int = 0,
+        sampling: SamplingConfig | str | None = None,
+        replay: bool | ReplayConfig = False,
+    ) -> Result:
+        "Change a picture as told."
+        _text_first(instruction, image, "edit(instruction, image)")
+        return self.edit_many([instruction], [image], [seed], sampling, replay)[0]
 
-# %% ../../nbs/concept/408_persona.ipynb #8a1d12aa
-def _generate_many(self, prompts: list, seeds: list, guidance=None, negative="all", replay=False) -> list:
-    "Pictures for many prompts at once."
-    _same_length(prompts, seeds)
-    return _paint(self, prompts, _traces(self, prompts, replay), list(seeds), guidance, negative)
+    def edit_many(
+        self,
+        instructions: list,
+        images: list,
+        seeds: list,
+        sampling: SamplingConfig | str | None = None,
+        replay: bool | ReplayConfig = False,
+    ) -> list:  # of Result
+        "Many edits at once."
+        _same_length(instructions, images, seeds)
+        sources = [load_image(i) for i in images]
+        traces = self._traces(instructions, replay)
+        return self._pictures(instructions, traces, list(seeds), sampling or "edit", "last", sources)
 
+    def _traces(self, requests, replay):
+        "What is replayed before drawing: a Trace for every request, or None for each."
+        if not replay:
+            return [None] * len(requests)
+        return Replay(self.bb, self.concepts, replay if isinstance(replay, ReplayConfig) else ReplayConfig())(requests)
 
-def _generate(
-    self,
-    prompt: str,
-    seed: int = 0,
-    guidance: SamplingConfig | None = None,  # None: the backbone's own
-    negative: str = "all",  # what guidance compares with, 'all' or 'last'
-    replay=False,  # True or a ReplayConfig: say what is known before drawing
-) -> Result:
-    "Draw a picture. The same seed starts from the same noise."
-    return self.generate_many([prompt], [seed], guidance, negative, replay)[0]
+    def _pictures(self, requests, traces, seeds, sampling, negative, sources=None):
+        "Results with pictures, each drawn after its trace's prompt if it has one; `sources`: pictures to edit, or None."
+        if not requests:
+            return []
+        begun = time.time()
+        sampling = self.bb.presets[sampling] if isinstance(sampling, str) else sampling
+        given = [t.prompt if t else r for r, t in zip(requests, traces)]
+        got = [request_segments(self.bb, g, self.concepts) for g in given]
+        before = [[]] * len(got) if sources is None else self.bb.encode_source(sources)
+        samples = [[*prompts, *s, text] for (prompts, _, text), s in zip(got, before)]
+        pictures = self.bb.generate_images(samples, seeds, sampling, self.concepts, negative)
+        seconds = (time.time() - begun) / len(pictures)
+        return [
+            Result(
+                request,
+                restore_names(prompt, self.concepts),
+                image=picture,
+                seconds=seconds + (trace.seconds if trace else 0),
+                seed=seed,
+                trace=trace,
+                sampling=sampling,
+                negative=negative,
+                source=source,
+            )
+            for request, (_, prompt, _), trace, picture, seed, source in zip(
+                requests, got, traces, pictures, seeds, sources or [None] * len(got)
+            )
+        ]
 
+    def redraw(
+        self,
+        result: Result,  # of `generate` or `edit`
+        **changes,  # fields of the result that are to be others: seed=1, sampling=...
+    ) -> Result:
+        "The picture of a result, drawn again from what the result holds. Raises OmniError for an answer."
+        if result.image is None:
+            raise OmniError(f"{result.request!r}: an answer; only pictures are drawn again")
+        r = replace(result, **changes)
+        sources = None if r.source is None else [r.source]
+        return self._pictures([r.request], [r.trace], [r.seed], r.sampling, r.negative, sources)[0]
 
-def _edit_many(self, images: list, instructions: list, seeds: list, guidance=None, replay=False) -> list:
-    "Many edits at once."
-    _same_length(images, instructions, seeds)
-    return _paint(self, instructions, _traces(self, instructions, replay), list(seeds), guidance, "last", list(images))
-
-
-def _edit(self, image, instruction: str, seed: int = 0, guidance: SamplingConfig | None = None, replay=False) -> Result:
-    "Change a picture (PIL or a path) as told."
-    return self.edit_many([image], [instruction], [seed], guidance, replay)[0]
-
-
-def _what_if(
-    self,
-    result: Result,  # of `generate` or `edit` with replay
-    answer: str,
-) -> Result:
-    "The same picture, from the same noise, had the replayed answer been another one. Raises OmniError where nothing was replayed."
-    if result.trace is None:
-        raise OmniError(f"{result.request!r}: drawn without replay; draw it with replay=True")
-    return result._again(result.trace.with_answer(answer))
-
-
-Persona.generate, Persona.generate_many, Persona.edit, Persona.edit_many, Persona.what_if = (
-    _generate,
-    _generate_many,
-    _edit,
-    _edit_many,
-    _what_if,
-)
+    def what_if(
+        self,
+        result: Result,  # of `generate` or `edit` with replay
+        answer: str,
+    ) -> Result:
+        "The same picture, from the same noise, had the replayed answer been another one. Raises OmniError where nothing was replayed."
+        if result.trace is None:
+            raise OmniError(f"{result.request!r}: drawn without replay; draw it with replay=True")
+        return self.redraw(result, trace=Replay(self.bb, self.concepts).with_answer(result.trace, answer))

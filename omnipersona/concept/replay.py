@@ -11,6 +11,7 @@ from PIL import Image, ImageChops
 from ..basics import OmniError, atomic_write
 from .concept import Concepts
 from .requests import replace_names, request_segments, restore_names
+from ..model.backbone import Backbone
 
 # %% auto #0
 __all__ = ['EXAMPLES', 'ReplayConfig', 'Stage', 'Trace', 'Replay', 'difference', 'effect_figure']
@@ -60,7 +61,7 @@ class Stage:
 # %% ../../nbs/concept/407_replay.ipynb #6a562127
 @dataclass
 class Trace:
-    "A request T, the question Q it raises, the answer A, and the refined prompt T'."
+    "A request T, the question Q it raises, the answer A, and the refined prompt T'. It is data: it prints, copies and pickles."
 
     request: str
     question: str = ""
@@ -70,7 +71,6 @@ class Trace:
     stages: list = field(default_factory=list)
     fallback: str = ""  # why the request is used as it was given, if it is
     by_hand: bool = False  # the answer was given by a person
-    _again: object = field(default=None, repr=False, compare=False)
 
     @property
     def needed(self) -> bool:
@@ -84,56 +84,42 @@ class Trace:
 
     @property
     def seconds(self) -> float:
+        "Of all passes."
         return sum(s.seconds for s in self.stages)
 
-    def with_answer(self, answer: str) -> "Trace":
-        "The same request with another answer, rewritten again. Raises OmniError where no question was asked, and for words the model does not know."
-        if not self.needed or self._again is None:
-            raise OmniError(f"{self.request!r}: raises no question, so there is no answer to replace")
-        return self._again.rewritten(self, answer)
-
-    def save(self, path):
+    def save(self, path: str | Path) -> Path:
         "Write it as JSON."
-        o = {k: v for k, v in vars(self).items() if not k.startswith("_")} | dict(
-            stages=[asdict(s) for s in self.stages], needed=self.needed
-        )
-        atomic_write(Path(path), json.dumps(o, indent=1).encode())
-        return path
+        about = asdict(self) | dict(needed=self.needed)
+        return atomic_write(Path(path).expanduser(), json.dumps(about, indent=1))
+
+    def __str__(self):
+        lines = [f"{k:9} {v}" + (f"   ({note})" if note else "") for k, v, note in _lines(self)]
+        return "\n".join([*lines, f"{'cost':9} {_cost(self)}"])
+
+    def _repr_html_(self):
+        rows = "".join(_html_row(*line) for line in _lines(self))
+        return f"<table style='border-left:3px solid #48c'>{rows}</table><small>{_cost(self)}</small>"
 
 # %% ../../nbs/concept/407_replay.ipynb #80e731fb
 def _lines(t):
-    "What a card says: (label, text) pairs."
-    yes = "by hand" if t.by_hand else ""
+    "What a card says: (label, text, note)."
     rows = [
         ("request", t.request, ""),
         ("question", t.question or "none is needed", ""),
-        ("answer", t.answer, yes),
+        ("answer", t.answer, "by hand" if t.by_hand else ""),
         ("prompt", t.prompt, f"as given: {t.fallback}" if t.fallback else ""),
     ]
     return [(k, v, note) for k, v, note in rows if v or note]
 
 
-def _text_card(t):
-    cost = f"{t.tokens} tokens, {t.seconds:.2f} s"
-    return "\n".join(
-        [f"{k:9} {v}" + (f"   ({note})" if note else "") for k, v, note in _lines(t)]
-        + [f"{'cost':9} {cost}, {len(t.examples)} examples"]
-    )
+def _cost(t):
+    return f"{t.tokens} tokens, {t.seconds:.2f} s, {len(t.examples)} examples"
 
 
-def _html_card(t):
-    e = lambda s: html.escape(str(s))
-    row = lambda k, v, note: (
-        f"<tr><td style='color:#666;text-align:left'>{k}</td><td style='text-align:left'>{e(v)} <i style='color:#a40'>{e(note)}</i></td></tr>"
-    )
-    return (
-        "<table style='border-left:3px solid #48c'>"
-        + "".join(row(*l) for l in _lines(t))
-        + f"</table><small>{t.tokens} tokens, {t.seconds:.2f} s, {len(t.examples)} examples</small>"
-    )
-
-
-Trace.__str__, Trace._repr_html_ = _text_card, _html_card
+def _html_row(label, text, note):
+    left = "text-align:left"
+    text, note = html.escape(text), html.escape(note)
+    return f"<tr><td style='color:#666;{left}'>{label}</td><td style='{left}'>{text} <i style='color:#a40'>{note}</i></td></tr>"
 
 # %% ../../nbs/concept/407_replay.ipynb #c9136281
 def _problem(said, finished):
@@ -142,118 +128,114 @@ def _problem(said, finished):
 
 
 class Replay:
-    "Replays the knowledge of some concepts. All methods raise OmniError for unknown names and words."
+    """Replays the knowledge of some concepts. `replay(requests)` gives a Trace of each, all of them together.
+
+    All methods raise OmniError for unknown names and words."""
 
     def __init__(
         self,
-        bb,  # Backbone
+        bb: Backbone,
         concepts: Concepts,
         config: ReplayConfig = ReplayConfig(),
     ):
         self.bb, self.concepts, self.config = bb, concepts, config
         taken = {c.token for c in concepts.items.values()}
         free = [n for n in bb.tok.names if n not in taken] or bb.tok.names
-        self.examples = [
-            tuple(x.format(name=free[i % len(free)]) for x in e)
-            for i, e in enumerate(config.examples[: config.n_examples])
-        ]
+        chosen = config.examples[: config.n_examples]
+        self.examples = [tuple(x.format(name=free[i % len(free)]) for x in e) for i, e in enumerate(chosen)]
 
-    def _pass(self, name, rows, texts, personal=False):
-        "One pass over many requests: Stages. `rows`: segments; `texts`: what they say; `personal`: with the concepts' rows, which the other passes need only where a name is no word of the backbone."
-        if not rows:
+    def _named(self, text):
+        return replace_names(text, self.concepts)[0]
+
+    def _pass(self, name, samples, texts, personal=False):
+        """One pass over many requests: Stages. `samples`: segments; `texts`: what they say; `personal`: with the concepts'
+        embeddings, which the other passes need only where pretraining knew no names."""
+        if not samples:
             return []
-        t0 = time.time()
-        said = self.bb.generate_text(
-            rows, self.concepts if personal or not self.bb.knows_names else None, self.config.max_new_tokens
-        )
-        dt = (time.time() - t0) / len(rows)
-        size = lambda row: sum(len(s.ids) + 2 for s in row)
+        begun = time.time()
+        concept = self.concepts if personal or not self.bb.tok.names_pretrained else None
+        said = self.bb.generate_text(samples, concept, self.config.max_new_tokens)
+        seconds = (time.time() - begun) / len(samples)
         return [
             Stage(
                 name,
-                restore_names(t, self.concepts),
-                restore_names(a, self.concepts),
+                restore_names(text, self.concepts),
+                restore_names(answer, self.concepts),
                 o.ids,
                 o.logprobs,
-                size(r),
-                dt,
-                _problem(a, o.finished),
+                sum(len(s.ids) + 2 for s in segments),
+                seconds,
+                _problem(answer, o.finished),
             )
-            for r, t, (a, o) in zip(rows, texts, said)
+            for segments, text, (answer, o) in zip(samples, texts, said)
         ]
 
     def intents(self, requests: list) -> list:  # (question or '', Stage) of each request
         "Q = text(T): what each request needs to know."
-        ex = [x for T, Q in self.examples for x in (self.bb.text(f"request : {T} question :"), self.bb.text(Q))]
-        texts = [f"request : {replace_names(r, self.concepts)[0]} question :" for r in requests]
-        stages = self._pass("intent", [[*ex, self.bb.text(t)] for t in texts], texts)
+        examples = [self.bb.text(x) for T, Q in self.examples for x in (f"request : {T} question :", Q)]
+        texts = [f"request : {self._named(r)} question :" for r in requests]
+        stages = self._pass("intent", [[*examples, self.bb.text(t)] for t in texts], texts)
         return [("" if s.said == "nothing" else s.said, s) for s in stages]
 
     def retrieve(self, questions: list) -> list:  # (answer, Stage) of each question
         "A = text(Q, P): what the concept knows."
         got = [request_segments(self.bb, q, self.concepts) for q in questions]
-        stages = self._pass("retrieval", [[*p, q] for p, _, q in got], [t for _, t, _ in got], personal=True)
+        samples = [[*prompts, question] for prompts, _, question in got]
+        stages = self._pass("retrieval", samples, [text for _, text, _ in got], personal=True)
         return [(s.said, s) for s in stages]
 
     def rewrite(self, known: list) -> list:  # (prompt, Stage) of each (request, question, answer)
         "T' = text(A, T): the request that says what it needs."
-        texts = [
-            f"request : {replace_names(r, self.concepts)[0]} question : {replace_names(q, self.concepts)[0]} answer : {replace_names(a, self.concepts)[0]} rewrite :"
-            for r, q, a in known
-        ]
+        labels = "request", "question", "answer"
+        parts = [[f"{k} : {self._named(x)}" for k, x in zip(labels, each)] for each in known]
+        texts = [" ".join([*p, "rewrite :"]) for p in parts]
         stages = self._pass("rewriting", [[self.bb.text(t)] for t in texts], texts)
         return [(s.said, s) for s in stages]
 
-# %% ../../nbs/concept/407_replay.ipynb #7c5e5e56
-def _checked(concepts, text, stage):
-    "Why a pass cannot be gone on from, or ''."
-    if stage.problem:
-        return f"{stage.name}: {stage.problem}"
-    try:
-        names = replace_names(text, concepts)[1]
-    except OmniError as e:
-        return f"{stage.name}: {e}"
-    return f"{stage.name}: names no concept" if stage.name == "intent" and not names else ""
+    def _problem_with(self, text, stage):
+        "Why a pass cannot be gone on from, or ''."
+        if stage.problem:
+            return f"{stage.name}: {stage.problem}"
+        try:
+            names = replace_names(text, self.concepts)[1]
+        except OmniError as e:
+            return f"{stage.name}: {e}"
+        return f"{stage.name}: names no concept" if stage.name == "intent" and not names else ""
 
-
-def _call(self, requests: list) -> list:  # of Trace
-    "Replay every request, all of them together."
-    for r in requests:
-        request_segments(self.bb, r, self.concepts)  # a bad one stops everything before anything is done
-    traces = [Trace(r, prompt=r, examples=list(self.examples), _again=self) for r in requests]
-
-    def go_on(alive, results, store):
-        "Note a stage in every living trace; those that went well live on."
-        ok = []
-        for t, (text, stage) in zip(alive, results):
+    def _note(self, traces, results, store):
+        "Note a stage in every trace; returns those that went well."
+        good = []
+        for t, (text, stage) in zip(traces, results):
             t.stages.append(stage)
-            t.fallback = _checked(self.concepts, text, stage) if text or stage.problem else ""
+            t.fallback = self._problem_with(text, stage) if text or stage.problem else ""
             if text and not t.fallback:
                 setattr(t, store, text)
-                ok.append(t)
-        return ok
+                good.append(t)
+        return good
 
-    alive = go_on(traces, self.intents(requests) if requests else [], "question")
-    alive = go_on(alive, self.retrieve([t.question for t in alive]), "answer")
-    go_on(alive, self.rewrite([(t.request, t.question, t.answer) for t in alive]), "prompt")
-    return traces
+    def __call__(self, requests: list) -> list:  # of Trace
+        for r in requests:
+            request_segments(self.bb, r, self.concepts)  # a bad one stops everything before anything is done
+        traces = [Trace(r, prompt=r, examples=list(self.examples)) for r in requests]
+        alive = self._note(traces, self.intents(requests) if requests else [], "question")
+        alive = self._note(alive, self.retrieve([t.question for t in alive]), "answer")
+        self._note(alive, self.rewrite([(t.request, t.question, t.answer) for t in alive]), "prompt")
+        return traces
 
-
-def _rewritten(self, trace: Trace, answer: str) -> Trace:
-    "`trace` with an answer given by hand, rewritten again."
-    ((prompt, stage),) = self.rewrite([(trace.request, trace.question, answer)])
-    bad = _checked(self.concepts, prompt, stage)
-    return replace(
-        trace,
-        answer=answer,
-        prompt=trace.request if bad else prompt,
-        stages=[*trace.stages[:2], stage],
-        fallback=bad,
-        by_hand=answer != trace.answer or trace.by_hand,
-    )
-
-
-Replay.__call__, Replay.rewritten = _call, _rewritten
+    def with_answer(self, trace: Trace, answer: str) -> Trace:
+        "The same request with another answer, rewritten again. Raises OmniError where no question was asked."
+        if not trace.needed:
+            raise OmniError(f"{trace.request!r}: raises no question, so there is no answer to replace")
+        ((prompt, stage),) = self.rewrite([(trace.request, trace.question, answer)])
+        bad = self._problem_with(prompt, stage)
+        return replace(
+            trace,
+            answer=answer,
+            prompt=trace.request if bad else prompt,
+            stages=[*trace.stages[:2], stage],
+            fallback=bad,
+            by_hand=answer != trace.answer or trace.by_hand,
+        )
 
 # %% ../../nbs/concept/407_replay.ipynb #aceeea7c
 def difference(a: Image.Image, b: Image.Image) -> Image.Image:

@@ -5,33 +5,49 @@
 # %% ../../nbs/concept/403_requests.ipynb #233b979b
 from __future__ import annotations
 import re
+from collections.abc import Callable, Iterable
 from ..basics import OmniError
-from ..model.tokenizer import clean
+from ..model.backbone import Backbone
 from .concept import Concepts
 
 # %% auto #0
-__all__ = ['replace_names', 'restore_names', 'request_segments']
+__all__ = ['replace_brackets', 'replace_names', 'restore_names', 'request_segments']
 
 # %% ../../nbs/concept/403_requests.ipynb #f374010c
 _NAME = re.compile(r"<([^<>|]*)>")
 
 
+def replace_brackets(
+    text: str,  # 'Is <maeve> here?'
+    token_of: Callable[[str], str | None],  # name -> what stands for it; None: no such name
+    known: Iterable[str],  # the names there are, for the message
+) -> tuple:  # ('Is <name_0> here?', ['maeve']): names in order of appearance
+    """The text with every `<name>` replaced. Raises OmniError for names that nobody has, and for a name that is written
+    without brackets only: the model would read it as a word, and no concept."""
+    if not isinstance(text, str) or not text.strip():
+        raise OmniError(f"{text!r}: an empty request; write what you want to know or see")
+    found = list(dict.fromkeys(_NAME.findall(text)))
+    known = list(known)
+    for n in found:
+        if token_of(n) is None:
+            near = [k for k in known if k.lower() == n.lower()]
+            hint = f"did you mean <{near[0]}>?" if near else f"known are {', '.join(f'<{k}>' for k in known) or 'none'}"
+            raise OmniError(f"<{n}>: no such concept; {hint}")
+    outside = _NAME.sub(" ", text)
+    for k in known:
+        if k not in found and re.search(rf"(?<![\w-]){re.escape(k)}(?![\w-])", outside, re.I):
+            raise OmniError(
+                f"{text!r}: {k} without brackets is read as a word, not as the concept; did you mean <{k}>?"
+            )
+    return _NAME.sub(lambda m: token_of(m[1]), text), found
+
+
 def replace_names(
     text: str,  # a request: 'Is <maeve> here?'
     concepts: Concepts,
-) -> tuple:  # ('is <name_0> here ?', ['maeve'])
-    "The text with reserved names, and whom it names, in order of appearance. Raises OmniError for no text and for unknown names."
-    if not isinstance(text, str) or not text.strip():
-        raise OmniError(f"{text!r}: an empty request; write what you want to know or see")
-    found, parts = [], _NAME.split(text)  # words, name, words, name, ...
-    for n in parts[1::2]:
-        if n not in concepts:
-            known = ", ".join(f"<{k}>" for k in concepts.items) or "none"
-            raise OmniError(f"<{n}>: no such concept; this Persona knows {known}")
-        if n not in found:
-            found.append(n)
-    words = [concepts[p].token if i % 2 else clean(p) for i, p in enumerate(parts)]
-    return " ".join(w for w in words if w), found
+) -> tuple:  # ('Is <name_0> here?', ['maeve'])
+    "The text with reserved names, and whom it names, in order of appearance. Raises OmniError as `replace_brackets`."
+    return replace_brackets(text, lambda n: concepts[n].token if n in concepts else None, concepts.items)
 
 # %% ../../nbs/concept/403_requests.ipynb #91ce837d
 def restore_names(text: str, concepts: Concepts) -> str:
@@ -41,7 +57,9 @@ def restore_names(text: str, concepts: Concepts) -> str:
 
 # %% ../../nbs/concept/403_requests.ipynb #3d6e9588
 def request_segments(
-    bb, text: str, concepts: Concepts
+    bb: Backbone,
+    text: str,
+    concepts: Concepts,
 ) -> tuple:  # (system prompts, text with reserved names, its segment)
     "What the model is given for a request. Raises OmniError for unknown names and words."
     t, names = replace_names(text, concepts)

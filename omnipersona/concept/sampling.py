@@ -5,112 +5,78 @@
 # %% ../../nbs/concept/404_sampling.ipynb #8ab3ef75
 from __future__ import annotations
 from dataclasses import dataclass, replace
-import numpy as np, torch
+import torch
 from ..basics import OmniError
 from ..data import ConceptData, NAME
-from ..toyworld.scenes import Character, describe_scene, hidden_things, reveals
-from ..toyworld.language import EDITS, edit_scene, fact_question, make_edit, open_questions
-from ..toyworld.world import ToyWorld
+from ..toyworld.language import fact_question
 from ..model.flow import shift_time
 from ..model.segments import LatentImage, Text
-from ..model.tokenizer import clean
+from ..toyworld.world import stranger_pictures
+from ..model.backbone import Backbone
+from .requests import replace_brackets
 
 # %% auto #0
-__all__ = ['TASKS', 'stranger_pictures', 'EncodedData', 'noised', 'SamplesPerStep', 'samples']
-
-# %% ../../nbs/concept/404_sampling.ipynb #4d1e3208
-def stranger_pictures(n: int = 30, seed: int = 0) -> list:  # of PIL pictures
-    "Pictures of anybody else: easy negatives when a person brings none."
-    w = ToyWorld()
-    return [w.photo(seed=5_000_000 + 1000 * seed + i, p_char=1).image for i in range(n)]
-
-# %% ../../nbs/concept/404_sampling.ipynb #05393504
-def _edits_of(photo, i, edits_each, seed, hidden, size):
-    "(source, instruction, target) of photograph number `i`: one removal, and other kinds in turn."
-    kinds, out = ["remove", *[EDITS[1:][(i + j) % 5] for j in range(edits_each - 1)]], []
-    for k, kind in enumerate(kinds):
-        e = edit_scene(photo.scene, kind, np.random.default_rng((23, seed, i, k)), NAME, focus=True)
-        if e and not reveals(e[1].truth, hidden):
-            e = make_edit(photo.scene, *e, kind, size)
-            out.append((e.source, e.instruction, e.target))
-    return out
-
-# %% ../../nbs/concept/404_sampling.ipynb #c5b167e9
-def _concept_data(
-    self,
-    char: Character,
-    n_images: int = 10,  # photographs
-    seed: int = 0,
-    edits_each: int = 3,  # edits of each photograph, where it offers as many
-) -> ConceptData:
-    "Photographs of `char` that show none of its facts, with captions, questions, edits and others. OmniError for no pictures."
-    if n_images < 1:
-        raise OmniError(f"n_images={n_images}: at least one picture is needed")
-    album, hidden = self.album(char, n_images, seed), hidden_things(char)
-    look = [
-        self.photo(self.look_alike(char, 1000 + i), seed=7_000_000 + 1000 * seed + i).image for i in range(3 * n_images)
-    ]
-    return ConceptData(
-        images=[p.image for p in album],
-        captions=[describe_scene(p.scene, NAME) for p in album],
-        facts=dict(char.facts),
-        qa=[(i, q, a) for i, p in enumerate(album) for q, a in open_questions(p.scene, NAME)[1:]],
-        edits=[e for i, p in enumerate(album) for e in _edits_of(p, i, edits_each, seed, hidden, self.size)],
-        look_alikes=look,
-        others=stranger_pictures(2 * n_images, seed),
-        description=char.description,
-    )
-
-# %% ../../nbs/concept/404_sampling.ipynb #a8a988ea
-ToyWorld.concept_data = _concept_data
+__all__ = ['CPU', 'TASKS', 'EncodedData', 'noised_copies', 'SamplesPerStep', 'step_samples']
 
 # %% ../../nbs/concept/404_sampling.ipynb #9560f0a1
-def _interleave(parts, token):
-    return [x for p in parts for x in (token, p)][1:]
-
-
-def _say(bb, text, token):
-    "A text as a segment, with the concept's token where it says `<sks>`."
-    words = _interleave([clean(p) for p in text.split(NAME)], token)
-    return bb.text(" ".join(w for w in words if w))
-
-
 class EncodedData:
-    "The segments of all pictures of a ConceptData, and its texts. Raises OmniError for words the backbone does not know."
+    """The segments of all pictures of a ConceptData, and its texts.
 
-    def __init__(self, bb, data: ConceptData, token: str):  # the reserved name the concept gets
-        self.bb, self.data = bb, data
-        say = lambda s: _say(bb, s, token)
-        self.seen, self.clean = bb.encode_vit(data.images), bb.encode_latents(data.images)
-        self.captions = [say(c) for c in data.captions]
-        self.look, self.others = (bb.encode_vit(x) if x else [] for x in (data.look_alikes, data.others))
-        src, tgt = [e[0] for e in data.edits], [e[2] for e in data.edits]
-        self.edits = (
-            list(zip(bb.encode_source(src), [say(e[1]) for e in data.edits], bb.encode_latents(tgt))) if src else []
-        )
-        self.qa = [(i, say(q), say(a).ids) for i, q, a in data.qa]
-        self.facts = [(say(fact_question(k, NAME)), say(v).ids) for k, v in data.facts.items()]
+    In the texts the concept is called <sks> or by its own name. Raises OmniError for words that the backbone does not know,
+    and for other names."""
+
+    def __init__(
+        self,
+        bb: Backbone,
+        data: ConceptData,
+        name: str = "sks",  # of the concept; in the backbone it gets the first reserved name
+    ):
+        self.bb, self.data, self.name = bb, data, name
+        self.images, self.latents = bb.encode_vit(data.images), bb.encode_latents(data.images)
+        self.captions = [self.say(c) for c in data.captions]
+        self.look_alikes = bb.encode_vit(data.look_alikes)
+        self.others = bb.encode_vit(data.others or stranger_pictures())
+        sources = bb.encode_source([e[0] for e in data.edits])
+        targets = bb.encode_latents([e[2] for e in data.edits])
+        self.edits = list(zip(sources, [self.say(e[1]) for e in data.edits], targets))
+        self.qa = [(i, self.say(q), self.answer(a)) for i, q, a in data.qa]
+        self.facts = [(self.say(fact_question(k, NAME)), self.answer(v)) for k, v in data.facts.items()]
         if data.description:
-            self.facts.append((say(f"what is {NAME} ?"), say(data.description).ids))
-        self.ask, self.yes, self.no = say(f"is {NAME} in the photo ?"), bb.tok("yes"), bb.tok("no")
+            self.facts.append((self.say(f"what is {NAME} ?"), self.answer(data.description)))
+        self.ask, self.yes, self.no = self.say(f"is {NAME} in the photo ?"), bb.tok("yes"), bb.tok("no")
+
+    def token_of(self, name: str) -> str | None:
+        "The reserved name that stands for `name`; None where it is not this concept."
+        return self.bb.tok.names[0] if name in ("sks", self.name) else None
+
+    def say(self, text: str) -> Text:
+        "A text about the concept as a segment."
+        return self.bb.text(replace_brackets(text, self.token_of, [self.name])[0])
+
+    def answer(self, text: str) -> list:
+        "The ids of what the model is to say; here the name may stand without brackets."
+        return self.bb.tok(replace_brackets(text, self.token_of, [])[0])
 
 # %% ../../nbs/concept/404_sampling.ipynb #d2c3b60c
-def noised(
+CPU = dict(dtype=torch.float32, device="cpu")  # what is random is drawn there, so that a seed means the same everywhere
+
+
+def noised_copies(
     seg: LatentImage,  # a clean picture
     copies: int,
     shift: float,  # > 1: more of the times near 1
     g: torch.Generator,
 ) -> list:  # of `LatentImage`, each with its time and its noise
     "Noised versions at stratified times; unshifted times are a sigmoid of normal numbers."
-    u = (torch.randperm(copies, generator=g) + torch.rand(copies, generator=g)) / copies
+    u = (torch.randperm(copies, generator=g, device="cpu") + torch.rand(copies, generator=g, **CPU)) / copies
     t = shift_time(torch.sigmoid(torch.special.ndtri(u.clamp(1e-4, 1 - 1e-4))), shift)
-    return [LatentImage(seg.x, seg.grid, float(v), torch.randn(seg.x.shape, generator=g).to(seg.x)) for v in t]
+    return [LatentImage(seg.x, seg.grid, float(v), torch.randn(seg.x.shape, generator=g, **CPU).to(seg.x)) for v in t]
 
 # %% ../../nbs/concept/404_sampling.ipynb #9934bb0c
 def _recognise(e, n, pick):
     "Yes for the concept, no for somebody else; half of these are look-alikes where there are any."
     yes = n(2) == 1
-    pic = pick(e.seen) if yes else pick(e.look) if e.look and n(2) else pick(e.others)
+    pic = pick(e.images) if yes else pick(e.look_alikes) if e.look_alikes and n(2) else pick(e.others)
     return [pic, e.ask, Text(e.yes if yes else e.no, True)]
 
 # %% ../../nbs/concept/404_sampling.ipynb #144c08ab
@@ -139,41 +105,43 @@ class SamplesPerStep:
                 )
 
     def without(self, *tasks) -> "SamplesPerStep":
-        "This mix with no samples of some tasks; the others keep theirs. Raises OmniError for unknown tasks."
+        "The same with no samples of some tasks; the others keep theirs. Raises OmniError for unknown tasks."
         for t in tasks:
             if t not in TASKS:
                 raise OmniError(f"{t!r}: no task; one of {', '.join(TASKS)}")
         return replace(self, **{t: 0 for t in tasks})
 
     def only(self, *tasks) -> "SamplesPerStep":
-        "This mix with samples of these tasks alone. Raises OmniError for unknown tasks."
+        "The same with samples of these tasks alone. Raises OmniError for unknown tasks."
         self.without(*tasks)
         return self.without(*(t for t in TASKS if t not in tasks))
 
 # %% ../../nbs/concept/404_sampling.ipynb #4f8b0739
-def samples(
+def step_samples(
     e: EncodedData,
-    mix: SamplesPerStep,
+    per_step: SamplesPerStep,
     g: torch.Generator,  # all that is random comes from it
 ) -> dict:  # {task: list of samples}, a sample being a list of segments
     "The samples of one step; the system prompt is not in them, since it is read once for all. Raises OmniError where none are left."
-    n = lambda k: int(torch.randint(k, (1,), generator=g))
+    n = lambda k: int(torch.randint(k, (1,), generator=g, device="cpu"))
     pick = lambda xs: xs[n(len(xs))]
-    out = dict(recognise=[_recognise(e, n, pick) for _ in range(mix.recognise)], vqa=[], facts=[], draw=[], edit=[])
-    for k in range(mix.vqa if e.qa else 0):
+    out = dict(
+        recognise=[_recognise(e, n, pick) for _ in range(per_step.recognise)], vqa=[], facts=[], draw=[], edit=[]
+    )
+    for k in range(per_step.vqa if e.qa else 0):
         i, q, a = pick(e.qa)
-        out["vqa"].append([e.seen[i], q, Text(a, True)])
-    for k in range(mix.facts if e.facts else 0):
+        out["vqa"].append([e.images[i], q, Text(a, True)])
+    for k in range(per_step.facts if e.facts else 0):
         q, a = pick(e.facts)
         out["facts"].append([q, Text(a, True)])
-    for k in range(mix.draw):
-        i = n(len(e.clean))
-        out["draw"].append([e.captions[i], *noised(e.clean[i], mix.copies, mix.shift, g)])
-    for k in range(mix.edit if e.edits else 0):
+    for k in range(per_step.draw):
+        i = n(len(e.latents))
+        out["draw"].append([e.captions[i], *noised_copies(e.latents[i], per_step.copies, per_step.shift, g)])
+    for k in range(per_step.edit if e.edits else 0):
         c, t, y = pick(e.edits)
-        out["edit"].append([*c, t, *noised(y, mix.copies, mix.shift, g)])
+        out["edit"].append([*c, t, *noised_copies(y, per_step.copies, per_step.shift, g)])
     if not any(out.values()):
         raise OmniError(
-            f"nothing to learn from: the mix asks for {', '.join(t for t in TASKS if getattr(mix, t)) or 'no task'}, and the data has none of it ({e.data})"
+            f"nothing to learn from: the mix asks for {', '.join(t for t in TASKS if getattr(per_step, t)) or 'no task'}, and the data has none of it ({e.data})"
         )
     return out

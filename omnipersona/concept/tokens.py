@@ -23,7 +23,7 @@ def concept_capacity(
     n: int = 32,  # tokens of a concept, its name not counted
 ) -> int:
     "How many concepts of `n` tokens fit into the backbone at once."
-    return min(len(bb.tok.names), (bb.tok.rows - bb.tok.spare) // max(n, STRIDE))
+    return min(len(bb.tok.names), (bb.tok.vocab_size - bb.tok.spare) // max(n, STRIDE))
 
 # %% ../../nbs/concept/401_tokens.ipynb #1b85068c
 def concept_token_ids(
@@ -43,12 +43,12 @@ def splice(
     ids: Tensor,  # (..., T) token ids
     emb: Tensor,  # (..., T, D) their embeddings
     token_ids: Tensor,  # (K,) ids to replace
-    rows: Tensor,  # (K, D) what to put there
+    embeddings: Tensor,  # (K, D) what to put there
 ) -> Tensor:  # (..., T, D)
     "Replace the embeddings of `token_ids`."
     hit = ids[..., None] == token_ids.to(ids.device)
     at = hit.int().argmax(-1)
-    return torch.where(hit.any(-1)[..., None], rows.to(emb)[at], emb)
+    return torch.where(hit.any(-1)[..., None], embeddings.to(emb)[at], emb)
 
 # %% ../../nbs/concept/401_tokens.ipynb #631e3f1c
 def _pool(xs, grids, n):
@@ -63,8 +63,8 @@ def _pool(xs, grids, n):
 def _embedded(m, seen, clean):
     "What the model makes of ViT features and of clean latents before its first layer: two lists of (tokens, D)."
     E = m.get_input_embeddings().weight
-    c, t0 = m.config, m.time_embedder(torch.zeros(1, device=E.device))
-    place = lambda table, s, side: table.pos_embed[grid_ids(s.grid, side).to(E.device)]
+    c, t0 = m.config, m.time_embedder(torch.zeros(1, dtype=torch.float32, device=E.device))
+    place = lambda table, s, side: table.pos_embed[grid_ids(s.grid, side, E.device)]
     u = [(m.connector(s.features) + place(m.vit_pos_embed, s, c.vit_side)).float() for s in seen]
     g = [(m.vae2llm(s.x) + t0 + place(m.latent_pos_embed, s, c.max_latent_size)).float() for s in clean]
     return u, g
@@ -84,10 +84,10 @@ def initial_embeddings(
 ) -> Tensor:  # (1+n_und+n_gen, D), float32: name, und tokens, gen tokens
     "Rows to begin with. Raises OmniError for an unknown start."
     E = bb.model.get_input_embeddings().weight.float()
-    D, r = E.shape[1], torch.Generator().manual_seed(seed)
+    D, r = E.shape[1], torch.Generator("cpu").manual_seed(seed)
     name = E[concept_token_ids(bb, slot)[0]][None]
-    und = torch.randn(n_und, D, generator=r) * E[: bb.tok.spare].std().cpu()
-    gen = torch.randn(n_gen, D, generator=r) * 0.3
+    und = torch.randn(n_und, D, generator=r, dtype=torch.float32, device="cpu") * E[: bb.tok.spare].std().cpu()
+    gen = torch.randn(n_gen, D, generator=r, dtype=torch.float32, device="cpu") * 0.3
     und, gen = und.to(E.device), gen.to(E.device)
     if init == "words":
         w = E[bb.tok(words)] if words else und

@@ -5,49 +5,52 @@
 # %% ../../nbs/inside/504_ablation.ipynb #790f9521
 from __future__ import annotations
 import numpy as np, torch
-import torch.nn.functional as F
 from ..basics import OmniError
-from ..model.segments import Text, pack
+from ..model.segments import Text
 from ..concept.concept import Concept
 from ..concept.requests import replace_names, request_segments
 from ..concept.persona import Persona
 from .recording import first_named, record, token_positions
+from ..model.generate import pack_for
+import torch.nn.functional as F
 
 # %% auto #0
-__all__ = ['ablate', 'answer_logprob', 'answer_attention', 'swapped_in', 'answer_effects', 'rank_correlation', 'token_figure',
-           'word_figure']
+__all__ = ['token_numbers', 'ablate', 'answer_logprob', 'answer_attention', 'swapped_in', 'answer_effects', 'rank_correlation',
+           'token_figure', 'word_figure']
 
 # %% ../../nbs/inside/504_ablation.ipynb #b6b09db2
+def token_numbers(
+    c: Concept,
+    which: str | int | list,  # 'und', 'gen', a number, or a list of numbers
+) -> list:
+    "The numbers of some of a concept's tokens; 0 is its name. Raises OmniError for those that it does not have."
+    n, u = len(c.embeddings), 1 + c.n_und
+    named = {"und": range(1, u), "gen": range(u, n)}
+    numbers = named.get(which, [which]) if isinstance(which, (str, int)) else which
+    if not len(numbers) or any(not isinstance(i, int) or not 0 <= i < n for i in numbers):
+        raise OmniError(f"which={which!r}: 'und', 'gen', or numbers from 0 to {n - 1}")
+    return list(numbers)
+
+# %% ../../nbs/inside/504_ablation.ipynb #64dae6f0
+@torch.no_grad()
 def ablate(
     c: Concept,
-    which,  # rows: a number, a list of numbers, 'und' or 'gen'
-    other: Concept | None = None,  # whose rows take their place; None: the mean of the expert's rows
+    which: str | int | list,  # tokens, see `token_numbers`
+    other: Concept | None = None,  # whose embeddings take their place; None: the mean of the expert's
 ) -> Concept:
-    "A copy of a concept without some of its rows. Raises OmniError for rows that it does not have, and for another concept of other sizes."
-    n, u = len(c.rows), 1 + c.n_und
-    rows = (
-        [*range(1, u)]
-        if which == "und"
-        else [*range(u, n)]
-        if which == "gen"
-        else [which]
-        if isinstance(which, int)
-        else which
-    )
-    if not rows or any(not isinstance(i, int) or not 0 <= i < n for i in rows):
-        raise OmniError(f"which={which!r}: 'und', 'gen', or numbers from 0 to {n - 1}")
-    if other is not None and other.rows.shape != c.rows.shape:
-        raise OmniError(f"<{other.name}> has {len(other.rows)} rows and <{c.name}> {n}: they cannot be swapped")
-    new = c.rows.detach().clone()
-    for i in rows:
-        new[i] = (
-            other.rows[i].detach()
-            if other is not None
-            else c.rows[1:u].mean(0).detach()
-            if i < u
-            else c.rows[u:].mean(0).detach()
+    """A copy of a concept without some of its tokens.
+
+    Raises OmniError for tokens that it does not have, and for another concept of other sizes."""
+    numbers, u, old = token_numbers(c, which), 1 + c.n_und, c.embeddings.detach()
+    if other is not None and other.embeddings.shape != old.shape:
+        raise OmniError(
+            f"<{other.name}> has {len(other.embeddings)} embeddings and <{c.name}> {len(old)}: they cannot be swapped"
         )
-    return Concept(c.bb, c.name, new, c.n_und, c.n_gen, c.routing, c.slot, c.facts, c.summary).requires_grad_(False)
+    new = old.clone()
+    for i in numbers:
+        mean = old[1:u].mean(0) if i < u else old[u:].mean(0)
+        new[i] = mean if other is None else other.embeddings[i]
+    return c.with_embeddings(new)
 
 # %% ../../nbs/inside/504_ablation.ipynb #c15f8931
 def _batch(p, question, answer, image):
@@ -56,9 +59,7 @@ def _batch(p, question, answer, image):
     seen = p.bb.encode_vit(image) if image is not None else []
     m = p.bb.model
     said = Text(p.bb.tok(replace_names(answer, p.concepts)[0]), True)
-    return pack([[*prompts, *seen, q, said]], m.special, m.config.latent_channels, p.concepts.gen_ids).to(
-        p.bb.device, p.bb.dtype
-    )
+    return pack_for(p.bb.model, [[*prompts, *seen, q, said]], p.concepts)
 
 
 @torch.no_grad()
@@ -94,7 +95,10 @@ def answer_effects(p: Persona, question: str, answer: str, image=None) -> np.nda
     name, c = first_named(question, p.concepts)
     full = answer_logprob(p, question, answer, image)
     return np.array(
-        [full - answer_logprob(swapped_in(p, name, ablate(c, i)), question, answer, image) for i in range(len(c.rows))]
+        [
+            full - answer_logprob(swapped_in(p, name, ablate(c, i)), question, answer, image)
+            for i in range(len(c.embeddings))
+        ]
     )
 
 # %% ../../nbs/inside/504_ablation.ipynb #df80bcc5

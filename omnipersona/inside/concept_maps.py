@@ -8,15 +8,16 @@ from dataclasses import dataclass, field
 import numpy as np, torch
 from PIL import Image
 from ..basics import OmniError
+from ..pictures import load_image
 from ..concept.persona import Persona
 from .recording import first_named, record, token_experts, token_labels, token_positions
 
 # %% auto #0
-__all__ = ['ConceptMaps', 'heat_image', 'drawn_grid', 'chosen_guidance', 'DrawingSteps', 'own_patches', 'with_outside',
-           'maps_bytes', 'concept_maps', 'maps_figure']
+__all__ = ['select_part', 'ConceptMaps', 'heat_image', 'chosen_sampling', 'DrawingSteps', 'own_patches', 'with_outside',
+           'maps_bytes', 'check_limit', 'concept_maps', 'maps_of_trace', 'maps_figure']
 
 # %% ../../nbs/inside/502_concept_maps.ipynb #a7700007
-def _part(w, axis, name, i, numbers=None):
+def select_part(w, axis, name, i, numbers=None):
     "One step, layer or head of `w`, or all; the axis stays."
     if i is None:
         return w
@@ -62,7 +63,9 @@ class ConceptMaps:
             raise OmniError(f"of={of!r}: all or context")
         if how == "rollout":
             return self._rolled(token, step, layer, head, of)
-        part = lambda w: _part(_part(_part(w, 0, "step", step), 1, "layer", layer, self.layers), 2, "head", head)
+        part = lambda w: select_part(
+            select_part(select_part(w, 0, "step", step), 1, "layer", layer, self.layers), 2, "head", head
+        )
         w = part(self.weights)[:, :, :, self._tokens(token)].sum(3)
         if of == "context":
             w = w / np.maximum(part(self._outside()), 1e-9)
@@ -82,7 +85,7 @@ class ConceptMaps:
             raise OmniError("how='rollout': was not computed; see with_rollout")
         if layer is not None or head is not None:
             raise OmniError("how='rollout': goes through all layers and heads; leave layer and head out")
-        return _part(self.rollout, 0, "step", step)[:, self._tokens(token)].sum(1).mean(0)
+        return select_part(self.rollout, 0, "step", step)[:, self._tokens(token)].sum(1).mean(0)
 
     def _tokens(self, token):
         if token is None:
@@ -107,18 +110,10 @@ def heat_image(
     base = picture.convert("RGB").resize((size, size), Image.NEAREST)
     return Image.composite(Image.new("RGB", (size, size), (255, 40, 0)), base, heat.point(lambda v: v * opacity))
 
-# %% ../../nbs/inside/502_concept_maps.ipynb #ec094d7e
-def drawn_grid(bb, source=None) -> tuple:
-    "(rows, columns) of latent tokens of a drawing, or of an edit of `source`."
-    if source is None:
-        return bb.grid
-    d = bb.model.config.latent_downsample * bb.model.config.latent_patch_size
-    return tuple(s // d for s in bb.preprocess(source)[0].shape[-2:])
-
 # %% ../../nbs/inside/502_concept_maps.ipynb #c0d96957
-def chosen_guidance(bb, guidance, source=None):
+def chosen_sampling(bb, sampling, source=None):
     "A SamplingConfig: the one given, the preset of that name, or the preset for drawing or editing."
-    g = guidance or ("draw" if source is None else "edit")
+    g = sampling or ("draw" if source is None else "edit")
     return bb.presets[g] if isinstance(g, str) else g
 
 # %% ../../nbs/inside/502_concept_maps.ipynb #496f240f
@@ -160,17 +155,17 @@ def with_outside(w, tokens: list, own: range):
     return torch.cat([w[..., tokens], 1 - w[..., own.start : own.stop].sum(-1, keepdim=True)], -1)
 
 # %% ../../nbs/inside/502_concept_maps.ipynb #ba50268a
-def maps_bytes(persona: Persona, request: str, guidance=None, source=None, layers=None, heads=None, every=1) -> int:
+def maps_bytes(persona: Persona, request: str, sampling=None, source=None, layers=None, heads=None, every=1) -> int:
     "How many bytes `concept_maps` will keep of such a drawing. Raises OmniError for no learnt concept."
     bb, cf = persona.bb, persona.bb.model.config
-    rows, cols = drawn_grid(bb, source)
+    rows, cols = bb.latent_grid(source)
     L = cf.num_hidden_layers if layers is None else len(layers)
     H = 1 if heads == "mean" else cf.num_attention_heads if heads is None else len(heads)
-    steps = -(-(chosen_guidance(bb, guidance, source).num_timesteps - 1) // every)
+    steps = -(-(chosen_sampling(bb, sampling, source).num_timesteps - 1) // every)
     return steps * L * H * (len(first_named(request, persona.concepts)[1].ids) + 1) * rows * cols * 4
 
 # %% ../../nbs/inside/502_concept_maps.ipynb #784a2a30
-def _within(need, limit):
+def check_limit(need, limit):
     if need > limit:
         raise OmniError(
             f"these maps need {need / 1e6:.0f} MB, the limit is {limit / 1e6:.0f}; name fewer layers or heads, heads='mean', every=4, or raise limit"
@@ -181,7 +176,7 @@ def concept_maps(
     persona: Persona,
     request: str,
     seed=0,
-    guidance=None,  # SamplingConfig, the name of a preset, or None: the backbone's own
+    sampling=None,  # SamplingConfig, the name of a preset, or None: the backbone's own
     negative="all",  # of a drawing, see `contexts`
     limit=512e6,  # bytes kept at most, see `maps_bytes`
     source=None,  # a picture to edit
@@ -190,9 +185,10 @@ def concept_maps(
     every=1,  # record every n-th step
 ) -> tuple:  # Result, ConceptMaps
     "Draw or edit, and record from each latent to each token of the first concept named (conditional branch). Raises OmniError for no learnt concept, and before anything is drawn if it would take over `limit` bytes."
-    bb, g = persona.bb, chosen_guidance(persona.bb, guidance, source)
+    bb, g = persona.bb, chosen_sampling(persona.bb, sampling, source)
+    source = None if source is None else load_image(source)
     c = first_named(request, persona.concepts)[1]
-    _within(maps_bytes(persona, request, g, source, layers, heads, every), limit)
+    check_limit(maps_bytes(persona, request, g, source, layers, heads, every), limit)
     look = DrawingSteps(every)
     mean = heads == "mean"
     tokens = look.keys(lambda b: token_positions(b, c))
@@ -207,12 +203,12 @@ def concept_maps(
 
     with record(bb, look, None, layers, None if mean else heads, kept, limit) as tr:
         result = (
-            persona.generate(request, seed, g, negative) if source is None else persona.edit(source, request, seed, g)
+            persona.generate(request, seed, g, negative) if source is None else persona.edit(request, source, seed, g)
         )
-    return result, _maps(bb, tr, c, result.image, drawn_grid(bb, source), layers, look.states)
+    return result, maps_of_trace(bb, tr, c, result.image, bb.latent_grid(source), layers, look.states)
 
 # %% ../../nbs/inside/502_concept_maps.ipynb #69241292
-def _maps(bb, tr, c, picture, grid, layers=None, states=()):
+def maps_of_trace(bb, tr, c, picture, grid, layers=None, states=()):
     "Entries of a trace, each (heads, latents, tokens and `with_outside`), as ConceptMaps."
     layers = sorted(range(bb.model.config.num_hidden_layers) if layers is None else layers)
     w = np.stack([e["weights"] for e in tr.entries])

@@ -8,10 +8,10 @@ from itertools import combinations
 import numpy as np, torch
 from ..basics import OmniError
 from ..data import ConceptData
-from ..concept.sampling import samples
 from ..concept.losses import Recipe, group_losses, task_losses
 from ..concept.learn import Learner, learn
 from .recording import token_labels
+from ..concept.sampling import step_samples
 
 # %% auto #0
 __all__ = ['task_gradients', 'cosines', 'ConflictProbe', 'gradient_conflict', 'conflict_summary', 'conflict_figure',
@@ -26,7 +26,7 @@ def task_gradients(
     recipe: Recipe = Recipe(),  # for the weights of the tasks
 ) -> dict:  # {understanding, generation, editing: (K, D)}, of those that have samples
     "The gradient of each kind of task in a concept's rows. They add up to the learner's gradient."
-    rows = concept.rows
+    rows = concept.embeddings
     was = rows.requires_grad
     rows.requires_grad_(True)
     try:
@@ -45,7 +45,7 @@ def cosines(a, b) -> np.ndarray:  # (K,)
 # %% ../../nbs/inside/508_crosstask.ipynb #2ab0d949
 def _half(bb, concept, enc, recipe, draws, g):
     "Mean gradients over `draws` batches."
-    each = [task_gradients(bb, concept, samples(enc, recipe.mix, g), recipe) for _ in range(draws)]
+    each = [task_gradients(bb, concept, step_samples(enc, recipe.samples, g), recipe) for _ in range(draws)]
     return {k: np.mean([np.asarray(e[k].cpu()) for e in each], 0) for k in each[0]}
 
 
@@ -56,16 +56,16 @@ class ConflictProbe:
         self.every, self.draws, self.seed, self.rows, self.about = every, draws, seed, [], {}
 
     def __call__(self, L: Learner):
-        if L.step != 1 and L.step % self.every:
+        if L.global_step != 1 and L.global_step % self.every:
             return False
         g = torch.Generator().manual_seed(self.seed)
-        a, b = (_half(L.bb, L.concept, L.enc, L.recipe, self.draws, g) for _ in range(2))
+        a, b = (_half(L.bb, L.concept, L.encoded, L.recipe, self.draws, g) for _ in range(2))
         if len(a) < 2:
             raise OmniError(
                 f"gradient conflict: {', '.join(a)} is the only kind of task in the mix, so there is nothing to compare it with"
             )
         self.about = dict(tokens=token_labels(L.concept), tasks=list(a), routing=L.recipe.routing)
-        self.rows.append(dict(step=L.step, a=a, b=b))
+        self.rows.append(dict(step=L.global_step, a=a, b=b))
         return False
 
     @property

@@ -11,7 +11,10 @@ from ..basics import OmniError
 from ..toyworld.scenes import SIDES, Scene, masks, render
 from ..concept.persona import Persona
 from .recording import record
-from .concept_maps import DrawingSteps, _part, _within, chosen_guidance, drawn_grid, heat_image
+from .concept_maps import DrawingSteps, chosen_sampling, heat_image
+from ..pictures import load_image
+from ..model.flow import SamplingConfig
+from .concept_maps import check_limit, select_part
 
 # %% auto #0
 __all__ = ['EditMaps', 'edit_maps', 'edit_maps_figure', 'find_character']
@@ -30,7 +33,7 @@ class EditMaps:
     layers: list  # their numbers
 
     def _of(self, w, step, layer):
-        return _part(_part(w, 0, "step", step), 1, "layer", layer, self.layers).mean((0, 1))
+        return select_part(select_part(w, 0, "step", step), 1, "layer", layer, self.layers).mean((0, 1))
 
     def reads(self, row: int, col: int, step=None, layer=None) -> np.ndarray:  # (rows, cols)
         "Which places of the source one patch reads. Raises OmniError for what does not exist."
@@ -59,37 +62,36 @@ class EditMaps:
 # %% ../../nbs/inside/507_edit_attention.ipynb #02a9b852
 def edit_maps(
     persona: Persona,
-    source,
     instruction: str,
-    seed=0,
-    guidance=None,  # None: the backbone's own for edits
-    layers=None,  # numbers; None: all
-    every=1,  # record every n-th step
-    limit=512e6,  # bytes kept at most
+    source,  # the picture to edit, see `load_image`
+    seed: int = 0,
+    sampling: SamplingConfig | str | None = None,  # None: the backbone's own for edits
+    layers: list | None = None,  # numbers; None: all
+    every: int = 1,  # record every n-th step
+    limit: float = 512e6,  # bytes kept at most
 ) -> tuple:  # Result, EditMaps
-    "Edit, and record what each latent reads of the source (conditional branch). Raises OmniError, before anything is drawn, if it would take over `limit` bytes."
-    bb, g, cf = persona.bb, chosen_guidance(persona.bb, guidance, source), persona.bb.model.config
-    grid = drawn_grid(bb, source)
-    n = grid[0] * grid[1]
-    seen = len(bb.encode_vit(source)[0].features)
-    layers = sorted(range(cf.num_hidden_layers) if layers is None else layers)
-    _within(-(-(g.num_timesteps - 1) // every) * len(layers) * n * (n + seen) * 4, limit)
+    """Edit, and record what each latent reads of the source (conditional branch).
+
+    Raises OmniError, before anything is drawn, if it would take over `limit` bytes."""
+    bb, source = persona.bb, load_image(source)
+    sampling = chosen_sampling(bb, sampling, source)
+    grid, patches = bb.latent_grid(source), bb.vit_grid(source)
+    n, seen = grid[0] * grid[1], patches[0] * patches[1]
+    layers = sorted(range(bb.model.config.num_hidden_layers) if layers is None else layers)
+    steps = -(-(sampling.num_timesteps - 1) // every)
+    check_limit(steps * len(layers) * n * (n + seen) * 4, limit)
     look = DrawingSteps(every)
-    at = lambda b: [*(b.ids.shape[1] + (b.latent_pos[0] >= 0).nonzero()[:, 0]).tolist(), *b.feature_at.tolist()]
-    with record(bb, look, look.keys(at), layers, None, lambda w: w[0].mean(0), limit) as tr:
-        result = persona.edit(source, instruction, seed, g)
-    w = np.stack([e["weights"] for e in tr.entries])
+
+    def source_places(b):
+        latents = b.ids.shape[1] + (b.latent_pos[0] >= 0).nonzero()[:, 0]
+        return [*latents.tolist(), *b.feature_at.tolist()]
+
+    with record(bb, look, look.keys(source_places), layers, None, lambda w: w[0].mean(0), limit) as trace:
+        result = persona.edit(instruction, source, seed, sampling)
+    w = np.stack([entry["weights"] for entry in trace.entries])
     w = w.reshape(-1, len(layers), *w.shape[1:])
-    shown = source if isinstance(source, Image.Image) else Image.open(source)
-    return result, EditMaps(
-        w[..., :n].reshape(*w.shape[:3], *grid),
-        w[..., n:],
-        grid,
-        [t for t, _ in look.states],
-        shown,
-        result.image,
-        layers,
-    )
+    latents, photo = w[..., :n].reshape(*w.shape[:3], *grid), w[..., n:]
+    return result, EditMaps(latents, photo, grid, [t for t, _ in look.states], source, result.image, layers)
 
 # %% ../../nbs/inside/507_edit_attention.ipynb #f715a539
 def edit_maps_figure(maps: EditMaps, patches=((5, 3), (2, 6))):  # (row, col) of patches whose reading is shown

@@ -10,24 +10,26 @@ import numpy as np, torch
 from ..basics import OmniError
 from ..concept.persona import Persona
 from omnipersona.inside.recording import (
-    _query_keys,
-    _softmax_rows,
     first_named,
     packed_request,
     record,
     token_positions,
 )
 from .concept_maps import ConceptMaps
+from ..model.segments import Batch
+from ..model.backbone import Backbone
+from ..concept.concept import Concept
+from .recording import observe, rows_of_attention
 
 # %% auto #0
 __all__ = ['token_kinds', 'ExpertAttention', 'expert_attention', 'expert_attention_figure', 'Rolled', 'rollout_columns',
            'with_rollout']
 
 # %% ../../nbs/inside/506_expert_attention.ipynb #3ac687f1
-def token_kinds(b, c) -> list:
+def token_kinds(b: Batch, bb: Backbone, c: Concept) -> list:
     "What stands in each slot [und | gen] of a batch of one: words, name, und, gen, photo, source, picture or frame."
     names = {c.ids[0]: "name"} | {i: "und" for i in c.ids[1 : 1 + c.n_und]} | {i: "gen" for i in c.ids[1 + c.n_und :]}
-    sp = set(c.bb.model.config.special.values())
+    sp = set(bb.model.config.special.values())
     photo = set(b.feature_at.tolist())
     text = lambda j, i: "photo" if j in photo else "frame" if i in sp else names.get(i, "words")
     und = [text(j, i) for j, i in enumerate(b.ids[0].tolist())]
@@ -67,7 +69,7 @@ def expert_attention(
     "Count what is read in one pass over a request and its picture. Raises OmniError for no learnt concept."
     c = first_named(request, persona.concepts)[1]
     b, _ = packed_request(persona, request, image, t, seed, source)
-    of = token_kinds(b, c)
+    of = token_kinds(b, persona.bb, c)
     kinds = list(dict.fromkeys(of))
     Lu = b.ids.shape[1]
     group = {k: [i for i, x in enumerate(of) if x == k] for k in kinds}
@@ -120,31 +122,28 @@ class Rolled:
 # %% ../../nbs/inside/506_expert_attention.ipynb #c7c7f9fc
 @contextmanager
 def rollout_columns(
-    bb,
-    at: list,  # slots [und | gen] whose columns are wanted
-    chunk: int = 256,
-):  # rows of attention computed at once
-    "Roll attention out while `bb.model` reads one uncached batch of one. Raises OmniError for a pass with a cache, whose earlier layers are gone."
-    r = Rolled()
+    bb: Backbone,
+    at: list,  # places [und | gen] whose columns are wanted
+    chunk: int = 256,  # rows of attention computed at once
+):  # yields a `Rolled`
+    """Roll attention out while `bb.model` reads one uncached batch of one.
 
-    def look(attn, args):
-        if args[6] is not None and len(args[6]):
+    Raises OmniError for a pass with a cache, whose earlier layers are gone."""
+    rolled = Rolled()
+
+    def look(layer, q, k, mask):
+        n = q.shape[2]
+        if k.shape[2] != n:
             raise OmniError(
                 "rollout: needs the whole sequence in one pass, and this one goes on from a cache; see packed_request"
             )
-        q, k = _query_keys(attn, args)
-        N = q.shape[2]
-        if r.value is None:
-            r.value = torch.eye(N, device=q.device)[:, at]
-        rows = [_softmax_rows(q, k, args[4], slice(i, i + chunk)).mean(1)[0] @ r.value for i in range(0, N, chunk)]
-        r.value = 0.5 * r.value + 0.5 * torch.cat(rows)
+        if rolled.value is None:
+            rolled.value = torch.eye(n, dtype=torch.float32, device=q.device)[:, at]
+        parts = (rows_of_attention(q, k, mask, slice(i, i + chunk)) for i in range(0, n, chunk))
+        rolled.value = 0.5 * rolled.value + 0.5 * torch.cat([w.mean(1)[0] @ rolled.value for w in parts])
 
-    hooks = [l.self_attn.register_forward_pre_hook(look) for l in bb.model.language_model.model.layers]
-    try:
-        yield r
-    finally:
-        for h in hooks:
-            h.remove()
+    with observe(bb, look):
+        yield rolled
 
 # %% ../../nbs/inside/506_expert_attention.ipynb #e8964755
 def with_rollout(persona: Persona, request: str, maps: ConceptMaps, source=None) -> ConceptMaps:

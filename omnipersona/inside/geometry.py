@@ -45,9 +45,9 @@ class Snapshots:
         self.every, self.steps, self.rows = every, [], []
 
     def __call__(self, L):
-        if L.step == 1 or L.step % self.every == 0:
-            self.steps.append(L.step)
-            self.rows.append(L.concept.rows.detach().clone())
+        if L.global_step == 1 or L.global_step % self.every == 0:
+            self.steps.append(L.global_step)
+            self.rows.append(L.concept.embeddings.detach().clone())
         return False
 
 # %% ../../nbs/inside/509_geometry.ipynb #61b6984c

@@ -8,7 +8,8 @@ import numpy as np, torch
 from ..basics import OmniError
 from ..concept.persona import Persona
 from .recording import first_named, packed_request, record, token_positions
-from .concept_maps import ConceptMaps, _maps, own_patches, with_outside
+from .concept_maps import ConceptMaps, own_patches, with_outside
+from .concept_maps import maps_of_trace
 
 # %% auto #0
 __all__ = ['cells_on', 'pointing_game', 'photo_maps', 'pointing_by_layer', 'best_iou', 'shuffled_iou', 'iou_by_layer']
@@ -40,7 +41,9 @@ def photo_maps(
     at, own = token_positions(b, c), own_patches(b)
     with torch.no_grad(), record(bb, lambda *_: list(own), reduce=lambda w: with_outside(w[0], at, own)) as tr:
         bb.model(b, splice=cs.splice)
-    maps = _maps(bb, tr, c, photo.image, grid, states=[(t, b.x[0, [i - b.ids.shape[1] for i in own]].float().cpu())])
+    maps = maps_of_trace(
+        bb, tr, c, photo.image, grid, states=[(t, b.x[0, [i - b.ids.shape[1] for i in own]].float().cpu())]
+    )
     maps.mask = np.asarray(photo.mask)
     return maps
 

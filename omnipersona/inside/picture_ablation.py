@@ -52,7 +52,7 @@ def picture_effects(
     request: str,
     groups: dict | None = None,  # {label: what `ablate` takes}; None: und and gen
     seed: int = 0,
-    guidance=None,
+    sampling=None,
     source=None,  # a picture to edit
     other=None,  # a Concept whose rows take their place; None: the mean of the expert's
     judge=None,  # knows individuals, as `ToyJudge` does
@@ -66,7 +66,7 @@ def picture_effects(
     if judge is not None and not len(real):
         raise OmniError("real=(): the judge compares with real pictures of the character; give some")
     draw = lambda p: (
-        (p.generate(request, seed, guidance) if source is None else p.edit(source, request, seed, guidance)).image
+        (p.generate(request, seed, sampling) if source is None else p.edit(request, source, seed, sampling)).image
     )
     without = [draw(swapped_in(persona, name, ablate(c, rows, other))) for rows in groups.values()]
     whole = draw(persona)

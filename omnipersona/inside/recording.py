@@ -5,55 +5,75 @@
 # %% ../../nbs/inside/501_recording.ipynb #32eaca86
 from __future__ import annotations
 from contextlib import contextmanager
+from functools import partial
 import numpy as np, torch
+from torch import Tensor
 from ..basics import OmniError
-from ..model.attention import rotate
-from ..model.segments import LatentImage, pack
+from ..model.attention import attention_weights
+from ..model.backbone import Backbone
+from ..model.generate import pack_for
+from ..model.segments import LatentImage
 from ..concept.requests import replace_names, request_segments
 from ..concept.persona import Persona
 
 # %% auto #0
-__all__ = ['AttentionTrace', 'record', 'first_named', 'token_positions', 'token_labels', 'token_experts', 'packed_request']
+__all__ = ['rows_of_attention', 'observe', 'AttentionTrace', 'record', 'first_named', 'token_positions', 'token_labels',
+           'token_experts', 'packed_request']
 
 # %% ../../nbs/inside/501_recording.ipynb #a7700004
-def _query_keys(attn, args):
-    "Rotated queries and keys (B, heads, L or M, dim), cached keys first, of what a `MoTAttention` is given."
-    u, g, cos, sin, _, layer, cache = args[:7]
-    parts = [attn._qkv(x, s) for x, s in ((u, ""), (g, "_moe_gen")) if x.shape[1]]
-    q, k, v = (torch.cat(p, 1).transpose(1, 2) for p in zip(*parts))
-    q, k = rotate(q, cos, sin).to(v.dtype), rotate(k, cos, sin).to(v.dtype)
-    if cache is not None:
-        k, _ = cache.join(layer, k, v)
-    return q, (k.repeat_interleave(q.shape[1] // k.shape[1], 1) if k.shape[1] != q.shape[1] else k)
+def rows_of_attention(
+    q: Tensor,  # (B, H, L, dim) rotated queries
+    k: Tensor,  # (B, Hkv, M, dim) rotated keys, cached ones first
+    mask: Tensor,  # (B, L, M) who sees whom
+    rows,  # which queries: indices or a slice
+    heads: list | None = None,  # numbers; None: all
+) -> Tensor:  # (B, heads, queries, M), float32
+    "Attention weights of some queries over all keys."
+    w = attention_weights(q[:, :, rows].float(), k.float(), mask[:, rows])
+    return w if heads is None else w[:, heads]
 
 
-def _softmax_rows(q, k, mask, q_at):
-    "Weights (B, heads, queries, keys) of some queries over all keys."
-    s = (q[:, :, q_at] * q.shape[-1] ** -0.5).float() @ k.float().transpose(-1, -2)
-    return s.masked_fill(~mask[:, None, q_at], -torch.inf).softmax(-1)
-
-
-def _weights(attn, args, heads, q_at, k_at):
-    "Attention weights (B, heads, queries, keys) of the asked-for rows only."
-    q, k = _query_keys(attn, args)
-    if heads is not None:
-        q, k = q[:, heads], k[:, heads]
-    w = _softmax_rows(q, k, args[4], q_at)
-    return w if k_at is None else w[..., k_at]
+@contextmanager
+def observe(
+    bb: Backbone,
+    look,  # called as look(layer, q, k, mask) before every attention, see `MoTAttention`
+    layers: list | None = None,  # numbers; None: all
+):
+    "Let `look` see what goes into the attention of whatever `bb` does inside the block."
+    blocks = bb.model.language_model.model.layers
+    watched = [(i, block.self_attn) for i, block in enumerate(blocks) if layers is None or i in layers]
+    for i, attention in watched:
+        attention.observer = partial(look, i)
+    try:
+        yield
+    finally:
+        for _, attention in watched:
+            attention.observer = None
 
 # %% ../../nbs/inside/501_recording.ipynb #a7700005
 class AttentionTrace:
-    "What was recorded: `entries`, dicts of call, layer, time and weights; `bytes` so far."
+    """What was recorded: `entries`, dicts of call, layer, time and weights; `bytes` so far. `batch` and `cache` are those of
+    the pass that is running, the `calls`-th."""
 
-    def __init__(self, limit):
-        self.entries, self.limit, self.bytes, self.batch, self.cache, self.calls = [], limit, 0, None, None, -1
+    def __init__(
+        self,
+        limit: float,  # bytes kept at most
+    ):
+        self.entries, self.limit, self.bytes = [], limit, 0
+        self.batch, self.cache, self.calls = None, None, -1
 
-    def add(self, layer, w):
-        w = np.asarray(w.float().cpu()) if isinstance(w, torch.Tensor) else np.asarray(w)
+    def begin(self, model, args):
+        "A pass of the model begins: a forward pre-hook."
+        self.batch, self.cache, self.calls = args[0], args[1] if len(args) > 1 else None, self.calls + 1
+
+    def add(self, layer: int, w: Tensor | np.ndarray):
+        "Keep the weights of one layer. Raises OmniError over the limit."
+        w = np.asarray(w.float().cpu()) if isinstance(w, Tensor) else np.asarray(w)
         self.bytes += w.nbytes
         if self.bytes > self.limit:
             raise OmniError(
-                f"recording attention: over the limit of {self.limit / 1e6:g} MB; name fewer layers, heads, queries or keys, or a reduce"
+                f"recording attention: over the limit of {self.limit / 1e6:g} MB; name fewer layers, heads, queries or "
+                "keys, or a reduce"
             )
         t = float(self.batch.t.max()) if self.batch.t.numel() else None
         self.entries.append(dict(call=self.calls, layer=layer, t=t, weights=w))
@@ -61,39 +81,32 @@ class AttentionTrace:
 # %% ../../nbs/inside/501_recording.ipynb #3de3bec6
 @contextmanager
 def record(
-    bb,
-    queries=None,  # (batch, cache) -> indices of [und | gen] slots, or None: not this call. None: all
+    bb: Backbone,
+    queries=None,  # (batch, cache) -> indices of [und | gen] places, or None: not this call. None: all
     keys=None,  # (batch, cache) -> indices of [cached | und | gen] keys. None: all
-    layers=None,  # numbers; None: all
-    heads=None,  # numbers; None: all
+    layers: list | None = None,  # numbers; None: all
+    heads: list | None = None,  # numbers; None: all
     reduce=None,  # weights (B, heads, queries, keys) -> what is kept
-    limit=512e6,
-):  # bytes kept at most; OmniError beyond
+    limit: float = 512e6,  # bytes kept at most; OmniError beyond
+):  # yields an `AttentionTrace`
     "Record attention of whatever `bb` does inside; its outputs stay bit for bit the same."
-    trace, m = AttentionTrace(limit), bb.model
+    trace = AttentionTrace(limit)
 
-    def call(_, args):
-        trace.batch, trace.cache, trace.calls = args[0], args[1] if len(args) > 1 else None, trace.calls + 1
-
-    def look(attn, args):
-        b, layer = trace.batch, args[5]
-        q = queries(b, trace.cache) if queries else slice(None)
-        if q is None:
+    def look(layer, q, k, mask):
+        rows = queries(trace.batch, trace.cache) if queries else slice(None)
+        if rows is None:
             return
         with torch.no_grad():
-            w = _weights(attn, args, heads, q, keys(b, trace.cache) if keys else None)
-        trace.add(layer, reduce(w) if reduce else w)
+            w = rows_of_attention(q, k, mask, rows, heads)
+            w = w[..., keys(trace.batch, trace.cache)] if keys else w
+            trace.add(layer, reduce(w) if reduce else w)
 
-    blocks = m.language_model.model.layers
-    hooks = [m.register_forward_pre_hook(call)]
-    hooks += [
-        l.self_attn.register_forward_pre_hook(look) for i, l in enumerate(blocks) if layers is None or i in layers
-    ]
+    hook = bb.model.register_forward_pre_hook(trace.begin)
     try:
-        yield trace
+        with observe(bb, look, layers):
+            yield trace
     finally:
-        for h in hooks:
-            h.remove()
+        hook.remove()
 
 # %% ../../nbs/inside/501_recording.ipynb #528a77db
 def first_named(request: str, concepts) -> tuple:
@@ -120,6 +133,16 @@ def token_experts(c) -> list:
     return ["name"] + ["und"] * c.n_und + ["gen"] * c.n_gen
 
 # %% ../../nbs/inside/501_recording.ipynb #4c69cacc
+def _canvas(bb, grid, image, latents, t, seed):
+    "What is being drawn, as a segment: given latents, a picture with noise, or noise alone."
+    if latents is not None:
+        return LatentImage(latents.to(bb.device), grid, t)
+    if image is None:
+        return LatentImage(bb.initial_noise([seed], grid)[0], grid, t)
+    z = bb.encode_latents(image)[0]
+    return LatentImage(z.x, z.grid, t, bb.initial_noise([seed], z.grid)[0].to(z.x))
+
+
 def packed_request(
     persona: Persona,
     request: str,
@@ -127,27 +150,17 @@ def packed_request(
     t: float = 1.0,  # how much of it is noise, over 0
     seed: int = 0,
     source=None,  # a picture to edit
-    latents=None,  # (N, C): the canvas as it is, in place of `image`
-    grid=None,  # its (rows, columns); None: the source's, or a square
+    latents: Tensor | None = None,  # (N, C): the canvas as it is, in place of `image`
+    grid: tuple | None = None,  # its (rows, columns); None: the source's, or a square
 ) -> tuple:  # Batch of one sample, grid of the picture
-    "A request with its context and the picture that is being drawn. Raises OmniError for unknown names and for t outside (0, 1]."
+    """A request with its context and the picture that is being drawn.
+
+    Raises OmniError for unknown names and for t outside (0, 1]."""
     if not 0 < t <= 1:
         raise OmniError(f"t={t}: the share of noise in the picture, over 0 and at most 1")
-    bb, cs = persona.bb, persona.concepts
-    prompts, _, q = request_segments(bb, request, cs)
+    bb, concepts = persona.bb, persona.concepts
+    prompts, _, text = request_segments(bb, request, concepts)
     context = bb.encode_source(source)[0] if source is not None else []
     grid = grid or (context[0].grid if context else bb.grid)
-    if latents is not None:
-        canvas = LatentImage(latents.to(bb.device), grid, t)
-    else:
-        z = bb.encode_latents(image)[0] if image is not None else None
-        n = (grid[0] * grid[1], bb.model.config.latent_channels) if z is None else z.x.shape
-        grid, noise = (
-            grid if z is None else z.grid,
-            torch.randn(n, generator=torch.Generator().manual_seed(seed)).to(bb.device),
-        )
-        canvas = LatentImage(noise if z is None else z.x, grid, t, noise.to(z.x) if z is not None else None)
-    m = bb.model
-    return pack([[*prompts, *context, q, canvas]], m.special, m.config.latent_channels, cs.gen_ids).to(
-        bb.device, bb.dtype
-    ), grid
+    canvas = _canvas(bb, tuple(grid), image, latents, t, seed)
+    return pack_for(bb.model, [[*prompts, *context, text, canvas]], concepts), canvas.grid

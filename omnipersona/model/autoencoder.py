@@ -51,11 +51,16 @@ class Autoencoder(nn.Module):
     def encode(
         self,
         x: Tensor,  # (B, 3, H, W) in [-1,1]
-        generator=None,  # of the noise, where the network samples
+        generator: torch.Generator | list | None = None,  # of the noise, where the network samples
     ) -> Tensor:  # (B, z, h, w)
+        """Pixels to latents. A network that samples takes noise of seed 0 for every picture unless told otherwise, so that
+        the same picture has the same latents, whatever it is encoded with."""
         own = x.to(self.net.dtype)
         o = self.net.encode(F.pixel_unshuffle(own, self.fold) if self.fold > 1 else own)
-        z = o.latents if hasattr(o, "latents") else o.latent_dist.sample(generator)
+        if hasattr(o, "latents"):
+            z = o.latents
+        else:
+            z = o.latent_dist.sample(generator or [torch.Generator("cpu").manual_seed(0) for _ in x])
         return (self.scale * (z - self.shift)).to(x.dtype)
 
     def decode(

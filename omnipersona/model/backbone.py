@@ -5,39 +5,158 @@
 # %% ../../nbs/model/210_backbone.ipynb #79a56c83
 from __future__ import annotations
 import hashlib, json
+from collections import defaultdict
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+import numpy as np
 import torch
 from torch import Tensor
-import torch.nn.functional as F
 from PIL import Image
 from ..basics import OmniError, atomic_dir, default_device
-from ..pictures import load_image, square, to_image, to_tensor
+from ..pictures import load_image, to_image
 from .flow import PRESETS, SamplingConfig
-from .vision import patchify, unpatchify
+from .vision import ImageResize, patchify, unpatchify
 from .autoencoder import Autoencoder
 from .segments import LatentImage, Text, ViTImage
 from .mot import MoT
 from .tokenizer import Tokenizer
-from .generate import draw, prefill, require_finite, say, score_next
+from .generate import generate_text, prefill, require_finite, sample_latents, score_next
 
 # %% auto #0
-__all__ = ['mark', 'digest', 'Backbone', 'load_saved']
+__all__ = ['MAX_PIXELS', 'Pixels', 'as_list', 'in_groups', 'tensor_signature', 'weights_fingerprint', 'Backbone',
+           'square_resizes', 'load_saved']
 
 # %% ../../nbs/model/210_backbone.ipynb #cdc91990
-class _Doors:
-    "Pictures and texts to segments, latents to pictures. `size`: pixels on a side of the pictures it reads and draws."
+@dataclass
+class Pixels:
+    "One picture as the two image encoders read it, values in [-1, 1]."
 
-    def __init__(self, model: MoT, ae: Autoencoder, tok: Tokenizer, size: int):
+    vae: Tensor  # (3, H, W)
+    vit: Tensor  # (3, h, w)
+
+
+def as_list(images) -> list:
+    "A list of pictures, also from a single one."
+    single = isinstance(images, (Image.Image, str, Path, Pixels, np.ndarray)) or hasattr(images, "image")
+    return [images] if single or (isinstance(images, Tensor) and images.ndim == 3) else list(images)
+
+# %% ../../nbs/model/210_backbone.ipynb #a9f2e40b
+MAX_PIXELS = 2**20  # of the pictures that go through an image encoder together
+
+
+def in_groups(
+    items: list,
+    key,  # item -> what it has in common with those it can be run together with
+    run,  # (key, list of items) -> list of as many results
+    most=None,  # key -> how many may be run together; None: all
+) -> list:  # one result for each item, in the order of the items
+    "Run items together that can be."
+    groups, out = defaultdict(list), [None] * len(items)
+    for i, x in enumerate(items):
+        groups[key(x)].append(i)
+    for k, members in groups.items():
+        size = max(1, most(k)) if most else len(members)
+        for part in (members[j : j + size] for j in range(0, len(members), size)):
+            for i, y in zip(part, run(k, [items[i] for i in part])):
+                out[i] = y
+    return out
+
+# %% ../../nbs/model/210_backbone.ipynb #2addf953
+def tensor_signature(p: Tensor) -> bytes:
+    "The shape and the first values, in bf16, of a tensor."
+    first = p.flatten()[:64].float().cpu().to(torch.bfloat16)
+    return str(tuple(p.shape)).encode() + first.view(torch.int16).numpy().tobytes()
+
+# %% ../../nbs/model/210_backbone.ipynb #b8018cbb
+def weights_fingerprint(
+    signatures: dict,  # {name: signature} of all tensors
+) -> str:  # 16 hexadecimal digits
+    "Hash of the names and signatures of all tensors."
+    h = hashlib.sha256()
+    for k, m in sorted(signatures.items()):
+        h.update(k.encode() + m)
+    return h.hexdigest()[:16]
+
+# %% ../../nbs/model/210_backbone.ipynb #3d7858b6
+class Backbone:
+    """A frozen unified model with its image encoders and its tokenizer.
+
+    `presets`: {'draw', 'edit': SamplingConfig}. `offload_encoders`: True lets ViT and autoencoder wait in the CPU's memory
+    and visit the device when they are needed."""
+
+    def __init__(
+        self,
+        model: MoT,
+        ae: Autoencoder,
+        tok: Tokenizer,
+        resizes: tuple
+        | None = None,  # (autoencoder's, ViT's) `ImageResize`; None: squares as large as its tables reach
+        presets: dict | None = None,  # None: those of a small model
+        name: str = "tiny",
+    ):
         self.model, self.ae = model.eval().requires_grad_(False), ae.eval().requires_grad_(False)
-        self.tok, self.size = tok, size
-        self.offload_encoders = (
-            False  # True: ViT and autoencoder wait in the CPU's memory and visit the device when they are needed
+        self.tok, self.name = tok, name
+        self.vae_resize, self.vit_resize = resizes or square_resizes(model.config)
+        self.presets = presets or {k: PRESETS[k] for k in ("draw", "edit")}
+        self.signatures = None  # of the weights as they are stored, where those in memory are quantised
+        self.offload_encoders = False
+
+    @property
+    def device(self) -> torch.device:
+        "Where it computes."
+        return self.model.get_input_embeddings().weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        "What it computes in."
+        return self.model.get_input_embeddings().weight.dtype
+
+    @property
+    def size(self) -> int:
+        "Longest side of a picture, pixels."
+        return self.vae_resize.longest
+
+    @property
+    def grid(self) -> tuple:
+        "(rows, columns) of latent tokens of a square picture."
+        n = self.size // self.model.config.latent_downsample // self.model.config.latent_patch_size
+        return (n, n)
+
+    def latent_grid(
+        self,
+        image=None,  # a picture to edit, see `load_image`; None: a drawing from text
+    ) -> tuple:  # (rows, columns)
+        "Latent tokens of the picture that is drawn. Nothing is encoded for this."
+        if image is None:
+            return self.grid
+        side = self.model.config.latent_downsample * self.model.config.latent_patch_size
+        return _cells(self.vae_resize.size(load_image(image).size), side)
+
+    def vit_grid(
+        self,
+        image,  # a picture, see `load_image`
+    ) -> tuple:  # (rows, columns)
+        "Patches of the ViT's copy of a picture. Nothing is encoded for this."
+        size = self.vit_resize.size(self.vae_resize.size(load_image(image).size))
+        return _cells(size, self.model.vit_model.config.patch_size)
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the backbone a concept was made for: a hash of the shape and the first values of every weight, in bf16.
+        Quantisation does not change it."""
+        return weights_fingerprint(
+            self.signatures or {k: tensor_signature(p) for k, p in self.model.state_dict().items()}
         )
 
+    def to(self, device: torch.device | str) -> Backbone:
+        "Move everything to a device."
+        self.model.to(device)
+        self.ae.to(device)
+        return self
+
     @contextmanager
-    def on_device(self, encoder):
+    def on_device(self, encoder: torch.nn.Module):
         "The ViT or the autoencoder, on the device."
         encoder.to(self.device)
         try:
@@ -46,112 +165,90 @@ class _Doors:
             if self.offload_encoders:
                 encoder.to("cpu")
 
-    @property
-    def device(self):
-        return self.model.get_input_embeddings().weight.device
-
-    @property
-    def dtype(self):
-        return self.model.get_input_embeddings().weight.dtype
-
-    @property
-    def grid(self) -> tuple:
-        "(rows, columns) of latent tokens of a picture."
-        n = self.size // self.model.config.latent_downsample // self.model.config.latent_patch_size
-        return (n, n)
-
-    def pixels(self, images) -> Tensor:
-        "PIL pictures (or paths) -> (B,3,size,size) in [-1,1]; cropped to a square first. Raises OmniError for no picture."
-        if isinstance(images, (Image.Image, str, Path)):
-            images = [images]
-        return torch.stack([to_tensor(square(load_image(i), self.size)) for i in images]).to(self.device, self.dtype)
-
-    def text(self, s: str, loss=False) -> Text:
+    def text(self, s: str, loss: bool = False) -> Text:
         "A `Text` segment. Raises OmniError for words the tokenizer does not know."
         return Text(self.tok(s), loss)
 
+    def preprocess(
+        self,
+        images,  # a picture, or a list of pictures: see `load_image`
+    ) -> list:  # of `Pixels`
+        "Pictures as the two image encoders read them. Raises OmniError for what is no picture."
+        return [i if isinstance(i, Pixels) else self._pixels(load_image(i)) for i in as_list(images)]
+
+    def _pixels(self, image):
+        "The autoencoder's copy, and from it the ViT's, as in BAGEL."
+        resized = self.vae_resize(image)
+        copies = self.vae_resize.tensor(resized), self.vit_resize.tensor(resized)
+        return Pixels(*(x.to(self.device, self.dtype) for x in copies))
+
     @torch.no_grad()
-    def seen(self, images) -> list:
-        "A `ViTImage` segment for each picture: ViT features."
-        c = self.model.vit_model.config
-        x, n = self.preprocess(images), c.image_size // c.patch_size
-        if x.shape[-1] != c.image_size:
-            x = F.interpolate(
-                x.float(), size=(c.image_size,) * 2, mode="bicubic", antialias=True, align_corners=False
-            ).clamp(-1, 1)
+    def encode_vit(self, images) -> list:
+        "A `ViTImage` segment for each picture: ViT features, each on its own grid."
+        p = self.model.vit_model.config.patch_size
+
+        def run(shape, xs):
+            grid = (shape[1] // p, shape[2] // p)
+            features = require_finite(vit(patchify(torch.stack(xs), p), grid), "ViT features")
+            return [ViTImage(f.clone(), grid) for f in features]
+
         with self.on_device(self.model.vit_model) as vit:
-            f = require_finite(vit(patchify(x.to(self.dtype), c.patch_size), (n, n)), "ViT features")
-        return [ViTImage(v.clone(), (n, n)) for v in f]
+            return in_groups([x.vit for x in self.preprocess(images)], lambda x: x.shape, run, _at_once)
 
     @torch.no_grad()
-    def clean(self, images, generator=None) -> list:
-        "A clean `LatentImage` segment for each picture: latents. `generator`: of an autoencoder that samples."
-        with self.on_device(self.ae) as ae:
-            z = ae.encode(self.preprocess(images), generator)
-        z = patchify(require_finite(z, "latents"), self.model.config.latent_patch_size)
-        return [LatentImage(v.clone(), self.grid) for v in z]
+    def encode_latents(self, images, generator: torch.Generator | None = None) -> list:
+        "A clean `LatentImage` segment for each picture. `generator`: of an autoencoder that samples, see `Autoencoder.encode`."
 
-    def edit_context(self, images) -> list:
-        "[clean latents, ViT features] of each source picture, in BAGEL's order."
-        return [[c, s] for c, s in zip(self.encode_latents(images), self.encode_vit(images))]
+        def run(shape, xs):
+            z = require_finite(ae.encode(torch.stack(xs), generator), "latents")
+            return [LatentImage.from_latents(x, self.model.config.latent_patch_size) for x in z]
+
+        with self.on_device(self.ae) as ae:
+            return in_groups([x.vae for x in self.preprocess(images)], lambda x: x.shape, run, _at_once)
+
+    def encode_source(self, images) -> list:
+        "[clean latents, ViT features] of each picture that is to be edited, in BAGEL's order."
+        pixels = self.preprocess(images)
+        return [list(pair) for pair in zip(self.encode_latents(pixels), self.encode_vit(pixels))]
 
     @torch.inference_mode()
-    def decode(self, x: Tensor) -> list:
-        "Latent tokens (B,N,C) -> PIL pictures."
-        z = unpatchify(x.to(self.dtype), self.model.config.latent_patch_size, self.grid)
+    def decode_latents(
+        self,
+        x: Tensor,  # (B, N, C) latent tokens
+        grid: tuple | None = None,  # (rows, columns), rows*columns = N; None: a square picture's
+    ) -> list:  # B PIL pictures
+        "Latent tokens to pictures."
+        z = unpatchify(x.to(self.dtype), self.model.config.latent_patch_size, grid or self.grid)
+        side = self.model.config.latent_downsample
+        most = max(1, MAX_PIXELS // (z.shape[2] * z.shape[3] * side * side))
         with self.on_device(self.ae) as ae:
-            return [to_image(p) for p in ae.decode(z)]
+            return [to_image(p) for part in z.split(most) for p in ae.decode(part)]
 
-    def noise(self, seeds) -> Tensor:
-        "(B,N,C) starting noise, one seed for each picture, the same on every device."
-        n = (self.grid[0] * self.grid[1], self.model.config.latent_channels)
-        one = lambda s: torch.randn(n, generator=torch.Generator().manual_seed(int(s)))
-        return torch.stack([one(s) for s in seeds]).to(self.device)
+    def initial_noise(
+        self,
+        seeds,  # B integers
+        grid: tuple | None = None,  # (rows, columns); None: a square picture's
+    ) -> Tensor:  # (B, N, C)
+        "Starting noise, one seed for each picture, the same on every device."
+        rows, columns = grid or self.grid
+        n = (rows * columns, self.model.config.latent_channels)
+        noise = [
+            torch.randn(n, generator=torch.Generator("cpu").manual_seed(int(s)), dtype=torch.float32, device="cpu")
+            for s in seeds
+        ]
+        return torch.stack(noise).to(self.device)
 
-# %% ../../nbs/model/210_backbone.ipynb #2addf953
-def mark(p: Tensor) -> bytes:
-    "The shape and the first values, in bf16, of a tensor."
-    first = p.flatten()[:64].float().cpu().to(torch.bfloat16)
-    return str(tuple(p.shape)).encode() + first.view(torch.int16).numpy().tobytes()
-
-# %% ../../nbs/model/210_backbone.ipynb #b8018cbb
-def digest(
-    marks: dict,  # name: mark
-) -> str:  # 16 hexadecimal digits
-    "Hash of the names and marks of all tensors."
-    h = hashlib.sha256()
-    for k, m in sorted(marks.items()):
-        h.update(k.encode() + m)
-    return h.hexdigest()[:16]
-
-
-def _hooks(concept):
-    "What the model's functions want of a concept, or of none."
-    if concept is None:
-        return dict(splice=None, gen_ids=frozenset())
-    return dict(splice=concept.splice, gen_ids=concept.gen_ids)
-
-# %% ../../nbs/model/210_backbone.ipynb #3d7858b6
-class Backbone(_Doors):
-    "A frozen unified model with its doors. `size`: pixels of the pictures it draws; `presets`: SamplingConfig for 'draw' and 'edit'."
-
-    knows_names = True  # the reserved names were words of its pretraining
-
-    def __init__(self, model: MoT, ae: Autoencoder, tok: Tokenizer, size: int = 64, presets=None, name: str = "tiny"):
-        super().__init__(model, ae, tok, size)
-        self.marks = None  # of the weights as they are stored, where those in memory are quantised
-        self.name, self.presets = name, presets or {k: PRESETS[k] for k in ("draw", "edit")}
-
-    def answer(
+    def generate_text(
         self,
         samples: list,  # B lists of segments
         concept=None,  # what puts concept tokens in their places
-        max_new_tokens=24,
-        **kw,  # temperature, generator, record: see `say`
-    ) -> list:  # B (text, Said) pairs
+        max_new_tokens: int = 24,
+        temperature: float = 0.0,  # 0: greedy
+        generator: torch.Generator | None = None,  # on the model's device, for a temperature over 0
+    ) -> list:  # B (text, GeneratedText) pairs
         "Text after each list of segments."
-        k = _hooks(concept)
-        out = say(self.model, prefill(self.model, samples, **k), max_new_tokens, **k, **kw)
+        cache = prefill(self.model, samples, concept=concept)
+        out = generate_text(self.model, cache, max_new_tokens, temperature, generator, concept)
         return [(self.tok.decode(o.ids), o) for o in out]
 
     def probability(
@@ -161,61 +258,70 @@ class Backbone(_Doors):
         concept=None,
     ) -> Tensor:  # (B, len(words)), rows sum to 1
         "How likely each one-token answer is, among them."
-        k = _hooks(concept)
-        return score_next(self.model, prefill(self.model, samples, **k), [self.tok(w)[0] for w in words], k["splice"])
+        cache = prefill(self.model, samples, concept=concept)
+        return score_next(self.model, cache, [self.tok(w)[0] for w in words], concept)
 
-    def paint(
+    def generate_images(
         self,
         samples: list,  # B lists of segments
         seeds,  # B integers
-        guidance: SamplingConfig | str = "draw",  # or the name of one of `presets`
+        sampling: SamplingConfig | str = "draw",  # or the name of one of `presets`
         concept=None,
-        negative="last",  # what the branch without text leaves out, see `contexts`
-        **kw,  # caches, callback, record: see `draw`
+        negative: str = "last",  # what the branch without text leaves out, see `contexts`
+        grid: tuple | None = None,  # (rows, columns) of latent tokens; None: the last source picture's, or a square
+        callback=None,  # see `euler`
     ) -> list:  # B PIL pictures
-        "A picture after each list of segments."
-        g = self.presets[guidance] if isinstance(guidance, str) else guidance
-        return self.decode(
-            draw(
-                self.model, samples, self.grid, g, self.initial_noise(seeds), negative=negative, **_hooks(concept), **kw
-            )
-        )
+        "A picture after each list of segments. Pictures of one shape are drawn together."
+        chosen = self.presets[sampling] if isinstance(sampling, str) else sampling
 
-    @property
-    def fingerprint(self) -> str:
-        "Identifies the backbone a concept was made for: a hash of the shape and the first values of every weight, in bf16. Quantisation does not change it."
-        return digest(self.marks or {k: mark(p) for k, p in self.model.state_dict().items()})
+        def shape(item):
+            source = next((s.grid for s in reversed(item[0]) if isinstance(s, LatentImage)), self.grid)
+            return tuple(grid or source)
 
-    def to(self, device):
-        "Move everything to a device."
-        self.model.to(device)
-        self.ae.to(device)
-        return self
+        def run(at, items):
+            contexts, own = zip(*items)
+            noise = self.initial_noise(own, at)
+            x = sample_latents(self.model, list(contexts), at, chosen, noise, concept, negative, callback=callback)
+            return self.decode_latents(x, at)
 
-    def save_pretrained(self, path, dtype=torch.bfloat16):
+        return in_groups(list(zip(samples, seeds)), shape, run)
+
+    def save_pretrained(self, path: str | Path, dtype: torch.dtype = torch.bfloat16):
         "Write a backbone folder, weights as `dtype`, all or nothing. What is in memory stays as it is."
-        _save(self, path, dtype)
+        import transformers
 
-# %% ../../nbs/model/210_backbone.ipynb #e2cd2cb2
-def _save(bb, path, dtype):
-    "Write the files of the table."
-    import transformers
+        transformers.utils.logging.disable_progress_bar()
+        weights = {k: v.to(dtype).contiguous() for k, v in self.model.state_dict().items()}
+        with atomic_dir(path) as d:
+            self.model.save_pretrained(d, state_dict=weights)
+            self.ae.save_pretrained(d / "ae", dtype)
+            self.tok.save(d)
+            (d / "backbone.json").write_text(json.dumps(_about(self), indent=1), encoding="utf-8")
 
-    transformers.utils.logging.disable_progress_bar()
-    outer = dict(
-        name=bb.name,
-        size=bb.size,
-        spare=bb.tok.spare,
-        rows=bb.tok.rows,
-        names=bb.tok.names,
-        presets={k: asdict(v) for k, v in bb.presets.items()},
-    )
-    with atomic_dir(path) as d:
-        d = Path(d)
-        bb.model.save_pretrained(d, state_dict={k: v.to(dtype).contiguous() for k, v in bb.model.state_dict().items()})
-        bb.ae.save_pretrained(d / "ae", dtype)
-        bb.tok.save(d)
-        (d / "backbone.json").write_text(json.dumps(outer, indent=1))
+# %% ../../nbs/model/210_backbone.ipynb #460ac35c
+def square_resizes(config) -> tuple:  # (autoencoder's, ViT's) `ImageResize`
+    "Squares as large as the position tables of a `MoTConfig` reach."
+    side = config.max_latent_size * config.latent_downsample * config.latent_patch_size
+    vae = ImageResize(side, square=True, resample="lanczos")
+    return vae, ImageResize(config.vit_config["image_size"], square=True, resample="float")
+
+
+def _cells(size, side):
+    "(width, height) in pixels to (rows, columns) of cells."
+    return size[1] // side, size[0] // side
+
+
+def _at_once(shape):
+    "How many pictures (3, H, W) go through an image encoder together."
+    return MAX_PIXELS // (shape[1] * shape[2])
+
+
+def _about(bb):
+    "What backbone.json holds."
+    tok = dict(spare=bb.tok.spare, vocab_size=bb.tok.vocab_size)
+    names = dict(names=bb.tok.names, names_pretrained=bb.tok.names_pretrained)
+    resizes = dict(vae_resize=asdict(bb.vae_resize), vit_resize=asdict(bb.vit_resize))
+    return dict(name=bb.name, **tok, **names, **resizes, presets={k: asdict(v) for k, v in bb.presets.items()})
 
 # %% ../../nbs/model/210_backbone.ipynb #c0c7b9f9
 _FILES = (
@@ -229,24 +335,26 @@ _FILES = (
 )
 
 
-def load_saved(path, dtype=None, device=None, quant=None, image_size=None) -> Backbone:
-    "Read a folder that `Backbone.save_pretrained` wrote; in float32 unless told otherwise. Raises OmniError for one that is not complete or damaged, and for what such a folder cannot do."
+def load_saved(
+    path: Path,  # a folder that `Backbone.save_pretrained` wrote
+    dtype: torch.dtype | None = None,  # None: float32
+    device: torch.device | str | None = None,  # None: a GPU if there is one
+) -> Backbone:
+    "Read a backbone folder. Raises OmniError for one that is not complete or damaged."
     import tokenizers, transformers
 
-    if quant or image_size:
-        raise OmniError(
-            f"{path}: quant={quant!r}, image_size={image_size!r} are for checkpoints in the official layout; this is a small backbone with pictures of one size"
-        )
     for f in _FILES:
         if not (path / f).exists():
             raise OmniError(f"{path}: {f} is missing; this is not a complete backbone folder")
     transformers.utils.logging.disable_progress_bar()
     try:
-        o = json.loads((path / "backbone.json").read_text())
+        o = json.loads((path / "backbone.json").read_text(encoding="utf-8"))
         model = MoT.from_pretrained(path, dtype=dtype or torch.float32)
         ae = Autoencoder.from_pretrained(path / "ae").to(dtype or torch.float32)
-        tok = Tokenizer(tokenizers.Tokenizer.from_file(str(path / "tokenizer.json")), o["spare"], o["rows"], o["names"])
-        presets = {k: SamplingConfig(**{**v, "interval": tuple(v["interval"])}) for k, v in o["presets"].items()}
-        return Backbone(model, ae, tok, o["size"], presets, o["name"]).to(device or default_device())
+        hf = tokenizers.Tokenizer.from_file(str(path / "tokenizer.json"))
+        tok = Tokenizer(hf, o["spare"], o["vocab_size"], o["names"], o["names_pretrained"])
+        resizes = ImageResize(**o["vae_resize"]), ImageResize(**o["vit_resize"])
+        presets = {k: SamplingConfig(**v) for k, v in o["presets"].items()}
+        return Backbone(model, ae, tok, resizes, presets, o["name"]).to(device or default_device())
     except Exception as e:
         raise OmniError(f"{path}: cannot be read as a backbone ({type(e).__name__}: {e}); copy it again") from e

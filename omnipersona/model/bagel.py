@@ -7,18 +7,10 @@ from __future__ import annotations
 import json, math
 from pathlib import Path
 import torch
-from torch import Tensor
-from PIL import Image
 from ..basics import compute_dtype, default_device
-from ..pictures import load_image, to_image, to_tensor
-from .flow import PRESETS
-from .vision import patchify, unpatchify
-from .autoencoder import Autoencoder
-from .segments import LatentImage, ViTImage
 from .mot import MoT
-from .tokenizer import SPECIALS, Tokenizer
-from .generate import draw, require_finite
-from .backbone import Backbone, _hooks, mark
+from .tokenizer import SPECIALS
+from .backbone import Backbone
 from .bagel_checkpoint import FILES, check_folder, compare_keys, read_json, stored_shapes
 from omnipersona.model.bagel_config import (
     ae_shapes,
@@ -29,117 +21,26 @@ from omnipersona.model.bagel_config import (
     empty_mot,
     mot_config,
 )
-from .quant import check_quant, put, quantise_layers
+from .quant import check_quant, quantise_layers
+from .backbone import tensor_signature
+from .quant import set_parameter
+from .flow import BAGEL_PRESETS
 
 # %% auto #0
-__all__ = ['SMALL', 'BagelBackbone', 'load_bagel', 'save_byte_tokenizer', 'random_checkpoint']
-
-# %% ../../nbs/model/214_bagel.ipynb #0efb473d
-class BagelBackbone(Backbone):
-    "A Backbone whose pictures keep their shape. `fits`: how pictures are resized for the autoencoder and for the ViT."
-
-    knows_names = False
-
-    def __init__(
-        self, model: MoT, ae: Autoencoder, tok: Tokenizer, fits: tuple | None = None, presets=None, name: str = "bagel"
-    ):
-        self.fits = fits or default_resizes(model.config)
-        super().__init__(
-            model,
-            ae,
-            tok,
-            self.fits[0].longest,
-            presets or dict(draw=PRESETS["bagel_draw"], edit=PRESETS["bagel_edit"]),
-            name,
-        )
-
-    def _fitted(self, images):
-        return [
-            self.fits[0](load_image(i)) for i in ([images] if isinstance(images, (Image.Image, str, Path)) else images)
-        ]
-
-    def _tensor(self, image):
-        return to_tensor(image)[None].to(self.device, self.dtype)
-
-    def pixels(self, images) -> list:
-        "Pictures -> list of (1,3,H,W) in [-1,1], as the autoencoder reads them."
-        return [self._tensor(i) for i in self._fitted(images)]
-
-    @torch.no_grad()
-    def seen(self, images) -> list:
-        "A `ViTImage` segment for each picture, each with its own grid."
-        out, p = [], self.model.vit_model.config.patch_size
-        with self.on_device(self.model.vit_model) as vit:
-            for x in (self._tensor(self.fits[1](i)) for i in self._fitted(images)):
-                grid = (x.shape[2] // p, x.shape[3] // p)
-                out.append(ViTImage(require_finite(vit(patchify(x, p), grid)[0], "ViT features"), grid))
-        return out
-
-    @torch.no_grad()
-    def clean(self, images, generator=None) -> list:
-        "A clean `LatentImage` segment for each picture, each with its own grid."
-        with self.on_device(self.ae) as ae:
-            return [self.latent(require_finite(ae.encode(x, generator), "latents")) for x in self.preprocess(images)]
-
-    def latent(self, z: Tensor) -> LatentImage:
-        "Latents (1,z,h,w) -> a clean segment."
-        p = self.model.config.latent_patch_size
-        return LatentImage(patchify(z, p)[0], (z.shape[2] // p, z.shape[3] // p))
-
-    @torch.inference_mode()
-    def decode(self, x: Tensor, grid: tuple | None = None) -> list:
-        "Latent tokens (B,N,C) of a (rows, columns) grid -> PIL pictures."
-        zs = unpatchify(x.to(self.dtype), self.model.config.latent_patch_size, grid or self.grid)
-        with self.on_device(self.ae) as ae:
-            return [to_image(ae.decode(z[None])[0]) for z in zs]
-
-    def noise(self, seeds, grid: tuple | None = None) -> Tensor:
-        "(B,N,C) starting noise, one seed for each picture, the same on every device."
-        h, w = grid or self.grid
-        n = (h * w, self.model.config.latent_channels)
-        return torch.stack([torch.randn(n, generator=torch.Generator().manual_seed(int(s))) for s in seeds]).to(
-            self.device
-        )
-
-    def paint(
-        self, samples: list, seeds, guidance="draw", concept=None, negative="last", grid: tuple | None = None, **kw
-    ) -> list:
-        "A picture after each list of segments. `grid`: its (rows, columns) of latent tokens; None: the last source picture's, or a square."
-        g = self.presets[guidance] if isinstance(guidance, str) else guidance
-        seeds = list(seeds)
-        out = [None] * len(samples)
-        groups = {}
-        for i, s in enumerate(samples):
-            groups.setdefault(
-                grid or next((d.grid for d in s[::-1] if isinstance(d, LatentImage)), self.grid), []
-            ).append(i)
-        for at, rows in groups.items():
-            x = draw(
-                self.model,
-                [samples[i] for i in rows],
-                at,
-                g,
-                self.initial_noise([seeds[i] for i in rows], at),
-                negative=negative,
-                **_hooks(concept),
-                **kw,
-            )
-            for i, p in zip(rows, self.decode(x, at)):
-                out[i] = p
-        return out
+__all__ = ['SMALL', 'load_bagel', 'save_byte_tokenizer', 'random_checkpoint']
 
 # %% ../../nbs/model/214_bagel.ipynb #14c57752
 def _fill(module, path, dtype, device, rename=lambda k: k) -> dict:
-    "Read a file into a memoryless module, tensor by tensor; the marks of what is stored."
+    "Read a file into a memoryless module, tensor by tensor; the signatures of what is stored."
     from safetensors import safe_open
 
-    marks = {}
+    signatures = {}
     with safe_open(str(path), "pt") as f:
         for k, old in list(module.state_dict().items()):
             t = f.get_tensor(rename(k)).view(old.shape)
-            marks[k] = mark(t)
-            put(module, k, t, device, dtype)
-    return marks
+            signatures[k] = tensor_signature(t)
+            set_parameter(module, k, t, device, dtype)
+    return signatures
 
 # %% ../../nbs/model/214_bagel.ipynb #3998bd4c
 def _sides(shapes):
@@ -152,10 +53,10 @@ def load_bagel(
     path,  # folder of a checkpoint in the official layout
     dtype=None,  # what it computes in; None: the fastest format that the device really has, see `compute_dtype`
     device=None,  # None: a GPU if there is one
-    fits: tuple | None = None,  # (autoencoder's, ViT's) `ImageResize`; None: the official demo's
+    resizes: tuple | None = None,  # (autoencoder's, ViT's) `ImageResize`; None: the official demo's
     quant: str | None = None,  # 'nf4' or 'int8': the weights of both experts
     image_size: int | None = None,  # longest side of pictures, pixels
-) -> BagelBackbone:
+) -> Backbone:
     "Load BAGEL. Raises OmniError, before any weight is read, for files or tensors that are missing, unexpected, truncated or of a wrong shape."
     path = check_folder(path)
     check_quant(quant)
@@ -165,7 +66,7 @@ def load_bagel(
     ema, aes = path / "ema.safetensors", path / "ae.safetensors"
     have, have_ae = stored_shapes(ema), stored_shapes(aes)
     c = mot_config(llm, vit, outer | _sides(have))
-    fits = fits or default_resizes(c, image_size)
+    resizes = resizes or default_resizes(c, image_size)
     tok = bagel_tokenizer(path, c.vocab_size)
     c.special, c.spare = tok.special, tok.spare
     model, ae = empty_mot(c, (vit["image_size"] // vit["patch_size"]) ** 2), empty_ae(outer.get("vae_config", {}))
@@ -173,12 +74,12 @@ def load_bagel(
     compare_keys(have_ae, ae_shapes(ae.net), str(aes))
     quantise_layers(model.language_model.model.layers, quant, dtype)
     n = len(ae.net.config.block_out_channels)
-    marks = _fill(model, ema, dtype, device)
+    signatures = _fill(model, ema, dtype, device)
     _fill(
         ae.net, aes, torch.float32 if dtype == torch.float16 else dtype, device, lambda k: bagel_ae_key(k, n)
     )  # float16 is too short for its sums
-    bb = BagelBackbone(model, ae, tok, fits, name=path.name)
-    bb.marks = marks
+    bb = Backbone(model, ae, tok, resizes, BAGEL_PRESETS, path.name)
+    bb.signatures = signatures
     return bb
 
 # %% ../../nbs/model/214_bagel.ipynb #87213ab1

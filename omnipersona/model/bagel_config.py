@@ -4,20 +4,19 @@
 
 # %% ../../nbs/model/212_bagel_config.ipynb #68c27488
 from __future__ import annotations
-from dataclasses import dataclass
 from pathlib import Path
 import torch
 from torch import nn
-from PIL import Image
 from ..basics import OmniError
 from .autoencoder import Autoencoder
 from .experts import MoTConfig
 from .mot import MoT
 from .tokenizer import SPECIALS, Tokenizer
+from .vision import ImageResize
 
 # %% auto #0
 __all__ = ['OUTER', 'VAE', 'BAGEL_7B', 'mot_config', 'empty_mot', 'empty_ae', 'bagel_ae_key', 'ae_shapes', 'bagel_tokenizer',
-           'ImageResize', 'default_resizes']
+           'default_resizes']
 
 # %% ../../nbs/model/212_bagel_config.ipynb #2c52c7f3
 OUTER = dict(
@@ -202,31 +201,6 @@ def bagel_tokenizer(
     if any(hf.token_to_id(n) != first + i for i, n in enumerate(names)):
         raise OmniError(f"{path}: the tokenizer's ids have gaps; names cannot be placed behind them")
     return Tokenizer(hf, first + len(names), rows, names)
-
-# %% ../../nbs/model/212_bagel_config.ipynb #0a91575f
-@dataclass(frozen=True)
-class ImageResize:
-    "BAGEL's resizing: sides are multiples of `stride`, none over `longest`, none under `shortest` where possible."
-
-    longest: int
-    shortest: int
-    stride: int
-    max_pixels: int = 14 * 14 * 9 * 1024
-
-    def _scaled(self, size, f):
-        return [max(self.stride, round(round(s * f) / self.stride) * self.stride) for s in size]
-
-    def size(self, size: tuple) -> tuple:
-        "(width, height) -> (width, height)."
-        s = self._scaled(size, max(min(self.longest / max(size), 1.0), self.shortest / min(size)))
-        if s[0] * s[1] > self.max_pixels:
-            s = self._scaled(s, self.max_pixels / (s[0] * s[1]))
-        if max(s) > self.longest:
-            s = self._scaled(s, self.longest / max(s))
-        return tuple(s)
-
-    def __call__(self, image: Image.Image) -> Image.Image:
-        return image.resize(self.size(image.size), Image.Resampling.BICUBIC)
 
 # %% ../../nbs/model/212_bagel_config.ipynb #74f06e5f
 def default_resizes(

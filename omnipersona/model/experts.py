@@ -119,7 +119,12 @@ def normed(norm, x):
 
 # %% ../../nbs/model/206_experts.ipynb #b879b745
 class MoTAttention(nn.Module):
-    "Two sets of projections, one attention."
+    """Two sets of projections, one attention.
+
+    `observer`, where one is set, is called as observer(queries, keys, mask) before every attention: (B, H, L, dim),
+    (B, Hkv, M, dim) and (B, L, M). It changes nothing; see the notebook on recording."""
+
+    observer = None
 
     def __init__(self, c):
         super().__init__()
@@ -148,7 +153,6 @@ class MoTAttention(nn.Module):
         mask: Tensor,  # (B, Lu+Lg, M) who sees whom; M counts cached keys too
         layer: int,  # number of this layer, for the cache
         cache=None,  # what was read before
-        record=None,  # is given the attention weights
     ) -> tuple:  # (B, Lu, D), (B, Lg, D), new keys and values
         n = u.shape[1]
         parts = [self._qkv(x, s) for x, s in ((u, ""), (g, "_moe_gen")) if x.shape[1]]
@@ -157,7 +161,9 @@ class MoTAttention(nn.Module):
         new = (k, v)
         if cache is not None:
             k, v = cache.join(layer, k, v)
-        o = attend(q, k, v, mask, record).transpose(1, 2).flatten(2)
+        if self.observer is not None:
+            self.observer(q, k, mask)
+        o = attend(q, k, v, mask).transpose(1, 2).flatten(2)
         return self.o_proj(o[:, :n]), self.o_proj_moe_gen(o[:, n:]), new
 
 # %% ../../nbs/model/206_experts.ipynb #18ce221b
@@ -172,7 +178,7 @@ class MoTLayer(nn.Module):
             for n in ("input_layernorm", "post_attention_layernorm"):
                 setattr(self, n + s, Qwen2RMSNorm(c.hidden_size, eps=c.rms_norm_eps))
 
-    def forward(self, u, g, cos, sin, mask, layer, cache=None, record=None):
+    def forward(self, u, g, cos, sin, mask, layer, cache=None):
         "As `MoTAttention.forward`."
         a, b, new = self.self_attn(
             normed(self.input_layernorm, u),
@@ -182,7 +188,6 @@ class MoTLayer(nn.Module):
             mask,
             layer,
             cache,
-            record,
         )
         u, g = u + a, g + b
         u = u + self.mlp(normed(self.post_attention_layernorm, u))

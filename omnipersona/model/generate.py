@@ -4,15 +4,17 @@
 
 # %% ../../nbs/model/209_generate.ipynb #5df8f02f
 from __future__ import annotations
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 from .flow import SamplingConfig, euler, guide, time_grid
 from .attention import KVCache, stack_caches
-from .segments import LatentImage, Text, pack
+from .segments import Batch, LatentImage, Text, pack
+from .mot import MoT
 
 # %% auto #0
-__all__ = ['require_finite', 'empty_cache', 'prefill', 'Said', 'say', 'score_next', 'contexts', 'draw']
+__all__ = ['require_finite', 'empty_cache', 'pack_for', 'splice_of', 'prefill', 'GeneratedText', 'generate_text', 'score_next',
+           'contexts', 'sample_latents']
 
 # %% ../../nbs/model/209_generate.ipynb #ac08b561
 def require_finite(x: Tensor, what: str) -> Tensor:
@@ -26,7 +28,7 @@ def require_finite(x: Tensor, what: str) -> Tensor:
 # %% ../../nbs/model/209_generate.ipynb #ab259cf9
 def empty_cache(
     rows: int,  # samples
-    device="cpu",
+    device: torch.device | str = "cpu",
 ) -> KVCache:
     "A cache of nothing: the next token of every row has position 0."
     c = KVCache()
@@ -34,38 +36,47 @@ def empty_cache(
     return c
 
 # %% ../../nbs/model/209_generate.ipynb #f87e903a
-def _pack(model, samples, gen_ids, start=0):
+def pack_for(
+    model: MoT,
+    samples: list,  # of lists of segments
+    concept=None,  # whose `gen_ids` go through the generation expert
+    start: int | list = 0,  # RoPE position of the first token
+) -> Batch:
     "`pack` with the model's sizes, on its device, in its number format."
     p = model.get_input_embeddings().weight
-    return pack(samples, model.special, model.config.latent_channels, gen_ids, start).to(p.device, p.dtype)
+    gen_ids = concept.gen_ids if concept is not None else frozenset()
+    b = pack(samples, model.special, model.config.latent_channels, gen_ids, start, p.device)
+    return b.to(p.device, p.dtype)
 
 
+def splice_of(concept):
+    "What `MoT.forward` wants of a concept, or of none."
+    return None if concept is None else concept.splice
+
+# %% ../../nbs/model/209_generate.ipynb #f56d6e07
 @torch.inference_mode()
 def prefill(
-    model,  # MoT
+    model: MoT,
     samples: list,  # B lists of segments
     cache: KVCache | None = None,  # what was read before, B rows
-    splice=None,  # puts concept tokens in their places, see `MoT.embed`
-    gen_ids=frozenset(),  # ids that go through the gen expert
-    record=None,  # see `MoT.forward`
+    concept=None,  # has `splice` and `gen_ids`: puts concept tokens in their places; None: nothing is touched
 ) -> KVCache:
     "Read. An empty sample leaves its row as it was."
-    B = len(samples)
-    cache = cache or empty_cache(B, model.get_input_embeddings().weight.device)
+    cache = cache or empty_cache(len(samples), model.get_input_embeddings().weight.device)
     if not any(samples):
         return cache
-    b = _pack(model, samples, gen_ids, cache.position.tolist())
-    h = model(b, cache, splice, record)
-    return cache.extended(h.new, b.valid, b.next_position.to(b.ids.device))
+    b = pack_for(model, samples, concept, cache.position.tolist())
+    h = model(b, cache, splice_of(concept))
+    return cache.extended(h.new, b.valid, b.next_position)
 
 # %% ../../nbs/model/209_generate.ipynb #e6119e79
 @dataclass
-class Said:
+class GeneratedText:
     "Token ids without bos and eos, the log-probability of each, and whether the end was reached."
 
-    ids: list
-    logprobs: list
-    finished: bool
+    ids: list = field(default_factory=list)
+    logprobs: list = field(default_factory=list)
+    finished: bool = False
 
 # %% ../../nbs/model/209_generate.ipynb #98e9d738
 def _sayable(model, logits):
@@ -90,53 +101,54 @@ def _choose(
 
 # %% ../../nbs/model/209_generate.ipynb #10b2ab7a
 @torch.inference_mode()
-def say(
-    model,  # MoT
+def generate_text(
+    model: MoT,
     cache: KVCache,  # the contexts, B rows; it stays as it is
     max_new_tokens: int = 24,  # words of an answer at most
     temperature: float = 0.0,  # 0: greedy
-    generator=None,  # torch.Generator on the model's device, for a temperature over 0
-    splice=None,  # as in `prefill`
-    gen_ids=frozenset(),  # accepted for symmetry: what is said goes through the und expert
-    record=None,  # see `MoT.forward`
-) -> list:  # B `Said`
+    generator: torch.Generator | None = None,  # on the model's device, for a temperature over 0
+    concept=None,  # as in `prefill`
+) -> list:  # B `GeneratedText`
     "Continue every row of the cache with words."
-    out = [Said([], [], False) for _ in cache.position]
+    out = [GeneratedText() for _ in cache.position]
     ids = [model.special.bos] * len(out)
     for _ in range(max_new_tokens + 1):
-        b = _pack(model, [[Text([i], wrap=False)] for i in ids], frozenset(), cache.position.tolist())
-        h = model(b, cache, splice, record)
+        b = pack_for(model, [[Text([i], wrap=False)] for i in ids], None, cache.position.tolist())
+        h = model(b, cache, splice_of(concept))
         cache = cache.extended(h.new, b.valid, cache.position + 1)
-        nxt, lp = _choose(_sayable(model, model.logits(h.und[:, -1])), temperature, generator)
-        require_finite(lp, "the answer")
-        ids = nxt.tolist()
-        for o, i, l in zip(out, ids, lp.tolist()):
-            if o.finished or len(o.ids) >= max_new_tokens:
-                continue
-            if i == model.special.eos:
-                o.finished = True
-            else:
-                o.ids.append(i)
-                o.logprobs.append(l)
+        chosen, logprob = _choose(_sayable(model, model.logits(h.und[:, -1])), temperature, generator)
+        require_finite(logprob, "the answer")
+        ids = chosen.tolist()
+        for o, i, lp in zip(out, ids, logprob.tolist()):
+            _append(o, i, lp, model.special.eos, max_new_tokens)
         if all(o.finished for o in out):
             break
     return out
 
+
+def _append(o, i, logprob, eos, limit):
+    "One more token of an answer that is not finished yet."
+    if o.finished or len(o.ids) >= limit:
+        return
+    if i == eos:
+        o.finished = True
+    else:
+        o.ids.append(i)
+        o.logprobs.append(logprob)
+
 # %% ../../nbs/model/209_generate.ipynb #609ab016
 @torch.inference_mode()
 def score_next(
-    model,  # MoT
+    model: MoT,
     cache: KVCache,  # the questions, B rows; it stays as it is
     choices: list,  # ids of one-token answers
-    splice=None,  # as in `prefill`
+    concept=None,  # as in `prefill`
 ) -> Tensor:  # (B, len(choices)), rows sum to 1
     "Probabilities of single-token answers, renormalised over the choices."
-    b = _pack(
-        model, [[Text([model.special.bos], wrap=False)]] * len(cache.position), frozenset(), cache.position.tolist()
-    )
-    return require_finite(model.logits(model(b, cache, splice).und[:, -1]).float()[:, choices], "the answer").softmax(
-        -1
-    )
+    begin = [[Text([model.special.bos], wrap=False)]] * len(cache.position)
+    h = model(pack_for(model, begin, None, cache.position.tolist()), cache, splice_of(concept))
+    scores = model.logits(h.und[:, -1]).float()[:, choices]
+    return require_finite(scores, "the answer").softmax(-1)
 
 # %% ../../nbs/model/209_generate.ipynb #3747614e
 def contexts(
@@ -152,52 +164,44 @@ def contexts(
     return segments, no_text, [s for s in segments if isinstance(s, Text)]
 
 # %% ../../nbs/model/209_generate.ipynb #8931240b
-def _branches(g):
-    "How many contexts a drawing needs. A text scale of at most 1 turns all guidance off, as in BAGEL."
-    if g.text <= 1:
-        return 1
-    return 3 if g.image > 1 else 2
-
-
 def _canvas(model, caches, noise, grid):
     "A batch of noised pictures, one to be read after each row of the caches."
     at = torch.cat([c.position for c in caches]).tolist()
-    return _pack(model, [[LatentImage(noise[0], grid, 1.0)]] * len(at), frozenset(), at)
+    return pack_for(model, [[LatentImage(noise[0], grid, 1.0)]] * len(at), None, at)
 
 # %% ../../nbs/model/209_generate.ipynb #e7fe5f86
 @torch.inference_mode()
-def draw(
-    model,  # MoT
+def sample_latents(
+    model: MoT,
     samples: list,  # B lists of segments: the whole context of each picture
     grid: tuple,  # latent tokens (rows, columns)
-    g: SamplingConfig,  # steps, scales, interval
+    sampling: SamplingConfig,  # steps, scales, interval
     noise: Tensor,  # (B, N, C), N = rows*columns
-    splice=None,
-    gen_ids=frozenset(),  # as in `prefill`
-    negative="last",  # see `contexts`
-    caches=None,  # the branches' caches, if they were read before: (cond, without text, without pictures)
+    concept=None,  # as in `prefill`
+    negative: str = "last",  # see `contexts`
+    caches: list
+    | None = None,  # the branches' caches, if they were read before: (cond, without text, without pictures)
     callback=None,  # see `euler`
-    record=None,  # record(t) may return a `record` for `MoT.forward`
 ) -> Tensor:  # (B, N, C) latents
     "A drawing for every sample: Euler steps from noise to picture, guided."
-    B, branches = len(samples), _branches(g)
+    branches = sampling.branches
     if caches is None:
-        caches = [
-            prefill(model, [contexts(s, negative)[k] for s in samples], None, splice, gen_ids) for k in range(branches)
-        ]
+        read = [contexts(s, negative) for s in samples]
+        caches = [prefill(model, [r[k] for r in read], None, concept) for k in range(branches)]
     caches = caches[:branches]
     every, cond = stack_caches(caches), caches[0]
     guided, single = _canvas(model, caches, noise, grid), _canvas(model, caches[:1], noise, grid)
 
     def velocity(x, t):
-        on = branches > 1 and g.active(t)
+        on = branches > 1 and sampling.active(t)
         b, c, k = (guided, every, branches) if on else (single, cond, 1)
         b.x = x.repeat(k, 1, 1).to(b.x.dtype)
         b.t = torch.full_like(b.t, t)
-        v = model.velocity(model(b, c, splice, record and record(t)).gen).float()
+        v = model.velocity(model(b, c, splice_of(concept)).gen).float()
         if not on:
             return v
-        v = v.view(k, B, *v.shape[1:])
-        return guide(v[0], v[1], v[2] if k > 2 else None, g)
+        v = v.view(k, len(samples), *v.shape[1:])
+        return guide(v[0], v[1], v[2] if k > 2 else None, sampling)
 
-    return require_finite(euler(velocity, noise.float(), time_grid(g.num_timesteps, g.shift), callback), "the picture")
+    times = time_grid(sampling.num_timesteps, sampling.timestep_shift)
+    return require_finite(euler(velocity, noise.float(), times, callback), "the picture")

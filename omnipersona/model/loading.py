@@ -4,20 +4,19 @@
 
 # %% ../../nbs/model/215_loading.ipynb #7e48d7cd
 from __future__ import annotations
-import importlib, re
+import re
 from pathlib import Path
+import torch
 from ..basics import OmniError
-from .backbone import Backbone
+from .backbone import Backbone, load_saved
+from .bagel import load_bagel
 
 # %% auto #0
-__all__ = ['READERS', 'HUB', 'find_backbone', 'load_backbone']
+__all__ = ['HUB', 'find_backbone', 'load_backbone']
 
 # %% ../../nbs/model/215_loading.ipynb #d7d6f938
-_OFFICIAL = ("llm_config.json", "vit_config.json", "ema.safetensors")
-READERS = {f: "omnipersona.model.bagel_config:load_bagel" for f in _OFFICIAL} | {
-    "": "omnipersona.model.backbone:load_saved"
-}  # a file that tells the layout: who reads it
 HUB = {"bagel-7b-mot": "ByteDance-Seed/BAGEL-7B-MoT"}
+_OFFICIAL = ("llm_config.json", "vit_config.json", "ema.safetensors")  # any of them tells the official layout
 _WANTED = (
     "*config.json",
     "ema.safetensors",
@@ -42,32 +41,39 @@ def _from_hub(name):
             f"{name}: no such folder, and the Hugging Face hub does not give it ({type(e).__name__}: {e})"
         ) from None
 
-
-def find_backbone(name) -> Path:
-    "The folder that a name means: 'tiny', 'bagel-7b-mot', a folder, or owner/name on the hub, which is downloaded. Raises OmniError where there is none."
+# %% ../../nbs/model/215_loading.ipynb #c8ffd788
+def find_backbone(
+    name: str | Path,  # 'tiny', 'bagel-7b-mot', a folder, or owner/name on the hub, which is downloaded
+) -> Path:
+    "The folder that a name means. Raises OmniError where there is none."
     import omnipersona
 
-    path = Path(omnipersona.__file__).parent / "weights" / name if name == "tiny" else Path(name)
+    path = Path(omnipersona.__file__).parent / "weights" / name if name == "tiny" else Path(name).expanduser()
     if path.is_dir():
         return path
     if str(name) in HUB or re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
         return _from_hub(str(name))
     raise OmniError(
-        f"{name}: no such folder; use load_backbone('tiny'), 'bagel-7b-mot', the folder of a backbone, or owner/name on the Hugging Face hub"
+        f"{name}: no such folder; use load_backbone('tiny'), 'bagel-7b-mot', the folder of a backbone, "
+        "or owner/name on the Hugging Face hub"
     )
 
 # %% ../../nbs/model/215_loading.ipynb #212a9fb0
 def load_backbone(
-    name: str = "tiny",  # 'tiny' (ships with the package), 'bagel-7b-mot', a folder, or owner/name on the Hugging Face hub
-    dtype=None,  # what it computes in; None: float32 if small, else the fastest format of the device
-    device=None,  # None: a GPU if there is one
-    quant: str
-    | None = None,  # official layout: 'nf4' or 'int8', the two experts' weights quantised while they are read
+    name: str | Path = "tiny",  # 'tiny' (ships with the package), 'bagel-7b-mot', a folder, or owner/name on the hub
+    dtype: torch.dtype | None = None,  # what it computes in; None: float32 if small, else the device's fastest format
+    device: torch.device | str | None = None,  # None: a GPU if there is one
+    quant: str | None = None,  # official layout: 'nf4' or 'int8', the experts' weights quantised while they are read
     image_size: int
-    | None = None,  # official layout: longest side of pictures, pixels; None: as far as the position tables reach
+    | None = None,  # official layout: longest side of pictures, pixels; None: as far as the tables reach
 ) -> Backbone:
-    "Load a backbone. Raises OmniError for a folder that is none, not complete or damaged."
+    "Load a backbone. Raises OmniError for a folder that is none, not complete or damaged, and for what it cannot do."
     path = find_backbone(name)
-    reader = next(r for f, r in READERS.items() if (path / f).exists())
-    module, function = reader.split(":")
-    return getattr(importlib.import_module(module), function)(path, dtype, device, quant=quant, image_size=image_size)
+    if any((path / f).exists() for f in _OFFICIAL):
+        return load_bagel(path, dtype, device, quant=quant, image_size=image_size)
+    if quant or image_size:
+        raise OmniError(
+            f"{path}: quant={quant!r}, image_size={image_size!r} are for checkpoints in the official layout; "
+            "this is a small backbone with pictures of one size"
+        )
+    return load_saved(path, dtype, device)

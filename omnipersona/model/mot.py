@@ -170,7 +170,6 @@ class MoT(PreTrainedModel):
         b: Batch,  # from `pack`
         cache: KVCache | None = None,  # what was read before; it stays as it is
         splice=None,  # see `embed`
-        record=None,  # record(layer) may return a function that is given the attention weights
     ) -> Hidden:
         "Read a batch, after what is cached."
         u, g = self.embed(b, splice)
@@ -185,7 +184,7 @@ class MoT(PreTrainedModel):
         )
         new = []
         for i, layer in enumerate(m.layers):
-            args = (u, g, cos, sin, mask, i, cache, record and record(i))
+            args = (u, g, cos, sin, mask, i, cache)
             u, g, kv = again(layer, *args) if again else layer(*args)
             new.append(kv)
         return Hidden(normed(m.norm, u), normed(m.norm_moe_gen, g), new)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..basics import OmniError
 
 # %% auto #0
-__all__ = ['QUANTS', 'check_quant', 'quantise_layers', 'put']
+__all__ = ['QUANTS', 'check_quant', 'quantise_layers', 'set_parameter']
 
 # %% ../../nbs/model/213_quant.ipynb #71d0eb41
 QUANTS = ("nf4", "int8")
@@ -47,7 +47,7 @@ def quantise_layers(layers: nn.Module, quant: str | None, compute: torch.dtype):
     return layers
 
 # %% ../../nbs/model/213_quant.ipynb #83dc76cc
-def put(
+def set_parameter(
     module: nn.Module,
     name: str,  # of a parameter, with dots
     t: Tensor,  # its values, whatever shape they are stored in

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from .flow import interpolate
 from .attention import CAUSAL, FULL, NOISE, attention_mask
-from .vision import grid_ids
+from .vision import grid_ids, patchify
 
 # %% auto #0
 __all__ = ['Text', 'ViTImage', 'LatentImage', 'Special', 'Batch', 'pack']
@@ -37,12 +37,19 @@ class LatentImage:
     "A picture in latents (N, C) on a grid. Clean where `t` is None; else at time `t` in [0,1]."
 
     x: Tensor
-    grid: tuple
+    grid: tuple  # (rows, columns)
     t: float | None = None  # None: clean
-    noise: Tensor | None = (
-        None  # (N, C), mixed in at time t and to be taken away; None: `x` is taken as it is, without a loss
-    )
+    noise: Tensor | None = None  # (N, C), mixed in at time t and to be taken away; None: `x` is taken as it is, no loss
     weight: float | Tensor = 1.0  # of the loss; one number, or one per token (N,)
+
+    @classmethod
+    def from_latents(
+        cls,
+        z: Tensor,  # (channels, h, w), from an autoencoder
+        patch: int,  # latents on a side of one token
+    ) -> LatentImage:
+        "A clean picture from an autoencoder's latents."
+        return cls(patchify(z[None], patch)[0], (z.shape[1] // patch, z.shape[2] // patch))
 
 # %% ../../nbs/model/205_segments.ipynb #10986d03
 @dataclass(frozen=True)
@@ -62,13 +69,15 @@ class _Row:
 
     def __init__(self, special, gen_ids, start):
         self.s, self.gen_ids, self.pos, self.n, self.seg = special, gen_ids, start, 0, -1
-        self.und, self.gen = [], []  # (order, segment, mode, position, id, and for und: label, weight)
+        self.und, self.gen = [], []  # (order, segment, mode, position, id, and for und: label)
+        self.weights = []  # of the losses of the und tokens
         self.feats, self.lat = [], []  # (where it begins in und or gen, segment)
         self.logical = []  # for every token: (0 und or 1 gen, place there)
 
     def _und(self, mode, i, label=-100, w=0.0):
         self.logical.append((0, len(self.und)))
-        self.und.append((self.n, self.seg, mode, self.pos, i, label, w))
+        self.und.append((self.n, self.seg, mode, self.pos, i, label))
+        self.weights.append(w)
         self.n += 1
 
     def _gen(self, mode, i=-1):
@@ -87,7 +96,7 @@ class _Row:
                 self._und(CAUSAL, i, ids[j + 1] if on else -100, w if on else 0.0)
             self.pos += 1
 
-    def seen(self, s):
+    def vit_image(self, s):
         self._und(FULL, self.s.start)
         self.feats.append((len(self.und), s))
         for _ in range(len(s.features)):
@@ -95,7 +104,7 @@ class _Row:
         self._und(FULL, self.s.end)
         self.pos += 1
 
-    def drawn(self, s):
+    def latent_image(self, s):
         mode = FULL if s.t is None else NOISE
         self._und(mode, self.s.start)
         self.lat.append((len(self.gen), s))
@@ -107,7 +116,7 @@ class _Row:
 
     def add(self, s):
         self.seg += 1
-        {Text: self.text, ViTImage: self.seen, LatentImage: self.drawn}[type(s)](s)
+        {Text: self.text, ViTImage: self.vit_image, LatentImage: self.latent_image}[type(s)](s)
 
 # %% ../../nbs/model/205_segments.ipynb #94fbf7d7
 class Batch:
@@ -132,7 +141,7 @@ class Batch:
     mse_weight: Tensor  # (B, Lg) weight of the loss, 0 = none
     sample: Tensor  # (B, Lg) which LatentImage of the row a latent belongs to
     next_position: Tensor  # (B,) where the next segment would begin
-    slots: list  # per row: for every logical token its slot in [und | gen]
+    packed_index: list  # per row: for every logical token its place in [und | gen]
 
     @property
     def mask(self) -> Tensor:
@@ -149,66 +158,84 @@ class Batch:
         return self
 
 # %% ../../nbs/model/205_segments.ipynb #d631d925
-def _place_features(b, rows, sp, Lu):
-    "ViT features of all rows, their flat slots and their places in the table."
+def _place_features(b, rows, sp, Lu, device):
+    "ViT features of all rows, their flat places in [und] and their places in the table."
     items = [(i, at, s) for i, r in enumerate(rows) for at, s in r.feats]
-    none = torch.zeros(0, dtype=torch.long)
-    b.features = torch.cat([s.features for *_, s in items]) if items else torch.zeros(0, 0)
-    b.feature_at = torch.cat([i * Lu + at + torch.arange(len(s.features)) for i, at, s in items]) if items else none
-    b.feature_pos = torch.cat([grid_ids(s.grid, sp.vit_side) for *_, s in items]) if items else none
+    if not items:
+        b.features = torch.zeros(0, 0, dtype=torch.float32, device=device)
+        b.feature_at = b.feature_pos = torch.zeros(0, dtype=torch.long, device=device)
+        return
+    b.features = torch.cat([s.features.to(device) for *_, s in items])
+    begins = [i * Lu + at for i, at, _ in items]
+    b.feature_at = torch.cat(
+        [torch.arange(k, k + len(s.features), dtype=torch.long, device=device) for k, (*_, s) in zip(begins, items)]
+    )
+    b.feature_pos = torch.cat([grid_ids(s.grid, sp.vit_side, device) for *_, s in items])
 
 # %% ../../nbs/model/205_segments.ipynb #a36b41eb
-def _place_latents(b, rows, sp, Lg, C):
-    "Latents, times, targets and weights, slot by slot."
+def _place_latents(b, rows, sp, Lg, C, device):
+    "Latents, times, targets and weights, place by place."
     B = len(rows)
-    dt = next((s.x.dtype for r in rows for _, s in r.lat), torch.float32)
-    b.x, b.target = torch.zeros(B, Lg, C, dtype=dt), torch.zeros(B, Lg, C, dtype=dt)
-    b.t, b.mse_weight = torch.zeros(B, Lg), torch.zeros(B, Lg)
-    b.latent_pos, b.sample = torch.full((B, Lg), -1), torch.full((B, Lg), -1)
+    dtype = next((s.x.dtype for r in rows for _, s in r.lat), torch.float32)
+    b.x, b.target = (torch.zeros(B, Lg, C, dtype=dtype, device=device) for _ in range(2))
+    b.t, b.mse_weight = (torch.zeros(B, Lg, dtype=torch.float32, device=device) for _ in range(2))
+    b.latent_pos, b.sample = (torch.full((B, Lg), -1, dtype=torch.long, device=device) for _ in range(2))
     for i, r in enumerate(rows):
         for j, (at, s) in enumerate(r.lat):
-            sl = slice(at, at + len(s.x))
-            b.latent_pos[i, sl] = grid_ids(s.grid, sp.latent_side)
-            b.sample[i, sl] = j
-            b.t[i, sl] = s.t or 0.0
+            here = slice(at, at + len(s.x))
+            b.latent_pos[i, here] = grid_ids(s.grid, sp.latent_side, device)
+            b.sample[i, here] = j
+            b.t[i, here] = s.t or 0.0
             if s.t is None or s.noise is None:
-                b.x[i, sl] = s.x
+                b.x[i, here] = s.x.to(device)
             else:
-                b.x[i, sl], b.target[i, sl] = interpolate(s.x, s.noise, s.t)
-                b.mse_weight[i, sl] = s.weight
+                b.x[i, here], b.target[i, here] = interpolate(s.x.to(device), s.noise.to(device), s.t)
+                b.mse_weight[i, here] = s.weight
 
 # %% ../../nbs/model/205_segments.ipynb #749ec5ce
-def _pad(rows, n, fill):
-    "Lists of equal-width tuples -> (B, n, width) tensor."
+def _pad(rows, n, fill, device):
+    "Lists of equal-width tuples of whole numbers -> (B, n, width) tensor."
     if not n:
-        return torch.zeros(len(rows), 0, len(fill), dtype=torch.float64)
-    return torch.tensor([list(r) + [fill] * (n - len(r)) for r in rows], dtype=torch.float64)
+        return torch.zeros(len(rows), 0, len(fill), dtype=torch.long, device=device)
+    return torch.tensor([list(r) + [fill] * (n - len(r)) for r in rows], dtype=torch.long, device=device)
 
 
+def _device_of(samples):
+    "Where the first picture among the samples is; a CPU where there is none."
+    for s in (s for segments in samples for s in segments):
+        if not isinstance(s, Text):
+            return (s.features if isinstance(s, ViTImage) else s.x).device
+    return torch.device("cpu")
+
+# %% ../../nbs/model/205_segments.ipynb #52c36e91
 def pack(
     samples: list,  # of lists of segments
     special: Special,
     channels: int,  # values in a latent token
-    gen_ids=frozenset(),  # concept token ids that go through the gen expert
-    start=0,  # RoPE position of the first token: one number, or one per sample
+    gen_ids: frozenset = frozenset(),  # concept token ids that go through the gen expert
+    start: int | list = 0,  # RoPE position of the first token: one number, or one per sample
+    device: torch.device | str | None = None,  # None: where the first picture is
 ) -> Batch:
     "Lay samples out as one batch. Raises OmniError for a picture larger than its position table."
+    device = device or _device_of(samples)
     starts = [start] * len(samples) if isinstance(start, int) else [int(p) for p in start]
     rows = []
-    for segs, p in zip(samples, starts):
+    for segments, p in zip(samples, starts):
         r = _Row(special, gen_ids, p)
-        for s in segs:
+        for s in segments:
             r.add(s)
         rows.append(r)
     Lu, Lg = max(len(r.und) for r in rows), max(len(r.gen) for r in rows)
-    U = _pad([r.und for r in rows], Lu, (0, -1, 0, 0, -1, -100, 0.0))
-    G = _pad([r.gen for r in rows], Lg, (0, -1, 0, 0, -1))
     b = Batch()
-    b.order, b.segment, b.mode, b.position = torch.cat([U[..., :4], G[..., :4]], 1).long().unbind(-1)
+    u = _pad([r.und for r in rows], Lu, (0, -1, 0, 0, -1, -100), device)
+    g = _pad([r.gen for r in rows], Lg, (0, -1, 0, 0, -1), device)
+    b.order, b.segment, b.mode, b.position = torch.cat([u[..., :4], g[..., :4]], 1).unbind(-1)
     b.valid = b.segment >= 0
-    b.ids, b.labels, b.ce_weight, b.gen_ids = U[..., 4].long(), U[..., 5].long(), U[..., 6].float(), G[..., 4].long()
-    b.next_position = torch.tensor([r.pos for r in rows])
-    b.slots = [[j + k * Lu for k, j in r.logical] for r in rows]
-    _place_features(b, rows, special, Lu)
-    _place_latents(b, rows, special, Lg, channels)
+    b.ids, b.labels, b.gen_ids = u[..., 4], u[..., 5], g[..., 4]
+    weights = [r.weights + [0.0] * (Lu - len(r.weights)) for r in rows]
+    b.ce_weight = torch.tensor(weights, dtype=torch.float32, device=device)
+    b.next_position = torch.tensor([r.pos for r in rows], dtype=torch.long, device=device)
+    b.packed_index = [[j + k * Lu for k, j in r.logical] for r in rows]
+    _place_features(b, rows, special, Lu, device)
+    _place_latents(b, rows, special, Lg, channels, device)
     return b

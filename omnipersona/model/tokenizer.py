@@ -4,13 +4,12 @@
 
 # %% ../../nbs/model/208_tokenizer.ipynb #e7f38e88
 from __future__ import annotations
-import re
 from pathlib import Path
 from ..basics import OmniError
 from ..toyworld.language import vocabulary
 
 # %% auto #0
-__all__ = ['SPECIALS', 'N_NAMES', 'N_SPARE', 'Tokenizer', 'tiny_tokenizer', 'clean']
+__all__ = ['SPECIALS', 'N_NAMES', 'N_SPARE', 'Tokenizer', 'tiny_tokenizer']
 
 # %% ../../nbs/model/208_tokenizer.ipynb #af900b0d
 SPECIALS = dict(bos="<|im_start|>", eos="<|im_end|>", start="<|vision_start|>", end="<|vision_end|>")
@@ -18,10 +17,20 @@ N_NAMES, N_SPARE = 16, 256
 
 
 class Tokenizer:
-    "Text to ids and back, around a Hugging Face tokenizer. `names`: reserved name tokens; `spare`: first free row of the embedding."
+    """Text to ids and back, around a Hugging Face tokenizer, which also decides how text is normalised.
 
-    def __init__(self, hf, spare: int, rows: int, names=()):
-        self.hf, self.spare, self.rows, self.names = hf, spare, rows, list(names)
+    `special`: ids of the tokens that frame text and pictures."""
+
+    def __init__(
+        self,
+        hf,  # tokenizers.Tokenizer
+        spare: int,  # first free row of the embedding
+        vocab_size: int,  # rows of the embedding
+        names: list | tuple = (),  # reserved name tokens
+        names_pretrained: bool = False,  # whether pretraining used them as names, so that they mean somebody without a concept
+    ):
+        self.hf, self.spare, self.vocab_size = hf, spare, vocab_size
+        self.names, self.names_pretrained = list(names), names_pretrained
         self.special = {k: hf.token_to_id(v) for k, v in SPECIALS.items()}
         self._reserved = set(SPECIALS.values())
 
@@ -35,28 +44,28 @@ class Tokenizer:
         if unk is not None and unk in e.ids:
             bad = sorted({text[a:b] for i, (a, b) in zip(e.ids, e.offsets) if i == unk})
             raise OmniError(
-                f"{text!r}: the tiny backbone does not know {', '.join(map(repr, bad))}; its {self.spare} words are those of its cartoon world (omnipersona.toyworld.language.vocabulary())"
+                f"{text!r}: the tiny backbone does not know {', '.join(map(repr, bad))}; its {self.spare} words are those "
+                "of its cartoon world (omnipersona.toyworld.language.vocabulary())"
             )
         return e.ids
 
-    def decode(self, ids) -> str:
+    def decode(self, ids: list) -> str:
+        "The text of some ids."
         return self.hf.decode([int(i) for i in ids], skip_special_tokens=False)
 
-    def save(self, path):
-        Path(path, "tokenizer.json").write_text(self.hf.to_str())
+    def save(self, path: str | Path):
+        "Write tokenizer.json to a folder."
+        Path(path, "tokenizer.json").write_text(self.hf.to_str(), encoding="utf-8")
 
 # %% ../../nbs/model/208_tokenizer.ipynb #f9fb3257
 def tiny_tokenizer() -> Tokenizer:
-    "The toy world's tokenizer: specials, words, reserved names."
+    "The toy world's tokenizer: specials, words, reserved names. It reads small letters, and punctuation as words of its own."
     import tokenizers as T
 
     names = [f"<name_{i}>" for i in range(N_NAMES)]
     words = [*SPECIALS.values(), "[UNK]", *vocabulary(), *names]
     hf = T.Tokenizer(T.models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
-    hf.pre_tokenizer = T.pre_tokenizers.WhitespaceSplit()
-    return Tokenizer(hf, len(words), len(words) + N_SPARE, names)
-
-# %% ../../nbs/model/208_tokenizer.ipynb #bf9481c3
-def clean(text: str) -> str:
-    "A person's typing as the world writes it: lower case, punctuation apart. `What is Maeve's toy?` needs more than that."
-    return " ".join(re.sub(r"([?.,:!])", r" \1 ", text.lower()).replace(",", " ").replace("!", " ").split())
+    hf.normalizer = T.normalizers.Sequence([T.normalizers.Lowercase(), T.normalizers.Replace(T.Regex("[,!]"), " ")])
+    punctuation = T.pre_tokenizers.Split(T.Regex("[?.:]|'s\\b"), "isolated")
+    hf.pre_tokenizer = T.pre_tokenizers.Sequence([T.pre_tokenizers.WhitespaceSplit(), punctuation])
+    return Tokenizer(hf, len(words), len(words) + N_SPARE, names, names_pretrained=True)

@@ -6,12 +6,16 @@
 from __future__ import annotations
 import torch
 from torch import Tensor, nn
+import torch.nn.functional as F
+from dataclasses import dataclass
+from PIL import Image
 from transformers import SiglipVisionConfig
 from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
 from ..basics import OmniError
+from ..pictures import square, square_crop, to_tensor
 
 # %% auto #0
-__all__ = ['patchify', 'unpatchify', 'grid_ids', 'sincos_2d', 'ViTEmbeddings', 'vit_config', 'ViT']
+__all__ = ['patchify', 'unpatchify', 'grid_ids', 'ImageResize', 'sincos_2d', 'ViTEmbeddings', 'vit_config', 'ViT']
 
 # %% ../../nbs/model/203_vision.ipynb #008bfbef
 def patchify(
@@ -37,6 +41,7 @@ def unpatchify(
 def grid_ids(
     grid: tuple,  # (rows, columns) of a picture's patches
     side: int,  # the table has side*side places
+    device: torch.device | str = "cpu",
 ) -> Tensor:  # (rows*columns,) indexes: row*side + column
     "Places of a grid in a table of positions. Raises OmniError where the grid is larger than the table."
     if max(grid) > side:
@@ -44,7 +49,57 @@ def grid_ids(
             f"a grid of {grid[0]} x {grid[1]} patches is larger than this model's {side} x {side}; "
             "use a smaller picture"
         )
-    return (torch.arange(grid[0])[:, None] * side + torch.arange(grid[1])).flatten()
+    rows, columns = (torch.arange(n, dtype=torch.long, device=device) for n in grid)
+    return (rows[:, None] * side + columns).flatten()
+
+# %% ../../nbs/model/203_vision.ipynb #3de75aa5
+@dataclass(frozen=True)
+class ImageResize:
+    """How pictures are brought to the size that an encoder reads.
+
+    `square`: the middle is cut out and becomes longest x longest. Otherwise the shape is kept as in BAGEL: sides are
+    multiples of `stride`, none over `longest`, none under `shortest` where possible. `resample`: 'bicubic' or 'lanczos'
+    (Pillow, whole steps of 255), or 'float' (torch, bicubic with antialiasing, unrounded)."""
+
+    longest: int  # pixels
+    shortest: int = 0  # pixels
+    stride: int = 1  # pixels
+    max_pixels: int = 14 * 14 * 9 * 1024
+    square: bool = False
+    resample: str = "bicubic"
+
+    def _scaled(self, size, f):
+        return [max(self.stride, round(round(s * f) / self.stride) * self.stride) for s in size]
+
+    def size(
+        self,
+        size: tuple,  # (width, height)
+    ) -> tuple:  # (width, height)
+        "The size that a picture of this size becomes."
+        if self.square:
+            return self.longest, self.longest
+        s = self._scaled(size, max(min(self.longest / max(size), 1.0), self.shortest / min(size)))
+        if s[0] * s[1] > self.max_pixels:
+            s = self._scaled(s, self.max_pixels / (s[0] * s[1]))
+        if max(s) > self.longest:
+            s = self._scaled(s, self.longest / max(s))
+        return tuple(s)
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        "The picture in that size, in Pillow's steps of 255."
+        if self.square:
+            return square(image, self.longest)
+        return image.resize(self.size(image.size), Image.Resampling[self.resample.upper()])
+
+    def tensor(self, image: Image.Image) -> Tensor:  # (3, H, W) in [-1, 1]
+        "The picture in that size, as numbers."
+        if self.resample != "float":
+            return to_tensor(self(image))
+        w, h = self.size(image.size)
+        x = to_tensor(square_crop(image) if self.square else image)
+        if x.shape[1:] == (h, w):
+            return x
+        return F.interpolate(x[None], size=(h, w), mode="bicubic", antialias=True, align_corners=False)[0].clamp(-1, 1)
 
 # %% ../../nbs/model/203_vision.ipynb #ebfb491c
 def sincos_2d(
@@ -129,7 +184,7 @@ class ViT(nn.Module):
         grid: tuple,  # (rows, columns), rows*columns = N
     ) -> Tensor:  # (B, N, hidden)
         v, c = self.vision_model, self.config
-        h = v.embeddings(patches, grid_ids(grid, c.image_size // c.patch_size).to(patches.device))
+        h = v.embeddings(patches, grid_ids(grid, c.image_size // c.patch_size, patches.device))
         for l in v.encoder.layers:
             h = l(h, attention_mask=None)
             h = h[0] if isinstance(h, tuple) else h

@@ -71,7 +71,7 @@ def _network(tok, vit, start):
     from omnipersona.model.loading import load_backbone
 
     torch.manual_seed(0)
-    model = MoT(MoTConfig(vocab_size=tok.rows, special=tok.special, spare=tok.spare))
+    model = MoT(MoTConfig(vocab_size=tok.vocab_size, special=tok.special, spare=tok.spare))
     if start:
         model.load_state_dict(load_backbone(start).model.state_dict())
     model.vit_model.load_state_dict(vit.state_dict())

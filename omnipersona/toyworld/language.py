@@ -14,7 +14,6 @@ from ..basics import OmniError
 from .draw import COLORS, PATTERNS, SPECIES, Traits
 from .scenery import ACCESSORIES, OBJECTS, PLACES
 from .scenes import FACTS, SIDES, Scene, Thing, random_thing, render, worn
-from .world import Photo, ToyWorld
 
 # %% ../../nbs/toyworld/104_language.ipynb #aad57d96
 def caption(
@@ -249,24 +248,6 @@ def make_edit(
     "Draw both scenes; the mask is where they differ."
     a, b = render(before, size), render(after, size)
     return Edit(a, instruction, b, (np.asarray(a) != np.asarray(b)).any(-1), kind, before, after)
-
-# %% ../../nbs/toyworld/104_language.ipynb #0e407d16
-def _edit(
-    self,
-    photo: Photo,
-    kind: str = "remove",  # one of EDITS
-    name: str | None = None,  # the character's name: the edit is about it, where the kind allows
-    seed: int = 0,
-) -> Edit:
-    "An edit of a photograph. Raises OmniError where the photo offers nothing of that kind."
-    r = np.random.default_rng((19, seed))
-    found = edit_scene(photo.scene, kind, r, f"<{name}>" if name else None, bool(name))
-    if found is None:
-        raise OmniError(f"nothing to {kind} in: {photo.caption}")
-    return make_edit(photo.scene, *found, kind, self.size)
-
-# %% ../../nbs/toyworld/104_language.ipynb #c7194b28
-ToyWorld.edit = _edit
 
 # %% ../../nbs/toyworld/104_language.ipynb #4c6f6043
 def vocabulary() -> list:

@@ -20,9 +20,12 @@ from omnipersona.toyworld.scenes import (
     render,
     reveals,
 )
+from ..basics import OmniError
+from ..data import ConceptData, NAME
+from .language import EDITS, Edit, edit_scene, make_edit, open_questions
 
 # %% auto #0
-__all__ = ['Photo', 'ToyWorld']
+__all__ = ['Photo', 'stranger_pictures', 'ToyWorld']
 
 # %% ../../nbs/toyworld/105_world.ipynb #efbbeb8b
 @dataclass(frozen=True)
@@ -34,6 +37,23 @@ class Photo:
     truth: dict  # `Scene.truth`
     caption: str
     scene: Scene
+
+# %% ../../nbs/toyworld/105_world.ipynb #4d1e3208
+def stranger_pictures(n: int = 30, seed: int = 0) -> list:  # of PIL pictures
+    "Pictures of anybody else: easy negatives when a person brings none."
+    w = ToyWorld()
+    return [w.photo(seed=5_000_000 + 1000 * seed + i, p_char=1).image for i in range(n)]
+
+# %% ../../nbs/toyworld/105_world.ipynb #05393504
+def _edits_of(photo, i, edits_each, seed, hidden, size):
+    "(source, instruction, target) of photograph number `i`: one removal, and other kinds in turn."
+    kinds, out = ["remove", *[EDITS[1:][(i + j) % 5] for j in range(edits_each - 1)]], []
+    for k, kind in enumerate(kinds):
+        e = edit_scene(photo.scene, kind, np.random.default_rng((23, seed, i, k)), NAME, focus=True)
+        if e and not reveals(e[1].truth, hidden):
+            e = make_edit(photo.scene, *e, kind, size)
+            out.append((e.source, e.instruction, e.target))
+    return out
 
 # %% ../../nbs/toyworld/105_world.ipynb #e7fe447d
 class ToyWorld:
@@ -78,3 +98,43 @@ class ToyWorld:
             if not reveals(s.truth, hidden):
                 out.append(self.shoot(s))
         return out
+
+    def edit(
+        self,
+        photo: Photo,
+        kind: str = "remove",  # one of EDITS
+        name: str | None = None,  # the character's name: the edit is about it, where the kind allows
+        seed: int = 0,
+    ) -> Edit:
+        "An edit of a photograph. Raises OmniError where the photo offers nothing of that kind."
+        r = np.random.default_rng((19, seed))
+        found = edit_scene(photo.scene, kind, r, f"<{name}>" if name else None, bool(name))
+        if found is None:
+            raise OmniError(f"nothing to {kind} in: {photo.caption}")
+        return make_edit(photo.scene, *found, kind, self.size)
+
+    def concept_data(
+        self,
+        char: Character,
+        n_images: int = 10,  # photographs
+        seed: int = 0,
+        edits_each: int = 3,  # edits of each photograph, where it offers as many
+    ) -> ConceptData:
+        "Photographs of `char` that show none of its facts, with captions, questions, edits and others. OmniError for no pictures."
+        if n_images < 1:
+            raise OmniError(f"n_images={n_images}: at least one picture is needed")
+        album, hidden = self.album(char, n_images, seed), hidden_things(char)
+        look = [
+            self.photo(self.look_alike(char, 1000 + i), seed=7_000_000 + 1000 * seed + i).image
+            for i in range(3 * n_images)
+        ]
+        return ConceptData(
+            images=[p.image for p in album],
+            captions=[describe_scene(p.scene, NAME) for p in album],
+            facts=dict(char.facts),
+            qa=[(i, q, a) for i, p in enumerate(album) for q, a in open_questions(p.scene, NAME)[1:]],
+            edits=[e for i, p in enumerate(album) for e in _edits_of(p, i, edits_each, seed, hidden, self.size)],
+            look_alikes=look,
+            others=stranger_pictures(2 * n_images, seed),
+            description=char.description,
+        )

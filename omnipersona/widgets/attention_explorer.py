@@ -8,10 +8,11 @@ import io
 import numpy as np
 from PIL import Image, ImageDraw
 from ..basics import OmniError
-from ..inside.concept_maps import ConceptMaps, _part, concept_maps, heat_image
+from ..inside.concept_maps import ConceptMaps, concept_maps, heat_image
 from ..inside.expert_attention import with_rollout
 from .html import data_url, plain
 from .attention_page import export_maps
+from ..inside.concept_maps import select_part
 
 # %% auto #0
 __all__ = ['recorded', 'patch_reads', 'panel_png', 'bars_png', 'AttentionExplorer']
@@ -20,12 +21,12 @@ __all__ = ['recorded', 'patch_reads', 'panel_png', 'bars_png', 'AttentionExplore
 def recorded(
     what: dict,  # {title: (persona, request)}
     seed: int = 0,
-    guidance=None,
+    sampling=None,
     every: int = 1,  # record every n-th step
     rollout: bool = True,
 ) -> dict:  # {title: ConceptMaps}
     "Draw each request from one noise and record it, rollout included. Raises OmniError as `concept_maps` does."
-    maps = {k: concept_maps(p, r, seed, guidance, every=every)[1] for k, (p, r) in what.items()}
+    maps = {k: concept_maps(p, r, seed, sampling, every=every)[1] for k, (p, r) in what.items()}
     return {k: with_rollout(*what[k], m) if rollout else m for k, m in maps.items()}
 
 # %% ../../nbs/widgets/710_attention_explorer.ipynb #0284e905
@@ -38,10 +39,10 @@ def patch_reads(
         raise OmniError(f"row {row}, col {col}: the picture has {R} x {C} patches; count from 0")
     if how == "rollout":
         maps.map(None, step, layer, head, how)  # says what is wrong
-        return _part(maps.rollout, 0, "step", step)[:, :, row, col].mean(0)
-    w = _part(_part(_part(maps.weights, 0, "step", step), 1, "layer", layer, maps.layers), 2, "head", head)[
-        ..., row, col
-    ]
+        return select_part(maps.rollout, 0, "step", step)[:, :, row, col].mean(0)
+    w = select_part(
+        select_part(select_part(maps.weights, 0, "step", step), 1, "layer", layer, maps.layers), 2, "head", head
+    )[..., row, col]
     return (w.max if how == "max" else w.mean)((0, 1, 2))
 
 # %% ../../nbs/widgets/710_attention_explorer.ipynb #ea8a2167

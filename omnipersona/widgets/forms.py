@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 from ..basics import OmniError
-from ..pictures import load_image, png_bytes, square
+from ..pictures import load_image, png_bytes
 from ..data import ConceptData
 from ..toyworld.scenery import PLACES
 from ..toyworld.scenes import Character, hidden_things
@@ -45,14 +45,14 @@ CHOICES = dict(
     init=("images", "words", "random"),
     precision=("auto", "float32", "bfloat16", "float16"),
 )
-LEAST = {"steps": 1, "warm": 1, "n_und": 1, "n_gen": 1, "mix.copies": 1}  # others: 0
-ABOVE = ("lr", "clip", "mix.shift")  # these have to be more than 0
+LEAST = {"steps": 1, "n_und": 1, "n_gen": 1, "samples.copies": 1}  # others: 0
+ABOVE = ("learning_rate", "max_grad_norm", "samples.shift")  # these have to be more than 0
 
 
-def recipe_values(recipe: Recipe = Recipe()) -> dict:  # {'steps': 440, ..., 'mix.draw': 2}
+def recipe_values(recipe: Recipe = Recipe()) -> dict:  # {'steps': 440, ..., 'samples.draw': 2}
     "A recipe spread out."
     d = asdict(recipe)
-    return {k: v for k, v in d.items() if k != "mix"} | {f"mix.{k}": v for k, v in d["mix"].items()}
+    return {k: v for k, v in d.items() if k != "samples"} | {f"samples.{k}": v for k, v in d["samples"].items()}
 
 # %% ../../nbs/widgets/703_forms.ipynb #b66e0928
 def _checked(k, v, default):
@@ -82,10 +82,10 @@ def recipe_from(
     r = replace(
         Recipe(),
         **{k: x for k, x in v.items() if "." not in k},
-        mix=replace(SamplesPerStep(), **{k[4:]: x for k, x in v.items() if "." in k}),
+        samples=replace(SamplesPerStep(), **{k[8:]: x for k, x in v.items() if "." in k}),
     )
-    if not any(getattr(r.mix, f.name) for f in fields(SamplesPerStep) if f.name not in ("copies", "shift")):
-        raise OmniError("mix: every task has 0 samples; one at least needs some")
+    if not any(getattr(r.samples, f.name) for f in fields(SamplesPerStep) if f.name not in ("copies", "shift")):
+        raise OmniError("samples: every task has 0 samples; one at least needs some")
     return r
 
 # %% ../../nbs/widgets/703_forms.ipynb #7a9415b7
@@ -93,12 +93,11 @@ def uploaded_data(
     files,  # (name, bytes) pairs
     facts: dict | None = None,  # {'toy': 'a red kite', ...}
     description: str = "",  # 'a red spotted dog'
-    size: int = 256,  # pixels a side, after cropping to a square
 ) -> ConceptData:
     "Data from uploaded files. Raises OmniError naming the first that is no picture, and for none at all."
     if not files:
         raise OmniError("no pictures: choose files with the upload button; ten are better than one")
-    return ConceptData([square(_opened(*f), size) for f in files], facts=facts or {}, description=description)
+    return ConceptData([_opened(*f) for f in files], facts=facts or {}, description=description)
 
 # %% ../../nbs/widgets/703_forms.ipynb #ce58ddc3
 def _opened(name, content):

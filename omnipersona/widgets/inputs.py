@@ -244,7 +244,7 @@ class TryOut:
 
     def _edit(self):
         p, im = self._ready(), self.source.get()
-        r = p.edit(im, self.instruction.value, self.seed.value)
+        r = p.edit(self.instruction.value, im, self.seed.value)
         self.results["Edit"], self.results["before"] = r, im
         self._put("before", im)
         self._put("Edit", r.image)

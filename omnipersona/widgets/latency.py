@@ -159,16 +159,16 @@ def board_changes(bb, concept, seed: int = 0) -> list:
     ]
 
 # %% ../../nbs/widgets/711_latency.ipynb #52a5da1d
-def measured(bb, n: int = 20, guidance=None) -> tuple:  # ({what: milliseconds}, size of the page in bytes)
+def measured(bb, n: int = 20, sampling=None) -> tuple:  # ({what: milliseconds}, size of the page in bytes)
     "Times of explorers and boards on a backbone; the concepts are random or described, as time does not depend on what was learnt."
     char = ToyWorld(bb.size).character(seed=123)
     ask = "a photo of <maeve>"
     p = {k: Persona(bb, Concept(bb, "maeve", routing=k)) for k in ("decoupled", "coupled")}
-    x = AttentionExplorer(recorded({k: (v, ask) for k, v in p.items()}, guidance=guidance))
+    x = AttentionExplorer(recorded({k: (v, ask) for k, v in p.items()}, sampling=sampling))
     r = ReplayExplorer(
         Persona(bb, TextPrompt(bb, "maeve", char.description, char.facts)),
         "a photo of the toy of <maeve>",
-        guidance=guidance,
+        sampling=sampling,
     )
     out = {
         "attention, kernel": kernel_times(attention_changes(x), n),
@@ -188,9 +188,9 @@ def measured(bb, n: int = 20, guidance=None) -> tuple:  # ({what: milliseconds},
     return out, size
 
 # %% ../../nbs/widgets/711_latency.ipynb #5bac86fc
-def main(out="bench/widgets.json", n: int = 40, guidance=None) -> dict:
+def main(out="bench/widgets.json", n: int = 40, sampling=None) -> dict:
     "`make bench-widgets`: {what: median, max, n in milliseconds}, printed beside the floor and written as JSON."
-    got, size = measured(load_backbone("tiny"), n, guidance)
+    got, size = measured(load_backbone("tiny"), n, sampling)
     rows = {k: spread_of(v) for k, v in got.items()}
     print(f"{'milliseconds':28}{'median':>9}{'max':>9}{'n':>6}   floor {FLOOR_MS:g}")
     for k, s in rows.items():

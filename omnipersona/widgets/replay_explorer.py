@@ -21,25 +21,25 @@ def revised(
 ) -> Trace:
     "The trace gone on with from the last box that was edited. Raises OmniError for unknown names and words."
     T, Q, A, P = boxes
-    t = replace(trace, request=T, question=Q, _again=replay)
+    t = replace(trace, request=T, question=Q)
     if P != trace.prompt:
         return replace(t, answer=A, prompt=P, fallback="written by hand", by_hand=trace.by_hand or A != trace.answer)
     if A != trace.answer:
-        return t.with_answer(A)
+        return replay.with_answer(t, A)
     if Q != trace.question:
         ((answer, stage),) = replay.retrieve([Q])
         if stage.problem:
             raise OmniError(f"{Q!r}: the answer is {stage.problem}; ask something else")
-        return replay.rewritten(replace(t, answer=answer, by_hand=False, stages=[*trace.stages[:1], stage]), answer)
+        return replay.with_answer(replace(t, answer=answer, by_hand=False, stages=[*trace.stages[:1], stage]), answer)
     return replay([T])[0] if T != trace.request else trace
 
 # %% ../../nbs/widgets/707_replay_explorer.ipynb #c1e20be3
 CAPTIONS = ("without replay", "with replay", "difference")
 
 
-def replay_pictures(persona, trace: Trace, seed: int = 0, guidance=None) -> tuple:
+def replay_pictures(persona, trace: Trace, seed: int = 0, sampling=None) -> tuple:
     "PNG bytes without replay, with it, and of the difference, from one noise. Raises OmniError for a prompt that cannot be drawn."
-    a, b = (r.image for r in persona.generate_many([trace.request, trace.prompt], [seed, seed], guidance))
+    a, b = (r.image for r in persona.generate_many([trace.request, trace.prompt], [seed, seed], sampling))
     large = lambda i: i.resize([v * max(1, 192 // i.width) for v in i.size], 0)  # 0: nearest
     return tuple(png_bytes(large(i)) for i in (a, b, difference(a, b)))
 
@@ -57,11 +57,11 @@ class ReplayExplorer:
         persona,  # Persona
         request: str,  # what to draw
         seed: int = 0,  # of the noise
-        guidance=None,
+        sampling=None,
     ):  # SamplingConfig; None: the backbone's own
         import ipywidgets as w
 
-        self.persona, self.seed, self.guidance = persona, seed, guidance
+        self.persona, self.seed, self.sampling = persona, seed, sampling
         self.boxes = [w.Text(description=d) for d in ("T", "Q", "A", "T'")]
         self.examples = w.IntSlider(value=2, min=0, max=len(EXAMPLES), description="examples")
         self.replay_button, self.redraw_button = w.Button(description="Replay"), w.Button(description="Redraw")
@@ -84,7 +84,7 @@ class ReplayExplorer:
         return Replay(self.persona.bb, self.persona.concepts, ReplayConfig(n_examples=self.examples.value))
 
     def _show(self, trace):
-        self.pictures = replay_pictures(self.persona, trace, self.seed, self.guidance)  # first, as it may refuse
+        self.pictures = replay_pictures(self.persona, trace, self.seed, self.sampling)  # first, as it may refuse
         self.trace = trace
         for b, v in zip(self.boxes, (trace.request, trace.question, trace.answer, trace.prompt)):
             b.value = v

@@ -48,21 +48,21 @@ class Watch:
     def __call__(self, L):
         self.last, now = L, time.time()
         if self.start is None:
-            self.start = (now, L.step - 1)
+            self.start = (now, L.global_step - 1)
         if now - self.since > self.least:
             self.since = now
             self._progress(L, now)
-        if L.step == L.recipe.steps or (self.every and L.step % self.every == 0) or not self.snapshots:
+        if L.global_step == L.recipe.steps or (self.every and L.global_step % self.every == 0) or not self.snapshots:
             self.look(L)
         self.poll()
         return self.stop
 
     def _progress(self, L, now):
-        n = L.step - self.start[1]
-        left = (now - self.start[0]) / max(n - 1, 1) * (L.recipe.steps - L.step) if n > 1 else 0
-        self.bar.value = L.step
+        n = L.global_step - self.start[1]
+        left = (now - self.start[0]) / max(n - 1, 1) * (L.recipe.steps - L.global_step) if n > 1 else 0
+        self.bar.value = L.global_step
         self.said(
-            f"step {L.step} of {L.recipe.steps}"
+            f"step {L.global_step} of {L.recipe.steps}"
             + (
                 f", about {left:.0f} s left"
                 if 0 < left < 100
@@ -74,11 +74,11 @@ class Watch:
 
     def look(self, L):
         "Draw everything as it is now."
-        self.looked = L.step
-        self.snapshots.append(L.concept.rows.detach().float().cpu().numpy().copy())
+        self.looked = L.global_step
+        self.snapshots.append(L.concept.embeddings.detach().float().cpu().numpy().copy())
         if self.every:
-            self.previews.append((L.step, preview_picture(self.bb, L.concept)))
-        self.show(L.log, L.concept.n_und)
+            self.previews.append((L.global_step, preview_picture(self.bb, L.concept)))
+        self.show(L.history, L.concept.n_und)
 
     def end(self):
         "The last look, where a run was stopped between two."
