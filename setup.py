@@ -1,6 +1,7 @@
 "Everything is said once, in settings.ini; this file hands it to setuptools."
 from configparser import ConfigParser
 from pathlib import Path
+
 from setuptools import find_packages, setup
 
 here = Path(__file__).parent

@@ -7,13 +7,20 @@ __all__ = ['OmniError', 'seed_all', 'default_device', 'compute_dtype', 'check_na
            'warmup_cosine']
 
 # %% ../nbs/001_basics.ipynb #2be6fb3d
-import logging, os, random, re, shutil, time
+import logging
+import os
+import random
+import re
+import shutil
+import time
 from collections.abc import Callable
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from uuid import uuid4
-import numpy as np, torch
+
+import numpy as np
+import torch
 
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(
     logging.ERROR
@@ -49,7 +56,7 @@ def _matmul_time(dtype, n=256, repeats=5):
     return min(times[1:])
 
 # %% ../nbs/001_basics.ipynb #d610de64
-@lru_cache(maxsize=None)
+@cache
 def _cpu_dtype():
     return torch.bfloat16 if _matmul_time(torch.bfloat16) < 0.8 * _matmul_time(torch.float32) else torch.float32
 

@@ -4,9 +4,11 @@
 
 # %% ../nbs/003_data.ipynb #da122bf7
 from __future__ import annotations
+
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+
 from .basics import OmniError
 from .pictures import list_images, load_image
 

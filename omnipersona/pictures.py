@@ -7,10 +7,18 @@ __all__ = ['MIN_SIDE', 'SUFFIXES', 'to_image', 'show_images', 'load_image', 'lis
            'png_bytes']
 
 # %% ../nbs/002_pictures.ipynb #ac7a4bf6
-import io, logging, os, re, struct, warnings
+import io
+import logging
+import os
+import re
+import struct
+import warnings
 from pathlib import Path
-import numpy as np, torch
+
+import numpy as np
+import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
+
 from .basics import OmniError
 
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,6 +47,7 @@ def bb():
 def concept(bb, data):
     "What six steps make of a concept."
     from helpers import SHORT
+
     from omnipersona.concept.learn import learn
 
     return learn(bb, data, name="maeve", recipe=SHORT, progress=False)

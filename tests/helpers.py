@@ -1,17 +1,18 @@
 "What several tests need: a random backbone, small and quick, and small comparisons."
 
-import numpy as np, torch
-from PIL import Image
-from omnipersona.pictures import to_tensor
-from omnipersona.toyworld.world import ToyWorld
-from omnipersona.model.flow import SamplingConfig
+import numpy as np
+import torch
+
+from omnipersona.concept.losses import Recipe
+from omnipersona.concept.sampling import SamplesPerStep
 from omnipersona.model.autoencoder import Refiner, pca_autoencoder
+from omnipersona.model.backbone import Backbone
 from omnipersona.model.experts import MoTConfig
+from omnipersona.model.flow import SamplingConfig
 from omnipersona.model.mot import MoT
 from omnipersona.model.tokenizer import tiny_tokenizer
-from omnipersona.model.backbone import Backbone
-from omnipersona.concept.sampling import SamplesPerStep
-from omnipersona.concept.losses import Recipe
+from omnipersona.pictures import to_tensor
+from omnipersona.toyworld.world import ToyWorld
 
 VIT = dict(
     hidden_size=32,

@@ -1,8 +1,13 @@
 "Run by tests in processes of their own: learns a few steps with a random backbone. learn_script.py OUT.json [--steps N] [--folder DIR] [--kill STEP] [--accelerate]"
 
-import argparse, json, os, signal
+import argparse
+import json
+import os
+import signal
 from dataclasses import replace
+
 from helpers import SHORT, ToyWorld, random_backbone
+
 from omnipersona.concept.learn import learn
 
 a = argparse.ArgumentParser()

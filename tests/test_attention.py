@@ -1,13 +1,16 @@
 "Attention: recording changes nothing, maps are shares of attention, and mistakes are named."
 
-import numpy as np, pytest, torch
+import numpy as np
+import pytest
+import torch
 from helpers import QUICK, same
+
 from omnipersona.basics import OmniError
 from omnipersona.concept.concept import Concept
 from omnipersona.concept.persona import Persona
-from omnipersona.inside.recording import record
 from omnipersona.inside.concept_maps import concept_maps, heat_image
 from omnipersona.inside.localization import pointing_game
+from omnipersona.inside.recording import record
 
 
 @pytest.fixture(scope="module")
@@ -96,9 +99,9 @@ def test_pointing():
 # ---- photographs with a known outline -------------------------------------------------------------------------------
 def test_maps_of_a_photograph(bb, concept, world, char):
     "The same numbers as attend's own recorder gives, for name, und and gen columns; the outline is the photograph's."
-    from omnipersona.inside.localization import photo_maps, pointing_by_layer, cells_on
-    from omnipersona.model.segments import LatentImage, pack
     from omnipersona.concept.requests import request_segments
+    from omnipersona.inside.localization import cells_on, photo_maps, pointing_by_layer
+    from omnipersona.model.segments import LatentImage, pack
 
     photo, p = world.photo(char, seed=5), Persona(bb, concept)
     maps = photo_maps(p, photo, "a photo of <maeve>", t=0.5, seed=3)

@@ -1,17 +1,24 @@
 "The attention explorer: driven from the kernel and, where a browser is installed, as an exported page without a network."
 
-import base64, io, json, re, shutil
-import numpy as np, pytest
+import base64
+import io
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
 
 pytest.importorskip("ipywidgets")
-from PIL import Image
 from helpers import QUICK, same
+from PIL import Image
+
 from omnipersona.basics import OmniError
 from omnipersona.concept.concept import Concept
 from omnipersona.concept.persona import Persona
 from omnipersona.inside.concept_maps import ConceptMaps
-from omnipersona.widgets.attention_page import export_maps, fitted, panel, restored
 from omnipersona.widgets.attention_explorer import AttentionExplorer, panel_png, patch_reads, recorded
+from omnipersona.widgets.attention_page import export_maps, fitted, panel, restored
 
 EVIL = "<img src=x onerror=alert(1)>"
 ASK = "a photo of <maeve>"

@@ -1,20 +1,22 @@
 "The official layout from a user's side: one entrance, fewer bits, concepts on it, memory that fits."
 
 from dataclasses import replace
-import pytest, torch
-from PIL import Image
+
+import pytest
+import torch
 from helpers import QUICK, SHORT, unchanged
+from PIL import Image
+
 from omnipersona.basics import OmniError
+from omnipersona.concept.concept import Concept
+from omnipersona.concept.learn import Learner, learn
+from omnipersona.concept.losses import task_losses
+from omnipersona.concept.persona import Persona
 from omnipersona.data import ConceptData
-from omnipersona.model.segments import LatentImage, pack
-from omnipersona.model.mot import image_loss
 from omnipersona.model.bagel import random_checkpoint
 from omnipersona.model.loading import load_backbone
-from omnipersona.concept.concept import Concept
-from omnipersona.concept.sampling import samples
-from omnipersona.concept.losses import task_losses
-from omnipersona.concept.learn import Learner, learn
-from omnipersona.concept.persona import Persona
+from omnipersona.model.mot import image_loss
+from omnipersona.model.segments import LatentImage, pack
 
 FORMATS = dict(
     float32=dict(dtype=torch.float32),

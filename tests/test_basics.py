@@ -1,8 +1,14 @@
 "What people really bring: odd picture files, broken ones, and names with markup. The notebook tests the ordinary cases."
 
-import io, struct, zlib
-import numpy as np, pytest, torch
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
 from PIL import Image, ImageDraw
+
 from omnipersona.basics import OmniError, atomic_dir, atomic_write, check_name
 from omnipersona.pictures import list_images, load_image, show_images, square, to_image, to_tensor
 

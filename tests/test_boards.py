@@ -1,7 +1,9 @@
 "The boards, driven from the kernel: menus and sliders are set, pictures and numbers read back. Results are made by hand, so nothing is trained."
 
 import json
-import numpy as np, pytest
+
+import numpy as np
+import pytest
 
 pytest.importorskip("ipywidgets")
 from omnipersona.all import *

@@ -1,9 +1,22 @@
 "The studio and the explorers in JupyterLab, in a browser: every click goes the way a student's does, every picture is read back from the page."
 
-import base64, io, json, os, re, shutil, socket, subprocess, sys, time, urllib.request, zipfile
-import nbformat, pytest
-from PIL import Image
+import base64
+import io
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import zipfile
+
+import nbformat
+import pytest
 from conftest import ROOT, shipped
+from PIL import Image
 
 FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync".split()
 EVIL = "<img src=x onerror=alert(1)>"

@@ -1,8 +1,10 @@
 "The Colab notebook, top to bottom, where neither Colab nor a GPU is: on a small random checkpoint in BAGEL's layout. (`make test` also runs it on the tiny backbone.)"
 
-import json, os, re
-import nbformat, pytest
+import re
+
+import nbformat
 from conftest import ROOT
+
 from omnipersona.model.bagel import random_checkpoint
 
 NB = ROOT / "nbs" / "tutorials" / "05_bagel_on_colab.ipynb"

@@ -1,16 +1,20 @@
 "Concept tokens from a user's side: 33 rows and nothing else, on disk and back, alone and together, also for peft."
 
-import copy, json
+import copy
+import json
 from pathlib import Path
-import pytest, torch
-import omnipersona.concept.tokens as tokens
+
+import pytest
+import torch
 from helpers import QUICK, apart, random_backbone, same, unchanged, weights
+
+import omnipersona.concept.tokens as tokens
 from omnipersona.basics import OmniError
-from omnipersona.model.segments import pack
-from omnipersona.concept.tokens import concept_capacity, concept_token_ids, initial_embeddings, splice
 from omnipersona.concept.concept import Concept, Concepts, TextPrompt
-from omnipersona.concept.sampling import EncodedData, SamplesPerStep, samples
 from omnipersona.concept.losses import task_losses
+from omnipersona.concept.sampling import EncodedData, SamplesPerStep
+from omnipersona.concept.tokens import concept_capacity, concept_token_ids, initial_embeddings, splice
+from omnipersona.model.segments import pack
 
 
 def lay(bb, segs, gen_ids=frozenset()):

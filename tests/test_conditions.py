@@ -1,10 +1,12 @@
 "Two comparisons under conditions: right recipes and data, paired differences, and nothing measured twice."
 
-import numpy as np, pytest
+import numpy as np
+import pytest
+
 import omnipersona.bench.conditions_bench as B
 from omnipersona.basics import OmniError
-from omnipersona.toyworld.world import ToyWorld
 from omnipersona.concept.losses import Recipe
+from omnipersona.toyworld.world import ToyWorld
 
 
 def test_a_condition_changes_what_it_says_and_nothing_else():

@@ -1,16 +1,20 @@
 "Cross-task effects: gradients that add up, cosines that mean what they say, matrices that are counted right."
 
 import json
-from types import SimpleNamespace
 from dataclasses import replace
-import numpy as np, pytest, torch
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
 from helpers import SHORT, unchanged, weights
+
 from omnipersona.basics import OmniError
-from omnipersona.data import ConceptData
 from omnipersona.concept.concept import Concept
-from omnipersona.concept.sampling import EncodedData, SamplesPerStep, TASKS, samples
-from omnipersona.concept.losses import LOSS_GROUPS, Recipe, group_losses, task_losses
 from omnipersona.concept.learn import Learner, learn
+from omnipersona.concept.losses import LOSS_GROUPS, Recipe, group_losses, task_losses
+from omnipersona.concept.sampling import TASKS, EncodedData, SamplesPerStep
+from omnipersona.data import ConceptData
 from omnipersona.inside.crosstask import (
     ConflictProbe,
     conflict_figure,
@@ -293,8 +297,9 @@ def test_lessons(bench):
 def test_every_task_is_measured_with_and_without_replay(bench, bb, concept, judge, char, monkeypatch):
     "Where replay changes no prompt, nothing is drawn again and no number changes; where it does, only drawing and editing may change."
     from helpers import QUICK
-    from omnipersona.concept.replay import Trace
+
     from omnipersona.concept.persona import Persona
+    from omnipersona.concept.replay import Trace
 
     p, drawn = Persona(bb, concept), []
     for f in ("generate_many", "edit_many"):

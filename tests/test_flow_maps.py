@@ -1,16 +1,18 @@
 "ExpertAttention between experts, rollout, source maps, IoU, effects on pictures: identities, bounds, and the official layout."
 
 from dataclasses import replace
-import numpy as np, pytest, torch
+
+import numpy as np
+import pytest
+import torch
 from helpers import QUICK, same
+
 from omnipersona.basics import OmniError
 from omnipersona.concept.concept import Concept
 from omnipersona.concept.persona import Persona
-from omnipersona.inside.recording import packed_request, record, token_labels
-from omnipersona.inside.concept_maps import concept_maps, drawn_grid, maps_bytes, maps_figure
-from omnipersona.inside.localization import best_iou, cells_on, iou_by_layer, photo_maps, shuffled_iou
 from omnipersona.inside.ablation import ablate, answer_attention, answer_effects, answer_logprob, word_figure
-from omnipersona.inside.picture_ablation import attention_and_effect, effects_figure, every_token, picture_effects
+from omnipersona.inside.concept_maps import concept_maps, drawn_grid, maps_bytes, maps_figure
+from omnipersona.inside.edit_attention import edit_maps, edit_maps_figure, find_character
 from omnipersona.inside.expert_attention import (
     expert_attention,
     expert_attention_figure,
@@ -18,7 +20,9 @@ from omnipersona.inside.expert_attention import (
     token_kinds,
     with_rollout,
 )
-from omnipersona.inside.edit_attention import edit_maps, edit_maps_figure, find_character
+from omnipersona.inside.localization import best_iou, cells_on, iou_by_layer, photo_maps, shuffled_iou
+from omnipersona.inside.picture_ablation import attention_and_effect, effects_figure, every_token, picture_effects
+from omnipersona.inside.recording import packed_request, record, token_labels
 
 ASK, EDIT = "a photo of <maeve> at the beach", "make <maeve> red"
 EDITING = replace(QUICK, image=1.5, renorm="text_channel")  # three branches
@@ -38,8 +42,9 @@ def coupled(bb, concept):
 def bagel(tmp_path_factory):
     "The reference checkpoint where it is at hand, else another random one in the official layout."
     from conftest import ROOT
-    from omnipersona.model.loading import load_backbone
+
     from omnipersona.model.bagel import random_checkpoint
+    from omnipersona.model.loading import load_backbone
 
     ref = ROOT.parent / "shared" / "bagel_reference" / "A" / "ckpt"
     b = load_backbone(

@@ -1,10 +1,13 @@
 "Where the tokens lie: states that are the model's own, points that keep distances, a separation that is the silhouette."
 
 import json
-import numpy as np, pytest, torch
+
+import numpy as np
+import pytest
+import torch
 from helpers import SHORT
+
 from omnipersona.basics import OmniError
-from omnipersona.model.segments import pack
 from omnipersona.concept.concept import Concept, TextPrompt
 from omnipersona.concept.learn import learn
 from omnipersona.inside.geometry import (
@@ -17,6 +20,7 @@ from omnipersona.inside.geometry import (
     token_points,
     token_states,
 )
+from omnipersona.model.segments import pack
 
 G = [None] + ["und"] * 16 + ["gen"] * 16
 

@@ -1,10 +1,18 @@
 "The house rules: notebooks and modules in step, imports one way, clean files, a wheel that works without nbdev."
 
-import ast, json, os, re, shutil, subprocess, sys, tarfile, zipfile
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
 from collections import Counter
-from pathlib import Path
-import pytest
+
 import house
+import pytest
 
 ROOT, LIB = house.ROOT, "omnipersona"
 BY_HAND = {"__init__.py", "all.py"}  # modules of the package that are not made from a notebook

@@ -1,16 +1,20 @@
 "The judge from a user's side: what it reads off pictures, whom it recognises, what it can be asked, and what it refuses."
 
-import subprocess, sys
-import numpy as np, pytest, torch
+import subprocess
+import sys
 from dataclasses import replace
-from PIL import Image
+
+import numpy as np
+import pytest
+import torch
+
 from omnipersona.basics import OmniError
 from omnipersona.pictures import to_tensor
 from omnipersona.toyworld.draw import COLORS, SPECIES
-from omnipersona.toyworld.scenery import OBJECTS, PLACES
-from omnipersona.toyworld.scenes import Scene, Thing, random_traits, render
 from omnipersona.toyworld.judge import ToyJudge, understand
 from omnipersona.toyworld.judge_training import contrastive_loss, family_scenes, judge_scenes, train_judge
+from omnipersona.toyworld.scenery import OBJECTS, PLACES
+from omnipersona.toyworld.scenes import Scene, Thing, random_traits, render
 
 NAMES = "species color pattern accessory place side thing thing_color".split()
 

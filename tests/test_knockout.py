@@ -1,11 +1,13 @@
 "Knock-outs: what is taken away is taken away, nothing else, and effects are differences."
 
-import numpy as np, pytest, torch
+import numpy as np
+import pytest
+import torch
 from helpers import QUICK, apart, same
+
 from omnipersona.basics import OmniError
 from omnipersona.concept.concept import Concept
 from omnipersona.concept.persona import Persona
-from omnipersona.inside.recording import token_labels
 from omnipersona.inside.ablation import (
     ablate,
     answer_attention,
@@ -14,6 +16,7 @@ from omnipersona.inside.ablation import (
     rank_correlation,
     token_figure,
 )
+from omnipersona.inside.recording import token_labels
 
 Q, A = "what is the toy of <maeve> ?", "a red kite"
 

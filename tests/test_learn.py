@@ -1,17 +1,26 @@
 "Learning from a user's side: repeatable, interruptible, exactly resumable, and safe against numbers that are none."
 
-import json, math, os, random, subprocess, sys
+import json
+import math
+import os
+import random
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
-import numpy as np, pytest, torch
-import omnipersona.concept.losses as L_
+
+import numpy as np
+import pytest
+import torch
 from helpers import SHORT, random_backbone, unchanged, weights
+
+import omnipersona.concept.losses as L_
 from omnipersona.basics import OmniError
-from omnipersona.data import ConceptData
 from omnipersona.concept.concept import Concept
-from omnipersona.concept.sampling import EncodedData, SamplesPerStep, noised, samples
-from omnipersona.concept.losses import Recipe, task_losses
 from omnipersona.concept.learn import Learner, learn, loss_figure
+from omnipersona.concept.losses import Recipe, task_losses
+from omnipersona.concept.sampling import EncodedData, SamplesPerStep, noised
+from omnipersona.data import ConceptData
 
 HERE = Path(__file__).parent
 

@@ -2,10 +2,11 @@
 
 import pytest
 from conftest import ROOT
+
 from omnipersona.basics import OmniError
+from omnipersona.bench.main_bench import goals_table
 from omnipersona.bench.metrics import MEASURED, measured
 from omnipersona.bench.scores import FLOORS
-from omnipersona.bench.main_bench import goals_table
 
 NAMES = sorted(p.stem for p in MEASURED.glob("*.json"))
 

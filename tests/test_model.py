@@ -1,15 +1,19 @@
 "The model from a user's side: how its input is laid out, cached or batched changes nothing, and what is saved comes back."
 
 from dataclasses import replace
-import numpy as np, pytest, torch
+
+import numpy as np
+import pytest
+import torch
 from helpers import QUICK, SIZES, apart, random_backbone, same, unchanged, weights
+
 from omnipersona.basics import OmniError
-from omnipersona.model.flow import PRESETS, SamplingConfig, guide
-from omnipersona.model.segments import LatentImage, Text, pack
 from omnipersona.model.experts import MoTConfig
-from omnipersona.model.mot import MoT, image_loss, text_loss
+from omnipersona.model.flow import PRESETS, SamplingConfig, guide
 from omnipersona.model.generate import contexts, prefill, say
 from omnipersona.model.loading import load_backbone
+from omnipersona.model.mot import MoT, image_loss, text_loss
+from omnipersona.model.segments import LatentImage, Text, pack
 
 close = lambda a, b: torch.allclose(a, b, atol=2e-5, rtol=1e-4)
 

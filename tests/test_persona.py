@@ -1,16 +1,20 @@
 "The facade from a user's side: the interface as promised, names, requests that cannot be met, and pictures that are none."
 
-import inspect, io
+import inspect
+import io
 from dataclasses import replace
-import pytest, torch
-from PIL import Image
+
+import pytest
+import torch
 from helpers import QUICK, SHORT, apart, random_backbone, same, unchanged, weights
+from PIL import Image
+
 from omnipersona.basics import OmniError
-from omnipersona.data import ConceptData
 from omnipersona.concept.concept import Concept, TextPrompt
-from omnipersona.concept.requests import request_segments
 from omnipersona.concept.learn import learn
 from omnipersona.concept.persona import Persona, Result
+from omnipersona.concept.requests import request_segments
+from omnipersona.data import ConceptData
 
 
 @pytest.fixture(scope="module")

@@ -1,14 +1,18 @@
 "Ordinary pictures through the whole pipeline. The tiny model has never seen photographs: that it runs is all that is claimed."
 
 import shutil
-import numpy as np, pytest, torch
-from PIL import Image
+
+import numpy as np
+import pytest
+import torch
 from helpers import QUICK, SHORT, unchanged, weights
-from omnipersona.pictures import list_images, load_image
-from omnipersona.data import ConceptData
+from PIL import Image
+
 from omnipersona.concept.concept import Concept
 from omnipersona.concept.learn import learn
 from omnipersona.concept.persona import Persona
+from omnipersona.data import ConceptData
+from omnipersona.pictures import list_images, load_image
 
 VARIANTS = ["rotated.jpg", "alpha.png", "grey.jpg", "palette.gif", "cmyk.jpg", "phone.jpg", "ribbon.webp"]
 

@@ -1,11 +1,12 @@
 "Will it fit? From a configuration alone, and checked against what can be counted."
 
-import pytest, torch
+import pytest
+import torch
 from helpers import random_backbone
+
 from omnipersona.basics import OmniError
-from omnipersona.model.segments import Text, pack
-from omnipersona.model.bagel_config import BAGEL_7B, default_resizes, empty_ae, empty_mot, mot_config
 from omnipersona.model.bagel import random_checkpoint
+from omnipersona.model.bagel_config import BAGEL_7B, default_resizes, empty_ae, empty_mot, mot_config
 from omnipersona.model.costs import (
     GPUS,
     count_weights,
@@ -17,6 +18,7 @@ from omnipersona.model.costs import (
     workloads,
 )
 from omnipersona.model.memory import plan, plan_table
+from omnipersona.model.segments import Text, pack
 
 BIG = mot_config(**BAGEL_7B)
 

@@ -1,21 +1,26 @@
 """Our model beside BAGEL's reference implementation, number by number. `OMNIPERSONA_REFERENCE=<folder with ckpt/ and golden.*>
 python -m pytest tests/test_reference.py` runs against that folder and prints a table; sizes come from its files. Relative L2 errors."""
 
-import json, os
+import json
+import os
 from pathlib import Path
-import numpy as np, pytest, torch
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
 from PIL import Image
 from safetensors.torch import load_file
-from conftest import ROOT
-from omnipersona.pictures import to_tensor
-from omnipersona.model.flow import SamplingConfig, shift_time
-from omnipersona.model.vision import patchify
-from omnipersona.model.segments import LatentImage, Text, ViTImage, pack
-from omnipersona.model.mot import text_loss
-from omnipersona.model.generate import contexts, draw, prefill, say
+
+from omnipersona.model.bagel import load_bagel
 from omnipersona.model.bagel_checkpoint import compare_keys
 from omnipersona.model.bagel_config import BAGEL_7B, ImageResize, ae_shapes, empty_ae, empty_mot, mot_config
-from omnipersona.model.bagel import load_bagel
+from omnipersona.model.flow import SamplingConfig, shift_time
+from omnipersona.model.generate import contexts, draw, prefill, say
+from omnipersona.model.mot import text_loss
+from omnipersona.model.segments import LatentImage, Text, ViTImage, pack
+from omnipersona.model.vision import patchify
+from omnipersona.pictures import to_tensor
 
 GIVEN = os.environ.get("OMNIPERSONA_REFERENCE")
 HERE = Path(GIVEN) if GIVEN else ROOT.parent / "shared" / "bagel_reference" / "A"

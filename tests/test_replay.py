@@ -1,7 +1,10 @@
 "Explicit knowledge replay: what is said before a picture is drawn. Facts are given in words here, so that nothing must be trained."
 
 import json
-import numpy as np, pytest
+
+import numpy as np
+import pytest
+
 from omnipersona.all import *
 
 QUICK = SamplingConfig(4, 2.0, 1.0)

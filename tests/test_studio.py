@@ -1,18 +1,23 @@
 "The concept studio without a front end: boxes are filled, buttons clicked, texts and pictures read back. All of it also holds under Colab's ipywidgets 7 (`make test-colab`)."
 
-import io, time, zipfile
-import pytest, torch
+import io
+import time
+import zipfile
+
+import pytest
+import torch
 
 w = pytest.importorskip("ipywidgets")
-from PIL import Image
 from helpers import SHORT
-from omnipersona.widgets import studio as module
+from PIL import Image
+
 from omnipersona.basics import OmniError
-from omnipersona.pictures import png_bytes
 from omnipersona.concept.concept import Concept
-from omnipersona.concept.sampling import SamplesPerStep
-from omnipersona.concept.losses import Recipe
 from omnipersona.concept.learn import learn
+from omnipersona.concept.losses import Recipe
+from omnipersona.concept.sampling import SamplesPerStep
+from omnipersona.pictures import png_bytes
+from omnipersona.widgets import studio as module
 from omnipersona.widgets.forms import (
     concept_zip,
     designed,

@@ -1,12 +1,15 @@
 "The shipped backbone and judge. Behaviour, not a benchmark: thresholds are far below what `make bench-main` prints."
 
-import numpy as np, pytest, torch
-from PIL import Image
+import numpy as np
+import pytest
+import torch
 from conftest import shipped
+from PIL import Image
+
 from omnipersona.basics import OmniError
 from omnipersona.concept.concept import Concept
-from omnipersona.concept.losses import Recipe
 from omnipersona.concept.learn import learn
+from omnipersona.concept.losses import Recipe
 from omnipersona.concept.persona import Persona
 
 PROMPTS = [

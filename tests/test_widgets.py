@@ -2,6 +2,7 @@
 
 import pytest
 from PIL import Image
+
 from omnipersona.basics import OmniError
 from omnipersona.pictures import png_bytes
 from omnipersona.widgets.html import data_url, export_page, page, picture_html, plain, thinned, uploads

@@ -1,22 +1,16 @@
 "The toy world from a user's side: what it gives is fixed by seeds, exact, and true."
 
 from dataclasses import replace
-import numpy as np, pytest
+
+import numpy as np
+import pytest
 from helpers import same
+
 from omnipersona.basics import OmniError
 from omnipersona.data import ConceptData
+from omnipersona.model.tokenizer import tiny_tokenizer
+from omnipersona.pretrain.families import family
 from omnipersona.toyworld.draw import COLORS, PATTERNS, SPECIES, Traits
-from omnipersona.toyworld.scenery import PLACES
-from omnipersona.toyworld.scenes import (
-    Character,
-    FACTS,
-    Scene,
-    describe_scene,
-    masks,
-    random_scene,
-    random_thing,
-    render,
-)
 from omnipersona.toyworld.language import (
     EDITS,
     caption,
@@ -27,9 +21,18 @@ from omnipersona.toyworld.language import (
     requests,
     yes_no,
 )
+from omnipersona.toyworld.scenery import PLACES
+from omnipersona.toyworld.scenes import (
+    FACTS,
+    Character,
+    Scene,
+    describe_scene,
+    masks,
+    random_scene,
+    random_thing,
+    render,
+)
 from omnipersona.toyworld.world import ToyWorld
-from omnipersona.model.tokenizer import tiny_tokenizer
-from omnipersona.pretrain.families import family
 
 CHARS = range(0, 40)
 

@@ -1,6 +1,9 @@
 """The chores of the house. `python tools/house.py clean` | `readme` | `measured` | `scores <folder>`; the tests use the same functions."""
 
-import json, os, re, sys
+import json
+import os
+import re
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -4,18 +4,18 @@
 
 # %% ../../nbs/bench/605_attention_bench.ipynb #ddf8519a
 from __future__ import annotations
-from ..toyworld.scenery import PLACES
-from ..toyworld.world import ToyWorld
-from ..model.loading import load_backbone
+
+from .main_bench import CHARACTERS, run_cells, write_report
+from .metrics import summary
+from .scores import learnt
 from ..concept.losses import Recipe
 from ..concept.persona import Persona
 from ..inside.concept_maps import concept_maps
-from ..inside.localization import iou_by_layer, pointing_by_layer
 from ..inside.edit_attention import find_character
-from .metrics import summary
-from .scores import learnt
-from .main_bench import CHARACTERS, run_cells, write_report
-from ..inside.localization import photo_maps
+from ..inside.localization import iou_by_layer, photo_maps, pointing_by_layer
+from ..model.loading import load_backbone
+from ..toyworld.scenery import PLACES
+from ..toyworld.world import ToyWorld
 
 # %% auto #0
 __all__ = ['pointing_of', 'main']

@@ -4,23 +4,28 @@
 
 # %% ../../nbs/bench/609_bagel_bench.ipynb #6cfad03d
 from __future__ import annotations
-import copy, resource, tempfile, time
+
+import copy
+import resource
+import tempfile
+import time
 from dataclasses import replace
+
 import torch
 from PIL import Image
+
 from ..basics import compute_dtype
-from ..data import ConceptData
-from ..model.bagel_config import BAGEL_7B, bagel_tokenizer, default_resizes, empty_ae, empty_mot, mot_config
-from ..model.quant import quantise_layers
-from ..model.bagel import save_byte_tokenizer
-from ..model.memory import plan
-from ..concept.sampling import SamplesPerStep
-from ..concept.losses import Recipe
-from ..concept.learn import Learner
 from .main_bench import write_report
-from ..model.quant import set_parameter
+from ..concept.learn import Learner
+from ..concept.losses import Recipe
+from ..concept.sampling import SamplesPerStep
+from ..data import ConceptData
 from ..model.backbone import Backbone
+from ..model.bagel import save_byte_tokenizer
+from ..model.bagel_config import BAGEL_7B, bagel_tokenizer, default_resizes, empty_ae, empty_mot, mot_config
 from ..model.flow import BAGEL_PRESETS
+from ..model.memory import plan
+from ..model.quant import quantise_layers, set_parameter
 
 # %% auto #0
 __all__ = ['fill_randomly', 'random_bagel', 'peak_gb', 'picture_data', 'learning_step', 'drawing_step', 'main']

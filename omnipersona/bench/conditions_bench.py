@@ -4,17 +4,20 @@
 
 # %% ../../nbs/bench/608_conditions_bench.ipynb #f999d871
 from __future__ import annotations
-import hashlib, time
+
+import hashlib
+import time
 from dataclasses import replace
 from pathlib import Path
+
 from ..basics import OmniError
-from ..data import ConceptData, NAME
-from ..toyworld.judge import ToyJudge
-from ..model.loading import load_backbone
-from ..concept.losses import Recipe
-from .scores import bench_concept, learnt
-from .main_bench import CHARACTERS, write_report
 from .crosstask_bench import SHOWN, all_rows, compared, keep_row
+from .main_bench import CHARACTERS, write_report
+from .scores import bench_concept, learnt
+from ..concept.losses import Recipe
+from ..data import NAME, ConceptData
+from ..model.loading import load_backbone
+from ..toyworld.judge import ToyJudge
 
 # %% auto #0
 __all__ = ['RANDOM', 'FEW', 'ROUTING', 'NO_DRAWING', 'EDITING', 'SIDES', 'QUESTIONS', 'adding', 'condition', 'condition_scored',

@@ -4,19 +4,24 @@
 
 # %% ../../nbs/bench/607_crosstask_bench.ipynb #a543a8aa
 from __future__ import annotations
-import hashlib, json, time
+
+import hashlib
+import json
+import time
 from pathlib import Path
+
 import numpy as np
+
 from ..basics import OmniError
-from ..toyworld.judge import ToyJudge
-from ..model.loading import load_backbone
+from .lessons import LESSONS, SINGLE, SPREAD, lesson, propagated, propagation_matrices
+from .main_bench import CHARACTERS, run_cells, write_report
+from .metrics import paired, summary
+from .scores import bench_concept, learnt
 from ..concept.persona import Persona
 from ..inside.crosstask import ConflictProbe, conflict_summary, propagation_figure
 from ..inside.geometry import token_geometry
-from .metrics import paired, summary
-from .scores import bench_concept, learnt
-from .main_bench import CHARACTERS, run_cells, write_report
-from .lessons import LESSONS, SINGLE, SPREAD, lesson, propagated, propagation_matrices
+from ..model.loading import load_backbone
+from ..toyworld.judge import ToyJudge
 
 # %% auto #0
 __all__ = ['RECORDS', 'COMPARED', 'SHOWN', 'PAPER', 'keep_row', 'read_rows', 'all_rows', 'run_key', 'lesson_scored', 'compared',

@@ -4,21 +4,24 @@
 
 # %% ../../nbs/bench/606_lessons.ipynb #b14cc917
 from __future__ import annotations
+
 from dataclasses import replace
+
 import numpy as np
+
 from ..basics import OmniError
-from ..toyworld.scenery import PLACES
-from ..toyworld.language import fact_question
-from ..toyworld.world import ToyWorld
-from ..concept.sampling import SamplesPerStep
-from ..concept.losses import Recipe
-from ..concept.learn import learn
-from ..concept.replay import Replay
-from ..concept.persona import Persona
-from ..inside.crosstask import score_matrix
 from .metrics import identity_scores
-from .scores import judged_edits, recognised, some_edits
 from .replay_bench import fact_requests
+from .scores import judged_edits, recognised, some_edits
+from ..concept.learn import learn
+from ..concept.losses import Recipe
+from ..concept.persona import Persona
+from ..concept.replay import Replay
+from ..concept.sampling import SamplesPerStep
+from ..inside.crosstask import score_matrix
+from ..toyworld.language import fact_question
+from ..toyworld.scenery import PLACES
+from ..toyworld.world import ToyWorld
 
 # %% auto #0
 __all__ = ['ONLY', 'LEFT_OUT', 'LESSONS', 'SINGLE', 'SPREAD', 'COLUMNS', 'lesson', 'propagated', 'taught_cell',

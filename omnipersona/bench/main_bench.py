@@ -4,12 +4,13 @@
 
 # %% ../../nbs/bench/603_main_bench.ipynb #a51640a7
 from __future__ import annotations
-import json, time
+
+import json
+import time
 from pathlib import Path
+
 import torch
-from ..toyworld.judge import ToyJudge
-from ..model.loading import load_backbone
-from ..concept.losses import Recipe
+
 from .metrics import paired, summary, table
 from omnipersona.bench.scores import (
     FLOORS,
@@ -20,6 +21,9 @@ from omnipersona.bench.scores import (
     tokens_scored,
     words_scored,
 )
+from ..concept.losses import Recipe
+from ..model.loading import load_backbone
+from ..toyworld.judge import ToyJudge
 
 # %% auto #0
 __all__ = ['CHARACTERS', 'RECIPES', 'run_cells', 'write_report', 'concepts_table', 'main', 'goals_table', 'compare']

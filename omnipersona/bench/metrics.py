@@ -4,9 +4,13 @@
 
 # %% ../../nbs/bench/601_metrics.ipynb #e0d366b9
 from __future__ import annotations
+
 import json
 from pathlib import Path
-import numpy as np, torch
+
+import numpy as np
+import torch
+
 import omnipersona
 from ..basics import OmniError
 

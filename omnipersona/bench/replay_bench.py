@@ -4,17 +4,19 @@
 
 # %% ../../nbs/bench/604_replay_bench.ipynb #4e6ab226
 from __future__ import annotations
+
 import numpy as np
-from ..toyworld.language import fact_question, requests
-from ..toyworld.world import ToyWorld
-from ..toyworld.judge import ToyJudge
-from ..model.loading import load_backbone
-from ..concept.losses import Recipe
-from ..concept.replay import ReplayConfig
-from ..concept.persona import Persona
+
+from .main_bench import CHARACTERS, run_cells, write_report
 from .metrics import identity_scores, paired, summary, table
 from .scores import learnt
-from .main_bench import CHARACTERS, run_cells, write_report
+from ..concept.losses import Recipe
+from ..concept.persona import Persona
+from ..concept.replay import ReplayConfig
+from ..model.loading import load_backbone
+from ..toyworld.judge import ToyJudge
+from ..toyworld.language import fact_question, requests
+from ..toyworld.world import ToyWorld
 
 # %% auto #0
 __all__ = ['fact_requests', 'parg', 'replay_scored', 'main']

@@ -4,18 +4,13 @@
 
 # %% ../../nbs/bench/602_scores.ipynb #da3c15f0
 from __future__ import annotations
+
 import hashlib
 from pathlib import Path
-import numpy as np, torch
-from ..toyworld.scenery import PLACES
-from ..toyworld.language import EDITS, fact_question, open_questions, yes_no
-from ..toyworld.world import ToyWorld
-from ..toyworld.judge import ToyJudge
-from ..model.loading import load_backbone
-from ..concept.concept import Concept, TextPrompt
-from ..concept.losses import Recipe
-from ..concept.learn import learn
-from ..concept.persona import Persona
+
+import numpy as np
+import torch
+
 from omnipersona.bench.metrics import (
     chance_corrected,
     drawn_right,
@@ -24,6 +19,15 @@ from omnipersona.bench.metrics import (
     outside_error,
     recognition,
 )
+from ..concept.concept import Concept, TextPrompt
+from ..concept.learn import learn
+from ..concept.losses import Recipe
+from ..concept.persona import Persona
+from ..model.loading import load_backbone
+from ..toyworld.judge import ToyJudge
+from ..toyworld.language import EDITS, fact_question, open_questions, yes_no
+from ..toyworld.scenery import PLACES
+from ..toyworld.world import ToyWorld
 
 # %% auto #0
 __all__ = ['FLOORS', 'batched', 'bench_drawing', 'bench_vqa', 'judged_edits', 'some_edits', 'bench_edits', 'bench_subject',

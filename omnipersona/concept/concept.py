@@ -4,15 +4,19 @@
 
 # %% ../../nbs/concept/402_concept.ipynb #2b02c702
 from __future__ import annotations
-import copy, json
+
+import copy
+import json
 from pathlib import Path
+
 import torch
-from torch import Tensor, nn
 from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
 from ..basics import OmniError, atomic_dir, check_name
-from ..model.segments import Text
-from ..model.backbone import Backbone
 from .tokens import STRIDE, concept_token_ids, initial_embeddings, splice
+from ..model.backbone import Backbone
+from ..model.segments import Text
 
 # %% auto #0
 __all__ = ['ABOUT', 'FORMAT', 'KEY', 'read_concept', 'check_backbone', 'Concept', 'TextPrompt', 'Concepts']
@@ -175,6 +179,7 @@ class Concept(nn.Module):
 
         Who can read the repository can read embeddings and facts."""
         import tempfile
+
         from huggingface_hub import HfApi
 
         api = HfApi(token=token)

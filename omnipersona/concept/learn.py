@@ -4,19 +4,24 @@
 
 # %% ../../nbs/concept/406_learn.ipynb #d7eb1093
 from __future__ import annotations
-import hashlib, json, time
+
+import hashlib
+import json
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, fields, replace
 from pathlib import Path
+
 import torch
 from PIL import Image
+
 from ..basics import OmniError, atomic_write, check_name, warmup_cosine
+from .concept import Concept
+from .losses import Recipe, group_losses, task_losses
+from .sampling import EncodedData, step_samples
+from .tokens import initial_embeddings
 from ..data import ConceptData
 from ..model.backbone import Backbone
-from .tokens import initial_embeddings
-from .concept import Concept
-from .sampling import EncodedData, step_samples
-from .losses import Recipe, group_losses, task_losses
 
 # %% auto #0
 __all__ = ['data_hash', 'Learner', 'belongs_to', 'save_checkpoint', 'resume', 'with_fields', 'learn', 'last_losses',
@@ -295,7 +300,8 @@ def loss_figure(
     fig=None,  # a matplotlib Figure to draw into, for threads; None: one of pyplot's
 ):  # a matplotlib Figure
     "The losses per task, each step as a faint line and their running mean as a strong one."
-    import matplotlib.pyplot as plt, numpy as np
+    import matplotlib.pyplot as plt
+    import numpy as np
 
     fig = fig or plt.figure(figsize=(9, 3), dpi=100)
     axes = fig.subplots(1, 2)

@@ -4,14 +4,17 @@
 
 # %% ../../nbs/concept/405_losses.ipynb #edb3c5ec
 from __future__ import annotations
+
 from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
+
 from ..basics import OmniError, compute_dtype
-from ..model.attention import KVCache
-from ..model.segments import LatentImage, Text
 from .sampling import SamplesPerStep
+from ..model.attention import KVCache
 from ..model.generate import pack_for
+from ..model.segments import LatentImage, Text
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'TEXT_TASKS', 'DRAWING_TASKS', 'LOSS_GROUPS', 'Recipe', 'concept_cache', 'expand_cache', 'task_losses',

@@ -4,17 +4,21 @@
 
 # %% ../../nbs/concept/408_persona.ipynb #fe0b357b
 from __future__ import annotations
-import math, time
+
+import math
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+
 from PIL import Image
+
 from ..basics import OmniError
-from ..pictures import load_image
-from ..model.flow import SamplingConfig
-from ..model.backbone import Backbone
 from .concept import Concept, Concepts, TextPrompt
-from .requests import request_segments, restore_names
 from .replay import Replay, ReplayConfig, Trace
+from .requests import request_segments, restore_names
+from ..model.backbone import Backbone
+from ..model.flow import SamplingConfig
+from ..pictures import load_image
 
 # %% auto #0
 __all__ = ['Result', 'Persona']

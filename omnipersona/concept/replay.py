@@ -4,10 +4,15 @@
 
 # %% ../../nbs/concept/407_replay.ipynb #1ac8257a
 from __future__ import annotations
-import html, json, time
-from dataclasses import dataclass, field, asdict, replace
+
+import html
+import json
+import time
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+
 from PIL import Image, ImageChops
+
 from ..basics import OmniError, atomic_write
 from .concept import Concepts
 from .requests import replace_names, request_segments, restore_names

@@ -4,11 +4,13 @@
 
 # %% ../../nbs/concept/403_requests.ipynb #233b979b
 from __future__ import annotations
+
 import re
 from collections.abc import Callable, Iterable
+
 from ..basics import OmniError
-from ..model.backbone import Backbone
 from .concept import Concepts
+from ..model.backbone import Backbone
 
 # %% auto #0
 __all__ = ['replace_brackets', 'replace_names', 'restore_names', 'request_segments']

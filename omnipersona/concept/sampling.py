@@ -4,16 +4,19 @@
 
 # %% ../../nbs/concept/404_sampling.ipynb #8ab3ef75
 from __future__ import annotations
+
 from dataclasses import dataclass, replace
+
 import torch
+
 from ..basics import OmniError
-from ..data import ConceptData, NAME
-from ..toyworld.language import fact_question
+from .requests import replace_brackets
+from ..data import NAME, ConceptData
+from ..model.backbone import Backbone
 from ..model.flow import shift_time
 from ..model.segments import LatentImage, Text
+from ..toyworld.language import fact_question
 from ..toyworld.world import stranger_pictures
-from ..model.backbone import Backbone
-from .requests import replace_brackets
 
 # %% auto #0
 __all__ = ['CPU', 'TASKS', 'EncodedData', 'noised_copies', 'SamplesPerStep', 'step_samples']
@@ -104,14 +107,14 @@ class SamplesPerStep:
                     + ("" if least else ", 0 leaves the task out")
                 )
 
-    def without(self, *tasks) -> "SamplesPerStep":
+    def without(self, *tasks) -> SamplesPerStep:
         "The same with no samples of some tasks; the others keep theirs. Raises OmniError for unknown tasks."
         for t in tasks:
             if t not in TASKS:
                 raise OmniError(f"{t!r}: no task; one of {', '.join(TASKS)}")
         return replace(self, **{t: 0 for t in tasks})
 
-    def only(self, *tasks) -> "SamplesPerStep":
+    def only(self, *tasks) -> SamplesPerStep:
         "The same with samples of these tasks alone. Raises OmniError for unknown tasks."
         self.without(*tasks)
         return self.without(*(t for t in TASKS if t not in tasks))

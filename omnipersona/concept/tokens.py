@@ -4,12 +4,14 @@
 
 # %% ../../nbs/concept/401_tokens.ipynb #11de50a3
 from __future__ import annotations
+
 import torch
-from torch import Tensor
 import torch.nn.functional as F
+from torch import Tensor
+
 from ..basics import OmniError
-from ..model.vision import grid_ids
 from ..model.backbone import Backbone
+from ..model.vision import grid_ids
 
 # %% auto #0
 __all__ = ['STRIDE', 'concept_capacity', 'concept_token_ids', 'splice', 'initial_embeddings']

@@ -4,15 +4,18 @@
 
 # %% ../../nbs/inside/504_ablation.ipynb #790f9521
 from __future__ import annotations
-import numpy as np, torch
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
 from ..basics import OmniError
-from ..model.segments import Text
 from ..concept.concept import Concept
-from ..concept.requests import replace_names, request_segments
 from ..concept.persona import Persona
+from ..concept.requests import replace_names, request_segments
 from .recording import first_named, record, token_positions
 from ..model.generate import pack_for
-import torch.nn.functional as F
+from ..model.segments import Text
 
 # %% auto #0
 __all__ = ['token_numbers', 'ablate', 'answer_logprob', 'answer_attention', 'swapped_in', 'answer_effects', 'rank_correlation',

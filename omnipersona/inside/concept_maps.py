@@ -4,13 +4,17 @@
 
 # %% ../../nbs/inside/502_concept_maps.ipynb #d89a1e73
 from __future__ import annotations
+
 from dataclasses import dataclass, field
-import numpy as np, torch
+
+import numpy as np
+import torch
 from PIL import Image
+
 from ..basics import OmniError
-from ..pictures import load_image
 from ..concept.persona import Persona
 from .recording import first_named, record, token_experts, token_labels, token_positions
+from ..pictures import load_image
 
 # %% auto #0
 __all__ = ['select_part', 'ConceptMaps', 'heat_image', 'chosen_sampling', 'DrawingSteps', 'own_patches', 'with_outside',

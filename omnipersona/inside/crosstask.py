@@ -4,14 +4,18 @@
 
 # %% ../../nbs/inside/508_crosstask.ipynb #ac39befc
 from __future__ import annotations
+
 from itertools import combinations
-import numpy as np, torch
+
+import numpy as np
+import torch
+
 from ..basics import OmniError
-from ..data import ConceptData
-from ..concept.losses import Recipe, group_losses, task_losses
 from ..concept.learn import Learner, learn
-from .recording import token_labels
+from ..concept.losses import Recipe, group_losses, task_losses
 from ..concept.sampling import step_samples
+from ..data import ConceptData
+from .recording import token_labels
 
 # %% auto #0
 __all__ = ['task_gradients', 'cosines', 'ConflictProbe', 'gradient_conflict', 'conflict_summary', 'conflict_figure',

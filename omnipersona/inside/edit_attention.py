@@ -4,17 +4,19 @@
 
 # %% ../../nbs/inside/507_edit_attention.ipynb #fdfa130a
 from __future__ import annotations
+
 from dataclasses import dataclass, replace
+
 import numpy as np
 from PIL import Image
+
 from ..basics import OmniError
-from ..toyworld.scenes import SIDES, Scene, masks, render
 from ..concept.persona import Persona
+from .concept_maps import DrawingSteps, check_limit, chosen_sampling, heat_image, select_part
 from .recording import record
-from .concept_maps import DrawingSteps, chosen_sampling, heat_image
-from ..pictures import load_image
 from ..model.flow import SamplingConfig
-from .concept_maps import check_limit, select_part
+from ..pictures import load_image
+from ..toyworld.scenes import SIDES, Scene, masks, render
 
 # %% auto #0
 __all__ = ['EditMaps', 'edit_maps', 'edit_maps_figure', 'find_character']

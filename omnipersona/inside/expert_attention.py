@@ -4,22 +4,27 @@
 
 # %% ../../nbs/inside/506_expert_attention.ipynb #3e671442
 from __future__ import annotations
+
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-import numpy as np, torch
+
+import numpy as np
+import torch
+
 from ..basics import OmniError
+from ..concept.concept import Concept
 from ..concept.persona import Persona
+from .concept_maps import ConceptMaps
 from omnipersona.inside.recording import (
     first_named,
+    observe,
     packed_request,
     record,
+    rows_of_attention,
     token_positions,
 )
-from .concept_maps import ConceptMaps
-from ..model.segments import Batch
 from ..model.backbone import Backbone
-from ..concept.concept import Concept
-from .recording import observe, rows_of_attention
+from ..model.segments import Batch
 
 # %% auto #0
 __all__ = ['token_kinds', 'ExpertAttention', 'expert_attention', 'expert_attention_figure', 'Rolled', 'rollout_columns',

@@ -4,12 +4,15 @@
 
 # %% ../../nbs/inside/509_geometry.ipynb #03c6e6ef
 from __future__ import annotations
-import numpy as np, torch
+
+import numpy as np
+import torch
 from torch import Tensor
+
 from ..basics import OmniError
-from ..model.segments import pack
 from ..concept.concept import Concept
 from .recording import token_experts, token_labels, token_positions
+from ..model.segments import pack
 
 # %% auto #0
 __all__ = ['token_states', 'Snapshots', 'token_points', 'separation', 'token_groups', 'token_geometry', 'token_history',

@@ -4,12 +4,14 @@
 
 # %% ../../nbs/inside/503_localization.ipynb #6fe3cc6e
 from __future__ import annotations
-import numpy as np, torch
+
+import numpy as np
+import torch
+
 from ..basics import OmniError
 from ..concept.persona import Persona
+from .concept_maps import ConceptMaps, maps_of_trace, own_patches, with_outside
 from .recording import first_named, packed_request, record, token_positions
-from .concept_maps import ConceptMaps, own_patches, with_outside
-from .concept_maps import maps_of_trace
 
 # %% auto #0
 __all__ = ['cells_on', 'pointing_game', 'photo_maps', 'pointing_by_layer', 'best_iou', 'shuffled_iou', 'iou_by_layer']

@@ -4,13 +4,16 @@
 
 # %% ../../nbs/inside/505_picture_ablation.ipynb #fe864b01
 from __future__ import annotations
+
 from dataclasses import dataclass
+
 import numpy as np
+
 from ..basics import OmniError
-from ..concept.replay import difference
 from ..concept.persona import Persona
-from .recording import first_named, token_labels
+from ..concept.replay import difference
 from .ablation import ablate, rank_correlation, swapped_in
+from .recording import first_named, token_labels
 
 # %% auto #0
 __all__ = ['PictureEffects', 'every_token', 'picture_effects', 'effects_figure', 'attention_and_effect']

@@ -4,17 +4,21 @@
 
 # %% ../../nbs/inside/501_recording.ipynb #32eaca86
 from __future__ import annotations
+
 from contextlib import contextmanager
 from functools import partial
-import numpy as np, torch
+
+import numpy as np
+import torch
 from torch import Tensor
+
 from ..basics import OmniError
+from ..concept.persona import Persona
+from ..concept.requests import replace_names, request_segments
 from ..model.attention import attention_weights
 from ..model.backbone import Backbone
 from ..model.generate import pack_for
 from ..model.segments import LatentImage
-from ..concept.requests import replace_names, request_segments
-from ..concept.persona import Persona
 
 # %% auto #0
 __all__ = ['rows_of_attention', 'observe', 'AttentionTrace', 'record', 'first_named', 'token_positions', 'token_labels',

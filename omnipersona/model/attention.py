@@ -8,8 +8,8 @@ __all__ = ['CAUSAL', 'FULL', 'NOISE', 'attention_mask', 'rope', 'rotate', 'atten
 
 # %% ../../nbs/model/202_attention.ipynb #487aca3e
 import torch
-from torch import Tensor
 import torch.nn.functional as F
+from torch import Tensor
 
 # %% ../../nbs/model/202_attention.ipynb #0bfa7324
 CAUSAL, FULL, NOISE = 0, 1, 2

@@ -4,11 +4,13 @@
 
 # %% ../../nbs/model/204_autoencoder.ipynb #abf5f3c3
 from __future__ import annotations
+
 import json
 from pathlib import Path
+
 import torch
-from torch import Tensor, nn
 import torch.nn.functional as F
+from torch import Tensor, nn
 
 # %% auto #0
 __all__ = ['Refiner', 'Autoencoder', 'pca_autoencoder']

@@ -4,24 +4,28 @@
 
 # %% ../../nbs/model/210_backbone.ipynb #79a56c83
 from __future__ import annotations
-import hashlib, json
+
+import hashlib
+import json
 from collections import defaultdict
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
 import numpy as np
 import torch
-from torch import Tensor
 from PIL import Image
+from torch import Tensor
+
 from ..basics import OmniError, atomic_dir, default_device
-from ..pictures import load_image, to_image
-from .flow import PRESETS, SamplingConfig
-from .vision import ImageResize, patchify, unpatchify
 from .autoencoder import Autoencoder
-from .segments import LatentImage, Text, ViTImage
-from .mot import MoT
-from .tokenizer import Tokenizer
+from .flow import PRESETS, SamplingConfig
 from .generate import generate_text, prefill, require_finite, sample_latents, score_next
+from .mot import MoT
+from .segments import LatentImage, Text, ViTImage
+from .tokenizer import Tokenizer
+from .vision import ImageResize, patchify, unpatchify
+from ..pictures import load_image, to_image
 
 # %% auto #0
 __all__ = ['MAX_PIXELS', 'Pixels', 'as_list', 'in_groups', 'tensor_signature', 'weights_fingerprint', 'Backbone',
@@ -341,7 +345,8 @@ def load_saved(
     device: torch.device | str | None = None,  # None: a GPU if there is one
 ) -> Backbone:
     "Read a backbone folder. Raises OmniError for one that is not complete or damaged."
-    import tokenizers, transformers
+    import tokenizers
+    import transformers
 
     for f in _FILES:
         if not (path / f).exists():

@@ -4,13 +4,15 @@
 
 # %% ../../nbs/model/214_bagel.ipynb #3d0b39b8
 from __future__ import annotations
-import json, math
+
+import json
+import math
 from pathlib import Path
+
 import torch
+
 from ..basics import compute_dtype, default_device
-from .mot import MoT
-from .tokenizer import SPECIALS
-from .backbone import Backbone
+from .backbone import Backbone, tensor_signature
 from .bagel_checkpoint import FILES, check_folder, compare_keys, read_json, stored_shapes
 from omnipersona.model.bagel_config import (
     ae_shapes,
@@ -21,10 +23,10 @@ from omnipersona.model.bagel_config import (
     empty_mot,
     mot_config,
 )
-from .quant import check_quant, quantise_layers
-from .backbone import tensor_signature
-from .quant import set_parameter
 from .flow import BAGEL_PRESETS
+from .mot import MoT
+from .quant import check_quant, quantise_layers, set_parameter
+from .tokenizer import SPECIALS
 
 # %% auto #0
 __all__ = ['SMALL', 'load_bagel', 'save_byte_tokenizer', 'random_checkpoint']

@@ -4,8 +4,11 @@
 
 # %% ../../nbs/model/211_bagel_checkpoint.ipynb #495118d8
 from __future__ import annotations
-import json, struct
+
+import json
+import struct
 from pathlib import Path
+
 from ..basics import OmniError
 
 # %% auto #0

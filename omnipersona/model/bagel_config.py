@@ -4,9 +4,12 @@
 
 # %% ../../nbs/model/212_bagel_config.ipynb #68c27488
 from __future__ import annotations
+
 from pathlib import Path
+
 import torch
 from torch import nn
+
 from ..basics import OmniError
 from .autoencoder import Autoencoder
 from .experts import MoTConfig

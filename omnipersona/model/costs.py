@@ -4,13 +4,16 @@
 
 # %% ../../nbs/model/216_costs.ipynb #f2d0b091
 from __future__ import annotations
+
 import copy
 from dataclasses import dataclass
+
 import torch
+
 from ..basics import OmniError
-from .flow import PRESETS
-from .experts import MoTConfig
 from .bagel_config import empty_mot
+from .experts import MoTConfig
+from .flow import PRESETS
 from .quant import QUANTS
 
 # %% auto #0

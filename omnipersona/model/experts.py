@@ -4,11 +4,13 @@
 
 # %% ../../nbs/model/206_experts.ipynb #fd6c6110
 from __future__ import annotations
+
 import torch
-from torch import Tensor, nn
 import torch.nn.functional as F
+from torch import Tensor, nn
 from transformers import PretrainedConfig
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
+
 from .attention import attend, rotate
 from .vision import vit_config
 

@@ -9,6 +9,7 @@ __all__ = ['PRESETS', 'BAGEL_PRESETS', 'interpolate', 'shift_time', 'sample_time
 # %% ../../nbs/model/201_flow.ipynb #3c877caf
 import math
 from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 

@@ -4,13 +4,16 @@
 
 # %% ../../nbs/model/209_generate.ipynb #5df8f02f
 from __future__ import annotations
+
 from dataclasses import dataclass, field
+
 import torch
 from torch import Tensor
-from .flow import SamplingConfig, euler, guide, time_grid
+
 from .attention import KVCache, stack_caches
-from .segments import Batch, LatentImage, Text, pack
+from .flow import SamplingConfig, euler, guide, time_grid
 from .mot import MoT
+from .segments import Batch, LatentImage, Text, pack
 
 # %% auto #0
 __all__ = ['require_finite', 'empty_cache', 'pack_for', 'splice_of', 'prefill', 'GeneratedText', 'generate_text', 'score_next',

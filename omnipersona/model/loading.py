@@ -4,9 +4,12 @@
 
 # %% ../../nbs/model/215_loading.ipynb #7e48d7cd
 from __future__ import annotations
+
 import re
 from pathlib import Path
+
 import torch
+
 from ..basics import OmniError
 from .backbone import Backbone, load_saved
 from .bagel import load_bagel

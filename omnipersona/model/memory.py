@@ -4,12 +4,14 @@
 
 # %% ../../nbs/model/217_memory.ipynb #78ba855d
 from __future__ import annotations
+
 import html
 from dataclasses import dataclass, replace
-from .experts import MoTConfig
+
 from .bagel_checkpoint import FILES, read_json
 from .bagel_config import BAGEL_7B, default_resizes, empty_ae, mot_config
 from .costs import GPUS, count_weights, find_gpu, vae_flops, weight_gb, working_gb, workloads
+from .experts import MoTConfig
 
 # %% auto #0
 __all__ = ['SIZES', 'Plan', 'plan', 'plan_table']

@@ -4,20 +4,23 @@
 
 # %% ../../nbs/model/207_mot.ipynb #6ee3e83c
 from __future__ import annotations
+
 from dataclasses import dataclass
 from functools import partial
+
 import torch
-from torch import Tensor, nn
 import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
-from .flow import time_features
+
 from .attention import KVCache, rope
-from .vision import ViT, sincos_2d
-from .segments import Batch, Special
 from .experts import MoTConfig, MoTLayer, _vit_of, normed
+from .flow import time_features
+from .segments import Batch, Special
+from .vision import ViT, sincos_2d
 
 # %% auto #0
 __all__ = ['Hidden', 'MoT', 'text_loss', 'image_loss']

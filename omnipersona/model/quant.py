@@ -4,8 +4,10 @@
 
 # %% ../../nbs/model/213_quant.ipynb #a34984e7
 from __future__ import annotations
+
 import torch
 from torch import Tensor, nn
+
 from ..basics import OmniError
 
 # %% auto #0

@@ -4,11 +4,14 @@
 
 # %% ../../nbs/model/205_segments.ipynb #0418da9f
 from __future__ import annotations
+
 from dataclasses import dataclass
+
 import torch
 from torch import Tensor
-from .flow import interpolate
+
 from .attention import CAUSAL, FULL, NOISE, attention_mask
+from .flow import interpolate
 from .vision import grid_ids, patchify
 
 # %% auto #0

@@ -4,7 +4,9 @@
 
 # %% ../../nbs/model/208_tokenizer.ipynb #e7f38e88
 from __future__ import annotations
+
 from pathlib import Path
+
 from ..basics import OmniError
 from ..toyworld.language import vocabulary
 

@@ -4,13 +4,16 @@
 
 # %% ../../nbs/model/203_vision.ipynb #6b118227
 from __future__ import annotations
-import torch
-from torch import Tensor, nn
-import torch.nn.functional as F
+
 from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
 from PIL import Image
+from torch import Tensor, nn
 from transformers import SiglipVisionConfig
 from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
+
 from ..basics import OmniError
 from ..pictures import square, square_crop, to_tensor
 

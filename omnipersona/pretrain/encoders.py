@@ -4,17 +4,22 @@
 
 # %% ../../nbs/pretrain/302_encoders.ipynb #7d382704
 from __future__ import annotations
-import math, time
-import numpy as np, torch
-from torch import nn
+
+import math
+import time
+
+import numpy as np
+import torch
 import torch.nn.functional as F
+from torch import nn
+
+from ..model.autoencoder import Autoencoder, Refiner, pca_autoencoder
+from ..model.vision import ViT, patchify, vit_config
+from .families import EDIT0, as_pixels
 from ..toyworld.draw import COLORS, PATTERNS, SPECIES
+from ..toyworld.judge_training import contrastive_loss
 from ..toyworld.scenery import ACCESSORIES, OBJECTS, PLACES
 from ..toyworld.scenes import SIDES, Scene, masks
-from ..toyworld.judge_training import contrastive_loss
-from ..model.vision import ViT, patchify, vit_config
-from ..model.autoencoder import Autoencoder, Refiner, pca_autoencoder
-from .families import EDIT0, as_pixels
 
 # %% auto #0
 __all__ = ['THINGS', 'HEADS', 'TRAIT_WEIGHTS', 'Schedule', 'run_steps', 'figures', 'train_autoencoder', 'targets', 'Readout',

@@ -4,9 +4,12 @@
 
 # %% ../../nbs/pretrain/301_families.ipynb #4f884018
 from __future__ import annotations
-import numpy as np, torch
-from ..toyworld.scenes import look_alike_traits, random_scene, random_traits, render
+
+import numpy as np
+import torch
+
 from ..toyworld.language import EDITS, edit_scene
+from ..toyworld.scenes import look_alike_traits, random_scene, random_traits, render
 
 # %% auto #0
 __all__ = ['SOLO', 'LOOK', 'EDIT0', 'EDIT1', 'SIZE', 'family', 'families', 'as_pixels']

@@ -4,8 +4,12 @@
 
 # %% ../../nbs/pretrain/306_loader.ipynb #5a1c0e03
 from __future__ import annotations
+
 from copy import copy
-import numpy as np, torch
+
+import numpy as np
+import torch
+
 from ..basics import OmniError
 from ..model.flow import interpolate
 from ..model.segments import Batch, LatentImage, ViTImage

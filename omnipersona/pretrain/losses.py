@@ -4,9 +4,11 @@
 
 # %% ../../nbs/pretrain/307_losses.ipynb #b95bd732
 from __future__ import annotations
+
 import torch
-from torch import nn
 import torch.nn.functional as F
+from torch import nn
+
 from ..model.mot import image_loss
 
 # %% auto #0

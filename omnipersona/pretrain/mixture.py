@@ -4,7 +4,9 @@
 
 # %% ../../nbs/pretrain/305_mixture.ipynb #e778240e
 from __future__ import annotations
+
 import numpy as np
+
 from ..model.segments import pack
 from .tasks import PretrainTasks, facts_asked, text_sample
 

@@ -4,14 +4,18 @@
 
 # %% ../../nbs/pretrain/303_shard.ipynb #b8884c2b
 from __future__ import annotations
+
 from pathlib import Path
-import numpy as np, torch
+
+import numpy as np
+import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from ..model.vision import patchify
+
 from ..model.segments import LatentImage, ViTImage
-from .families import as_pixels, families, family
+from ..model.vision import patchify
 from .encoders import figures, targets, vit_inputs
+from .families import as_pixels, families, family
 
 # %% auto #0
 __all__ = ['Shard']

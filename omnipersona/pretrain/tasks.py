@@ -4,15 +4,18 @@
 
 # %% ../../nbs/pretrain/304_tasks.ipynb #a5b6c878
 from __future__ import annotations
-import numpy as np, torch
-from ..toyworld.draw import COLORS
-from ..toyworld.scenery import OBJECTS, PLACES
-from ..toyworld.scenes import Character, FACTS, KINDS, random_facts, random_scene, random_traits
-from ..toyworld.language import EDITS, caption, edit_scene, fact_question, open_questions, requests, yes_no
+
+import numpy as np
+import torch
+
 from ..model.flow import shift_time
 from ..model.segments import Text
 from .families import EDIT0, LOOK, SOLO
 from .shard import Shard
+from ..toyworld.draw import COLORS
+from ..toyworld.language import EDITS, caption, edit_scene, fact_question, open_questions, requests, yes_no
+from ..toyworld.scenery import OBJECTS, PLACES
+from ..toyworld.scenes import FACTS, KINDS, Character, random_facts, random_scene, random_traits
 
 # %% auto #0
 __all__ = ['PretrainTasks', 'facts_text', 'edit_requests', 'any_request', 'plain_request', 'parsed', 'facts_asked', 'any_answer',

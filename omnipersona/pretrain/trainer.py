@@ -4,15 +4,20 @@
 
 # %% ../../nbs/pretrain/308_trainer.ipynb #1c9f15e4
 from __future__ import annotations
-import json, os, time
+
+import json
+import os
+import time
 from pathlib import Path
+
 import torch
 import torch.distributed as dist
-from torch import nn
 from safetensors.torch import save_file
-from .mixture import GROUPS
+from torch import nn
+
 from .loader import BatchLoader, share
 from .losses import Aligner, TraitReader, pretrain_losses
+from .mixture import GROUPS
 
 # %% auto #0
 __all__ = ['MOMENTS', 'Trainer']

@@ -4,19 +4,23 @@
 
 # %% ../../nbs/pretrain/309_training.ipynb #915fb365
 from __future__ import annotations
+
 import os
 from pathlib import Path
-import numpy as np, torch
+
+import numpy as np
+import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
+
 from ..model.experts import MoTConfig
 from ..model.mot import MoT
 from ..model.tokenizer import tiny_tokenizer
 from .families import families
+from .losses import DRAWS
+from .mixture import IMPORTANCE, STAGES, TOGETHER
 from .shard import Shard
 from .tasks import PretrainTasks
-from .mixture import IMPORTANCE, STAGES, TOGETHER
-from .losses import DRAWS
 from .trainer import Trainer
 
 # %% auto #0
@@ -44,9 +48,9 @@ def curves(log: list, smooth: int = 3):
 # %% ../../nbs/pretrain/309_training.ipynb #e1b54a51
 def _doors(d, vit, n_families, jobs, start, dtype, device="cpu"):
     "The autoencoder and the ViT in folder `d`: found there, taken from the saved backbone `start`, or trained on families of their own."
-    from omnipersona.pretrain.encoders import train_autoencoder, train_vit
     from omnipersona.model.autoencoder import Autoencoder
     from omnipersona.model.loading import load_backbone
+    from omnipersona.pretrain.encoders import train_autoencoder, train_vit
 
     ae_at, vit_at = d / "ae", d / "vit.safetensors"
     if start and not ae_at.exists():
@@ -83,8 +87,8 @@ def _network(tok, vit, start):
 # %% ../../nbs/pretrain/309_training.ipynb #9ff50d51
 def _train(rank, world, d, n_families, first, jobs, start, dtype, out, seconds, device, meet, schedule):
     "One process of the last stage: all have the same weights and each its share of every batch."
-    from omnipersona.model.vision import ViT, vit_config
     from omnipersona.model.backbone import Backbone
+    from omnipersona.model.vision import ViT, vit_config
 
     torch.set_flush_denormal(True)
     if world > 1:
@@ -137,6 +141,7 @@ def main(
     `stages`: (steps, groups) before the mixture `groups`. `dtype`: None takes bfloat16 where that measures faster here; float16, which older GPUs have instead, is too coarse for gradients.
     `device`: None takes a GPU if there is one. There one process computes, all others make its batches, and the mixture is `TOGETHER`."""
     import tempfile
+
     from omnipersona.basics import compute_dtype, default_device
     from omnipersona.model.vision import ViT, vit_config
 

@@ -6,8 +6,10 @@
 __all__ = ['COLORS', 'SPECIES', 'PATTERNS', 'INK', 'rgb', 'color_name', 'Pen', 'Traits', 'head_of', 'draw_character']
 
 # %% ../../nbs/toyworld/101_draw.ipynb #78418eab
-import colorsys, math
+import colorsys
+import math
 from dataclasses import dataclass
+
 from PIL import ImageDraw
 
 # %% ../../nbs/toyworld/101_draw.ipynb #c33ba892

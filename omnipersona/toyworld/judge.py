@@ -4,13 +4,17 @@
 
 # %% ../../nbs/toyworld/106_judge.ipynb #7cabd0bf
 from __future__ import annotations
+
 import json
 from pathlib import Path
-import numpy as np, torch
-from PIL import Image
-from torch import nn, Tensor
+
+import numpy as np
+import torch
 import torch.nn.functional as F
+from PIL import Image
 from safetensors.torch import load_file
+from torch import Tensor, nn
+
 import omnipersona
 from ..basics import OmniError
 from ..pictures import to_tensor

@@ -4,16 +4,21 @@
 
 # %% ../../nbs/toyworld/107_judge_training.ipynb #5a167501
 from __future__ import annotations
-import json, math, time
+
+import json
+import math
+import time
 from dataclasses import replace
 from pathlib import Path
-import numpy as np, torch
-from torch import nn, Tensor
+
+import numpy as np
+import torch
 import torch.nn.functional as F
 from safetensors.torch import save
+from torch import Tensor, nn
+
 from ..basics import atomic_write, compute_dtype
 from .draw import SPECIES, Traits
-from .scenes import look_alike_traits, random_scene, random_traits, render
 from omnipersona.toyworld.judge import (
     ATTRIBUTES,
     JUDGE_FOLDER,
@@ -23,6 +28,7 @@ from omnipersona.toyworld.judge import (
     identity_net,
     trait_vector,
 )
+from .scenes import look_alike_traits, random_scene, random_traits, render
 
 # %% auto #0
 __all__ = ['TRAIN', 'TEST', 'PHOTOS', 'judge_scenes', 'relatives', 'family_scenes', 'draw_all', 'as_floats', 'seen_through',

@@ -8,8 +8,10 @@ __all__ = ['EDITS', 'caption', 'thing_name', 'open_questions', 'yes_no', 'fact_q
 
 # %% ../../nbs/toyworld/104_language.ipynb #1a1a1ec8
 from dataclasses import dataclass, replace
+
 import numpy as np
 from PIL import Image
+
 from ..basics import OmniError
 from .draw import COLORS, PATTERNS, SPECIES, Traits
 from .scenery import ACCESSORIES, OBJECTS, PLACES

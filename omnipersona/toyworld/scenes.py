@@ -4,11 +4,14 @@
 
 # %% ../../nbs/toyworld/103_scenes.ipynb #3922199d
 from __future__ import annotations
+
 from dataclasses import dataclass, field
+
 import numpy as np
 from PIL import Image, ImageDraw
+
 from ..basics import OmniError
-from .draw import COLORS, PATTERNS, Pen, SPECIES, Traits, draw_character
+from .draw import COLORS, PATTERNS, SPECIES, Pen, Traits, draw_character
 from .scenery import ACCESSORIES, OBJECTS, PLACES, draw_accessory, draw_object, draw_place
 
 # %% auto #0

@@ -4,9 +4,15 @@
 
 # %% ../../nbs/toyworld/105_world.ipynb #2274bce2
 from __future__ import annotations
+
 from dataclasses import dataclass
+
 import numpy as np
 from PIL import Image
+
+from ..basics import OmniError
+from ..data import NAME, ConceptData
+from .language import EDITS, Edit, edit_scene, make_edit, open_questions
 from omnipersona.toyworld.scenes import (
     Character,
     Scene,
@@ -20,9 +26,6 @@ from omnipersona.toyworld.scenes import (
     render,
     reveals,
 )
-from ..basics import OmniError
-from ..data import ConceptData, NAME
-from .language import EDITS, Edit, edit_scene, make_edit, open_questions
 
 # %% auto #0
 __all__ = ['Photo', 'stranger_pictures', 'ToyWorld']

@@ -4,15 +4,17 @@
 
 # %% ../../nbs/widgets/710_attention_explorer.ipynb #03f14f5b
 from __future__ import annotations
+
 import io
+
 import numpy as np
 from PIL import Image, ImageDraw
+
 from ..basics import OmniError
-from ..inside.concept_maps import ConceptMaps, concept_maps, heat_image
+from ..inside.concept_maps import ConceptMaps, concept_maps, heat_image, select_part
 from ..inside.expert_attention import with_rollout
-from .html import data_url, plain
 from .attention_page import export_maps
-from ..inside.concept_maps import select_part
+from .html import data_url, plain
 
 # %% auto #0
 __all__ = ['recorded', 'patch_reads', 'panel_png', 'bars_png', 'AttentionExplorer']

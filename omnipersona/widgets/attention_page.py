@@ -4,11 +4,14 @@
 
 # %% ../../nbs/widgets/709_attention_page.ipynb #3e34335e
 from __future__ import annotations
+
 import json
+
 import numpy as np
+
 from ..basics import OmniError
-from ..pictures import png_bytes
 from ..inside.concept_maps import ConceptMaps
+from ..pictures import png_bytes
 from .html import MOST_BYTES, data_url, export_page, thinned
 
 # %% auto #0

@@ -4,11 +4,13 @@
 
 # %% ../../nbs/widgets/708_boards.ipynb #9d9d134e
 from __future__ import annotations
+
 import numpy as np
+
 from ..basics import OmniError
 from ..inside.crosstask import conflict_summary, minus_row, propagation_figure
-from .html import export_page, picture_html, plain, thinned
 from .forms import figure_png
+from .html import export_page, picture_html, plain, thinned
 
 # %% auto #0
 __all__ = ['conflict_limits', 'conflict_numbers', 'conflict_png', 'map_png', 'matrix_title', 'matrix_png', 'CrossTaskBoard',

@@ -4,20 +4,25 @@
 
 # %% ../../nbs/widgets/703_forms.ipynb #937d4a4b
 from __future__ import annotations
-import io, tempfile, zipfile
+
+import io
+import tempfile
+import zipfile
 from dataclasses import asdict, fields, replace
 from pathlib import Path
+
 import numpy as np
 from PIL import Image, ImageDraw
+
 from ..basics import OmniError
-from ..pictures import load_image, png_bytes
+from ..concept.concept import Concept
+from ..concept.losses import Recipe
+from ..concept.sampling import SamplesPerStep
 from ..data import ConceptData
+from ..pictures import load_image, png_bytes
 from ..toyworld.scenery import PLACES
 from ..toyworld.scenes import Character, hidden_things
 from ..toyworld.world import ToyWorld
-from ..concept.concept import Concept
-from ..concept.sampling import SamplesPerStep
-from ..concept.losses import Recipe
 
 # %% auto #0
 __all__ = ['CHOICES', 'LEAST', 'ABOVE', 'PARTS', 'MOST_UNZIPPED', 'facts_from', 'recipe_values', 'recipe_from', 'uploaded_data',

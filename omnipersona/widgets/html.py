@@ -4,8 +4,11 @@
 
 # %% ../../nbs/widgets/701_html.ipynb #a2ebc67d
 from __future__ import annotations
-import base64, html
+
+import base64
+import html
 from pathlib import Path
+
 from ..basics import OmniError
 
 # %% auto #0

@@ -4,16 +4,18 @@
 
 # %% ../../nbs/widgets/704_inputs.ipynb #afcbc8f7
 from __future__ import annotations
+
 from pathlib import Path
+
 from ..basics import OmniError
-from ..pictures import png_bytes
+from ..concept.losses import Recipe
 from ..data import ConceptData
+from ..pictures import png_bytes
 from ..toyworld.draw import COLORS, PATTERNS, SPECIES
 from ..toyworld.scenes import Character, Scene, render
 from ..toyworld.world import ToyWorld
-from ..concept.losses import Recipe
-from .html import plain, uploads
 from .forms import CHOICES, designed, facts_from, recipe_from, recipe_values, uploaded_data
+from .html import plain, uploads
 
 # %% auto #0
 __all__ = ['EXAMPLE_FACTS', 'Said', 'Design', 'Folder', 'Upload', 'Chooser', 'TryOut', 'Table', 'Form']

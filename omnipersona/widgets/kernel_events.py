@@ -4,7 +4,9 @@
 
 # %% ../../nbs/widgets/702_kernel_events.ipynb #efde7bfc
 from __future__ import annotations
-import signal, threading
+
+import signal
+import threading
 from contextlib import contextmanager
 from functools import partial
 

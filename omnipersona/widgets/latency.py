@@ -4,25 +4,30 @@
 
 # %% ../../nbs/widgets/711_latency.ipynb #17fc3da9
 from __future__ import annotations
-import shutil, tempfile, time
+
+import shutil
+import tempfile
+import time
 from itertools import cycle, islice
 from pathlib import Path
 from types import SimpleNamespace
+
 import numpy as np
 from PIL import Image
-from ..toyworld.world import ToyWorld
-from ..model.loading import load_backbone
+
+from ..bench.main_bench import write_report
 from ..concept.concept import Concept, TextPrompt
 from ..concept.persona import Persona
-from ..inside.recording import token_experts, token_labels
 from ..inside.concept_maps import ConceptMaps
 from ..inside.crosstask import score_matrix
 from ..inside.geometry import token_geometry
-from ..bench.main_bench import write_report
-from .replay_explorer import ReplayExplorer
-from .boards import CrossTaskBoard, TokenMap
-from .attention_page import export_maps
+from ..inside.recording import token_experts, token_labels
+from ..model.loading import load_backbone
+from ..toyworld.world import ToyWorld
 from .attention_explorer import AttentionExplorer, recorded
+from .attention_page import export_maps
+from .boards import CrossTaskBoard, TokenMap
+from .replay_explorer import ReplayExplorer
 
 # %% auto #0
 __all__ = ['FLOOR_MS', 'spread_of', 'kernel_times', 'attention_changes', 'replay_changes', 'find_browser', 'page_times',

@@ -4,10 +4,12 @@
 
 # %% ../../nbs/widgets/707_replay_explorer.ipynb #ff2a87eb
 from __future__ import annotations
+
 from dataclasses import replace
+
 from ..basics import OmniError
-from ..pictures import png_bytes
 from ..concept.replay import EXAMPLES, Replay, ReplayConfig, Trace, difference
+from ..pictures import png_bytes
 from .html import export_page, picture_html, plain
 
 # %% auto #0

@@ -4,18 +4,19 @@
 
 # %% ../../nbs/widgets/706_studio.ipynb #caa06d98
 from __future__ import annotations
+
 from pathlib import Path
+
 from ..basics import OmniError, check_name
-from ..model.loading import load_backbone
-from ..concept.losses import Recipe
 from ..concept.learn import learn
+from ..concept.losses import Recipe
 from ..concept.persona import Persona
-from .html import data_url, export_page, plain, thinned, uploads
-from .kernel_events import in_main, listening
+from ..model.loading import load_backbone
 from .forms import concept_zip, contact_sheet, open_concept
+from .html import data_url, export_page, plain, thinned, uploads
 from omnipersona.widgets.inputs import (
-    Design,
     EXAMPLE_FACTS,
+    Design,
     Folder,
     Form,
     Said,
@@ -26,6 +27,7 @@ from omnipersona.widgets.inputs import (
     _w,
     _wide,
 )
+from .kernel_events import in_main, listening
 from .training_view import Watch, studio_parts
 
 # %% auto #0

@@ -4,11 +4,13 @@
 
 # %% ../../nbs/widgets/705_training_view.ipynb #a3060166
 from __future__ import annotations
+
 import time
-from ..pictures import png_bytes
+
 from ..concept.learn import loss_figure, preview_picture
-from .html import picture_html, plain, thinned
+from ..pictures import png_bytes
 from .forms import contact_sheet, figure_png, paths_figure, token_paths
+from .html import picture_html, plain, thinned
 from .inputs import Said, _picture, _w, _wide
 
 # %% auto #0
