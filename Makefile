@@ -1,13 +1,9 @@
-# make demo        the quickstart, executed; prints where it lies and its scores
-# make test        everything that must hold (CI runs this)      make test-colab  the widgets under Colab's ipywidgets 7
-# make export      notebooks -> omnipersona/          make clean-notebooks   strip counts and widget state
-# make readme      nbs/index.ipynb -> README.md       make build             wheel and sdist in dist/
-# make bench-main, bench-replay, bench-recipes, bench-7b, bench-attention, bench-widgets, bench-crosstask, bench-conditions  make pretrain       the tiny backbone's weights, again
-# Each sets up .venv first. What has not changed is not done again: `make -B test` does it all.
+# Each target sets up .venv first. What has not changed is not done again: `make -B test` does it all.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help venv test test-colab demo bench-main bench-replay bench-recipes bench-7b bench-attention bench-widgets bench-crosstask bench-conditions pretrain export clean-notebooks readme build
+.PHONY: help venv export clean-notebooks readme picture docs build demo test test-notebooks test-colab lint pretrain \
+	bench-main bench-recipes bench-replay bench-attention bench-crosstask bench-conditions bench-widgets bench-7b
 
 VENV    ?= .venv
 WORKERS ?= 2
@@ -23,11 +19,11 @@ LIBRARY   := $(filter-out nbs/tutorials/% nbs/assignments/%,$(NOTEBOOKS))
 PACKAGE   := $(shell find omnipersona -type f -not -path '*/__pycache__/*')
 TUTORIALS := $(patsubst nbs/tutorials/%,demo/%,$(filter nbs/tutorials/%,$(NOTEBOOKS)))
 
-help:
-	@sed -n 's/^# //p' Makefile | head -n 6
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z][^:=]*:.*## / {printf "%-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # ---- the environment ----------------------------------------------------------------------------------------------
-venv: $(READY)
+venv: $(READY) ## the environment: .venv, with everything that is needed
 
 # torch goes in first and alone, at the tested version: what follows then finds it satisfied.
 $(READY): settings.ini setup.py pyproject.toml constraints.txt
@@ -43,17 +39,23 @@ $(READY): settings.ini setup.py pyproject.toml constraints.txt
 	@touch $@
 
 # ---- making -------------------------------------------------------------------------------------------------------
-export: $(READY)
+export: $(READY) ## notebooks -> omnipersona/
 	$(BIN)/nbdev_export
 
-clean-notebooks: $(READY)
+clean-notebooks: $(READY) ## strip counts, metadata and widget state
 	$(BIN)/python tools/house.py clean
 
-readme: README.md
+readme: README.md ## nbs/index.ipynb -> README.md
 README.md: nbs/index.ipynb tools/house.py | $(READY)
 	$(BIN)/python tools/house.py readme
 
-build: $(READY)
+picture: $(READY) ## the picture at the top of the README, drawn again
+	OMNIPERSONA_PICTURE=1 $(BIN)/jupyter nbconvert --log-level WARN --to notebook --execute --output-dir demo nbs/index.ipynb
+
+docs: $(READY) ## every notebook as a page of HTML in _docs/
+	$(BIN)/python tools/house.py docs _docs
+
+build: $(READY) ## wheel and sdist in dist/
 	rm -rf dist build
 	$(BIN)/python -m build --no-isolation .
 	rm -rf build
@@ -68,48 +70,64 @@ demo/%.ipynb: nbs/tutorials/%.ipynb $(PACKAGE) $(READY)
 nbs/tutorials/01_quickstart.ipynb:
 	@echo "$@ is not there yet: nothing to demonstrate"; exit 1
 
-demo: demo/01_quickstart.ipynb
+demo: demo/01_quickstart.ipynb ## the quickstart, executed; prints where it lies and its scores
 	@$(BIN)/python tools/house.py scores demo
 	@echo; echo "The executed notebook: $(CURDIR)/demo/01_quickstart.ipynb"
 	@echo "Open it with: $(BIN)/jupyter lab demo/01_quickstart.ipynb"
 
-# bench-crosstask: ten lessons for each character and seed; bench-conditions: decoupled against coupled, and with editing data against without, each under other conditions. What is done is kept. Each takes arguments: make bench-crosstask SIZE='n_characters=2, n_seeds=1, steps=100'
-bench-main bench-replay bench-attention bench-widgets bench-crosstask bench-conditions: bench-%: $(READY)
-	$(BIN)/python -c 'from omnipersona.bench.$*_bench import main; main($(SIZE))'
+# What is done is kept. Each takes arguments: make bench-crosstask SIZE='n_characters=2, n_seeds=1, steps=100'
+RUN = $(BIN)/python -c 'from omnipersona.$(1) import $(2) as go; go($(SIZE))'
 
-bench-recipes: $(READY)
-	$(BIN)/python -c 'from omnipersona.bench.main_bench import compare; compare($(SIZE))'
+bench-main: $(READY) ## the table of scores, 8 characters x 2 seeds
+	$(call RUN,bench.main_bench,main)
+bench-recipes: $(READY) ## recipes side by side
+	$(call RUN,bench.main_bench,compare)
+bench-replay: $(READY) ## drawings that need a fact, with replay and without
+	$(call RUN,bench.replay_bench,main)
+bench-attention: $(READY) ## do attention maps point at the character?
+	$(call RUN,bench.attention_bench,main)
+bench-crosstask: $(READY) ## what one task teaches another (75 minutes on two cores)
+	$(call RUN,bench.crosstask_bench,main)
+bench-conditions: $(READY) ## when decoupling and editing data help (65 minutes)
+	$(call RUN,bench.conditions_bench,main)
+bench-widgets: $(READY) ## how fast the widgets answer
+	$(call RUN,widgets.latency,main)
+bench-7b: $(READY) ## BAGEL's real size on this CPU, random weights in four bits (about 12 GB of memory)
+	$(call RUN,bench.bagel_bench,main)
 
-# BAGEL's real size, random weights in four bits: about 11 GB of memory. Not in CI.
-bench-7b: $(READY)
-	$(BIN)/python -c 'from omnipersona.bench.big_bench import main; main()'
-
-pretrain: $(READY)
-	$(BIN)/python -c 'from omnipersona.model.pretrain import main; main()'
+pretrain: $(READY) ## the tiny backbone's weights, again
+	$(call RUN,pretrain.training,main)
 
 # ---- testing ------------------------------------------------------------------------------------------------------
 # House rules first (seconds), then every cell of the library notebooks, the tutorials, and the other tests.
-test: $(READY)
+test: $(READY) ## everything that must hold
 	$(BIN)/python -m pytest -q tests/test_house.py
 	$(MAKE) .stamps/notebooks
 	OMP_NUM_THREADS=1 $(MAKE) -j$(WORKERS) $(TUTORIALS)
 	OMP_NUM_THREADS=$(WORKERS) $(BIN)/python -m pytest -q --ignore tests/test_house.py
 	@echo "All tests passed."
 
+test-notebooks: .stamps/notebooks ## every cell of the library notebooks
+
+lint: $(READY) ## ruff and mypy
+	$(BIN)/ruff check . && $(BIN)/ruff format --check nbs tests tools setup.py omnipersona/all.py && $(BIN)/mypy
+
 # One thread per worker: two workers with two threads each are slower than one. nbdev_test has no time limit of its own.
 .stamps/notebooks: $(LIBRARY) $(PACKAGE) $(READY)
 	OMP_NUM_THREADS=1 $(LIMIT) $(BIN)/nbdev_test --n_workers $(WORKERS) --timing --skip_folder_re '^([_.]|tutorials$$|assignments$$)'
 	@mkdir -p .stamps && touch $@
 
-# The widgets' tests, kernel-side, in a second environment with Colab's versions of what they stand on (torch: the CPU build that is tested).
+# The widgets' tests, kernel-side, in a second environment with Colab's versions of what they stand on (torch: the CPU
+# build that is tested).
 COLAB := ipywidgets==7.7.1 ipython==7.34.0 ipykernel==6.17.1 transformers==5.15.* peft==0.20.* diffusers==0.39.*
 
-test-colab: .venv-colab/.ready
-	PYTHONPATH=$(CURDIR) OMP_NUM_THREADS=$(WORKERS) .venv-colab/bin/python -m pytest -q tests/test_widgets.py tests/test_explorers.py tests/test_studio.py tests/test_boards.py tests/test_attention_explorer.py -k "not browser"
+test-colab: .venv-colab/.ready ## the widgets under Colab's versions of ipywidgets and friends
+	PYTHONPATH=$(CURDIR) OMP_NUM_THREADS=$(WORKERS) .venv-colab/bin/python -m pytest -q -k "not browser" \
+		$(addprefix tests/test_,widgets.py explorers.py studio.py boards.py attention_explorer.py)
 
 .venv-colab/.ready: Makefile
 	test -x .venv-colab/bin/python || $(PYTHON) -m venv .venv-colab
 	.venv-colab/bin/pip install -q $(TORCH)
-	.venv-colab/bin/pip install -q $(COLAB) accelerate matplotlib scikit-learn pytest
+	.venv-colab/bin/pip install -q $(COLAB) accelerate matplotlib scikit-learn scipy joblib pytest
 	.venv-colab/bin/pip install -q --no-deps -e .
 	@touch $@

@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import pkgutil
 import re
 import shutil
 import subprocess
@@ -16,27 +17,8 @@ import pytest
 
 ROOT, LIB = house.ROOT, "omnipersona"
 BY_HAND = {"__init__.py", "all.py"}  # modules of the package that are not made from a notebook
-NOT_IN_ALL = {
-    m: "made the shipped weights, or measures them; import it by its name"
-    for m in (
-        "model.encoders",
-        "model.mixture",
-        "model.supply",
-        "model.pretrain",
-        "bench.main_bench",
-        "bench.replay_bench",
-        "bench.attention_bench",
-        "bench.widgets_bench",
-        "bench.crosstask_bench",
-        "bench.conditions_bench",
-        "bench.big_bench",
-    )
-} | {
-    "widgets.inputs": "parts of the studio, with short names"
-}  # module: why its names are not for `from omnipersona.all import *`
-env = {k: v for k, v in os.environ.items() if k != "IN_TEST"} | {
-    "OMP_NUM_THREADS": "1"
-}  # nbdev exports nothing while IN_TEST is set
+env = {k: v for k, v in os.environ.items() if k != "IN_TEST"}  # nbdev exports nothing while IN_TEST is set
+env |= {"OMP_NUM_THREADS": "1"}
 
 
 def git_files():
@@ -80,7 +62,12 @@ def default_exp(nb):
 NBS = house.notebooks()
 LIBRARY = {nb: default_exp(nb) for nb in NBS if default_exp(nb)}
 MODULES = sorted(p for p in (ROOT / LIB).rglob("*.py"))
-ids = lambda p: p.relative_to(ROOT).as_posix()
+
+
+def ids(path):
+    return path.relative_to(ROOT).as_posix()
+
+
 each_nb = pytest.mark.parametrize("nb", NBS, ids=ids)
 each_module = pytest.mark.parametrize("module", MODULES, ids=ids)
 
@@ -109,22 +96,95 @@ def test_export_in_sync(tmp_path):
     )
 
 
-def test_all_is_complete():
-    "`from omnipersona.all import *` gives every public name, and no two modules fight over one."
-    names = Counter()
-    for m in set(LIBRARY.values()) - set(NOT_IN_ALL):
-        for node in ast.parse((ROOT / LIB / f"{m.replace('.', '/')}.py").read_text()).body:
-            if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
-                names.update(ast.literal_eval(node.value))
-    code = f'import json; ns = {{}}; exec("from {LIB}.all import *", ns); print(json.dumps(sorted(ns)))'
-    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    assert not (missing := set(names) - set(json.loads(run.stdout.splitlines()[-1]))), (
-        f"not in all.py: {sorted(missing)}"
+STAR = ast.parse((ROOT / LIB / "all.py").read_text(encoding="utf-8"))
+LISTED = next(ast.literal_eval(n.value) for n in STAR.body if isinstance(n, ast.Assign))
+# names that people give to things of their own in a notebook
+EVERYDAY = """data model image images text prompt seed step result results table page record records square summary
+samples names measured metrics requests page clean draw rotate paths mark masks panel flow put say render separation
+pooled guide pack attend normed splice rgb caption show""".split()
+
+
+def test_the_star_import_is_short_and_hides_nothing():
+    "`from omnipersona.all import *` brings what a student calls, and no name that a notebook may hold already."
+    imported = sorted(a.name for n in STAR.body if isinstance(n, ast.ImportFrom) for a in n.names)
+    assert imported == LISTED, "all.py: __all__ lists what is imported, in alphabetical order"
+    assert len(LISTED) <= 75
+    modules = {m.name for m in pkgutil.iter_modules()} | set(sys.stdlib_module_names)
+    assert not (hidden := set(LISTED) & (modules | set(EVERYDAY))), f"hides what a notebook may have imported: {hidden}"
+    run = subprocess.run([sys.executable, "-c", f"from {LIB}.all import *"], cwd=ROOT, env=env, capture_output=True)
+    assert run.returncode == 0, run.stderr.decode()
+
+
+def public_names(module):
+    "The `__all__` of a module."
+    for node in ast.parse(module.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
+            return ast.literal_eval(node.value)
+    return []
+
+
+def test_no_name_twice():
+    "Two things of one name make a reader guess. Each benchmark has a `main` of its own."
+    names = Counter(n for m in MODULES if m.name != "all.py" for n in public_names(m))
+    assert not (twice := [n for n, k in names.items() if k > 1 and n != "main"]), f"public in two modules: {twice}"
+    rooms = Counter(m.stem for m in MODULES if m.stem != "__init__")
+    assert not (twice := [n for n, k in rooms.items() if k > 1]), f"two modules of one name: {twice}"
+
+
+def test_numbers_of_notebooks():
+    "Each number once; the index names the notebooks in the order of their numbers, all of them."
+    numbers = [floor(nb) for nb in NBS if floor(nb) and nb.parent.name not in ("tutorials", "assignments")]
+    assert not (twice := [n for n, k in Counter(numbers).items() if k > 1]), f"used twice: {twice}"
+    index = (house.NBS / "index.ipynb").read_text(encoding="utf-8")
+    listed = [int(n) for n in re.findall(r"\]\([\w/]*?(\d{3})_\w+\.ipynb\)", index)]
+    assert listed == sorted(numbers), (
+        f"missing {set(numbers) - set(listed)}, gone {set(listed) - set(numbers)}, or order"
     )
-    assert not (twice := [n for n, k in names.items() if k > 1]), (
-        f"public in two modules, so that one hides the other: {twice}"
-    )
+
+
+def lint(*command):
+    run = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout[-5000:] + run.stderr[-2000:]
+
+
+def test_ruff():
+    "Notebooks, tests and tools in one style: 120 columns, a statement a line, nothing unused or undefined."
+    lint("ruff", "check", ".")
+    lint("ruff", "format", "--check", "nbs", "tests", "tools", "setup.py", f"{LIB}/all.py")
+
+
+def test_types():
+    "The package's annotations hold; py.typed tells other people's type checkers to rely on them."
+    lint("mypy")
+    assert (ROOT / LIB / "py.typed").exists()
+
+
+VERSIONS = [(3, minor) for minor in range(10, 14)]
+
+
+@pytest.mark.parametrize("version", VERSIONS, ids="{0[0]}.{0[1]}".format)
+def test_grammar_of_every_promised_python(version):
+    for m in MODULES:
+        ast.parse(m.read_text(encoding="utf-8"), feature_version=version)
+    python = shutil.which(f"python{version[0]}.{version[1]}")
+    if python and subprocess.run([python, "-c", ""], capture_output=True).returncode == 0:
+        code = "import sys; [compile(open(f, encoding='utf-8').read(), f, 'exec') for f in sys.argv[1:]]"
+        subprocess.run([python, "-c", code, *map(str, MODULES)], check=True)
+
+
+@each_module
+def test_rooms_keep_to_themselves(module):
+    "No private name of another module, no import by a string, no method assigned from outside, and one Backbone."
+    tree = ast.parse(module.read_text(encoding="utf-8"))
+    if module.name == "_modidx.py":
+        return
+    froms = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.level]
+    assert not (private := [a.name for n in froms for a in n.names if a.name.startswith("_")]), private
+    assert not re.search(r"import_module\(|__import__\(", module.read_text(encoding="utf-8"))
+    assigned = [t for n in tree.body if isinstance(n, ast.Assign) for t in n.targets if isinstance(t, ast.Attribute)]
+    assert not assigned, [ast.unparse(t) for t in assigned]
+    classes = [n for n in ast.walk(tree) if isinstance(n, ast.ClassDef)]
+    assert not [c.name for c in classes if any(ast.unparse(b) == "Backbone" for b in c.bases)]
 
 
 def floor(nb):
@@ -133,7 +193,7 @@ def floor(nb):
 
 def imported(src, module):
     "The package's own modules that a cell imports, as dotted names without the package."
-    src = "\n".join(l for l in src.split("\n") if not re.match(r"\s*[%!]", l))
+    src = "\n".join(line for line in src.split("\n") if not re.match(r"\s*[%!]", line))
     for node in ast.walk(ast.parse(src)):
         if isinstance(node, ast.Import):
             names = [a.name for a in node.names]
@@ -183,7 +243,8 @@ def test_notebook_is_light(nb):
 
 @each_nb
 def test_no_magic_in_exported_cells(nb):
-    bad = [l for src in cells(nb) if exported(src) for l in src.split("\n") if re.match(r"\s*(%%?\w|!)", l)]
+    lines = [line for src in cells(nb) if exported(src) for line in src.split("\n")]
+    bad = [line for line in lines if re.match(r"\s*(%%?\w|!)", line)]
     assert not bad, f"magics and shell commands vanish or pass silently when exported: {bad}"
 
 
@@ -202,7 +263,7 @@ def test_readme_in_sync():
 def test_readme_links_lead_somewhere():
     md = (ROOT / "README.md").read_text(encoding="utf-8")
     links = [a or b for a, b in re.findall(r'\]\(([^)\s#]+)[^)]*\)|src="([^"]+)"', md)]
-    assert not (dead := [l for l in links if not re.match(r"[a-z]+:", l) and not (ROOT / l).exists()]), dead
+    assert not (dead := [k for k in links if not re.match(r"[a-z]+:", k) and not (ROOT / k).exists()]), dead
 
 
 # ---- what must not be in any file ---------------------------------------------------------------------------------
@@ -211,9 +272,9 @@ def test_no_path_of_one_machine():
     for p in git_files():
         if p.suffix in (".safetensors", ".png", ".jpg"):
             continue
-        for i, l in enumerate(p.read_text(encoding="utf-8").split("\n"), 1):
-            if len(l) < 5000 and re.search(r"(?<![\w.])/(work|root|home|Users)/\w", l):
-                bad.append(f"{ids(p)}:{i}: {l.strip()[:100]}")
+        for i, line in enumerate(p.read_text(encoding="utf-8").split("\n"), 1):
+            if len(line) < 5000 and re.search(r"(?<![\w.])/(work|root|home|Users)/\w", line):
+                bad.append(f"{ids(p)}:{i}: {line.strip()[:100]}")
     assert not bad, "\n".join(bad)
 
 
@@ -224,7 +285,7 @@ def test_only_safetensors_and_json():
     weights = [
         ids(p)
         for p in (ROOT / LIB).rglob("*")
-        if p.is_file() and p.suffix not in (".py", ".pyc", ".safetensors", ".json")
+        if p.is_file() and p.suffix not in (".py", ".pyc", ".safetensors", ".json") and p.name != "py.typed"
     ]
     assert not weights, f"the wheel carries modules, safetensors and JSON only: {weights}"
     pattern = re.compile(
@@ -245,7 +306,7 @@ def test_one_idea_per_module(module):
     src = module.read_text(encoding="utf-8")
     if module.name == "_modidx.py":
         return  # nbdev's index, one line per name
-    code = [l for l in src.split("\n") if l.strip() and not l.strip().startswith("#")]
+    code = [line for line in src.split("\n") if line.strip() and not line.strip().startswith("#")]
     assert len(code) <= 250, f"{len(code)} lines of code: split the notebook"
     defs = [n for n in ast.walk(ast.parse(src)) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
     assert not (long := [(n.name, k) for n in defs if (k := n.end_lineno - n.lineno + 1) > 40]), (
@@ -287,7 +348,8 @@ BLOCK = """
 import importlib, pkgutil, sys
 class Block:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("nbdev", "fastcore", "execnb", "ghapi", "pytest", "bitsandbytes", "IPython"): raise ModuleNotFoundError(f"{name} is not installed here", name=name)
+        absent = "nbdev fastcore execnb ghapi pytest bitsandbytes IPython".split()
+        if name.split(".")[0] in absent: raise ModuleNotFoundError(f"{name} is not installed here", name=name)
 sys.meta_path.insert(0, Block())
 sys.path.insert(0, sys.argv[1])
 import omnipersona
@@ -299,7 +361,7 @@ print(*mods)
 
 
 def test_wheel_imports_without_nbdev(dist, tmp_path):
-    "The wheel, installed by pip into a folder of its own, imports module by module where nbdev and its kin are not to be had."
+    "The wheel, installed by pip into a folder of its own, imports module by module without nbdev and its kin."
     subprocess.run(
         [
             sys.executable,

@@ -1,8 +1,11 @@
-"""The chores of the house. `python tools/house.py clean` | `readme` | `measured` | `scores <folder>`; the tests use the same functions."""
+"""The chores of the house, which the tests use too:
+
+python tools/house.py clean | readme | docs <folder> | measured | scores <folder>"""
 
 import json
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -61,7 +64,9 @@ def _from_root(md):
 
 
 def readme_text(index=NBS / "index.ipynb"):
-    "README.md, from the index notebook: prose, code and text outputs (pictures come in by links to tracked files). Of cells that say `#| echo: false`, the Markdown they show."
+    """README.md, from the index notebook: prose, code and text outputs (pictures come in by links to tracked files).
+
+    Of cells that say `#| echo: false`, the Markdown they show."""
     import nbformat
     from nbconvert import MarkdownExporter
 
@@ -103,6 +108,19 @@ def scores(folder):
             print(f"  {k:<{wide}}  {v}")
 
 
+def docs(folder):
+    "Every notebook as a page of HTML, linked among each other; the index is the front page."
+    from nbconvert import HTMLExporter
+
+    export = HTMLExporter(template_name="lab", exclude_input_prompt=True, exclude_output_prompt=True)
+    for nb in notebooks():
+        body, _ = export.from_filename(str(nb))
+        page = Path(folder) / nb.relative_to(NBS).with_suffix(".html")
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.write_text(re.sub(r'(href="[^":]+)\.ipynb', r"\1.html", body), encoding="utf-8")
+    shutil.copytree(NBS / "images", Path(folder) / "images", dirs_exist_ok=True)
+
+
 MEASURED = ("main", "replay", "attention", "crosstask", "conditions")  # the benchmarks whose reports are shipped
 
 
@@ -116,7 +134,9 @@ def _rounded(x):
 
 
 def measured(root=ROOT):
-    "Take the reports of benchmarks, as `make bench-*` writes them, into the package, and say with which weights each was made."
+    """Take the reports of benchmarks, as `make bench-*` writes them, into the package.
+
+    Prints with which weights each was made."""
     found = {
         k: json.loads(p.read_text(encoding="utf-8")) for k in MEASURED if (p := root / "bench" / f"{k}.json").exists()
     }
@@ -135,6 +155,8 @@ if __name__ == "__main__":
         (ROOT / "README.md").write_text(readme_text(), encoding="utf-8")
     elif job == "measured":
         measured()
+    elif job == "docs":
+        docs(*args)
     elif job == "scores":
         scores(*args)
     else:
