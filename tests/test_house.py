@@ -266,6 +266,19 @@ def test_readme_links_lead_somewhere():
     assert not (dead := [k for k in links if not re.match(r"[a-z]+:", k) and not (ROOT / k).exists()]), dead
 
 
+@each_nb
+def test_links_of_notebooks(nb):
+    "Links between notebooks lead somewhere, and every notebook names the page that explains its words."
+    text = "\n".join(
+        "".join(c["source"])
+        for c in json.loads(nb.read_text(encoding="utf-8"))["cells"]
+        if c["cell_type"] == "markdown"
+    )
+    links = [k for k in re.findall(r"\]\(([^)\s#]+)", text) if not re.match(r"[a-z]+:", k)]
+    assert not (dead := [k for k in links if not (nb.parent / k).exists()]), dead
+    assert nb.stem == "glossary" or any(k.endswith("glossary.ipynb") for k in links), "no link to the glossary"
+
+
 # ---- what must not be in any file ---------------------------------------------------------------------------------
 def test_no_path_of_one_machine():
     bad = []

@@ -81,7 +81,7 @@ def identity_scores(
     real: Tensor,  # (R, D) of real pictures of the character
     others: Tensor | None = None,  # (K, M, D) of K look-alikes, M pictures each
 ) -> dict:
-    "`cosine` with real pictures, `real` pairs among themselves, their `ratio`, and the share `nearer` to the character."
+    "`cosine` with real pictures, of `real` ones with each other, their `ratio`, the share `nearer` to the character."
     among = real @ real.T
     n = len(real)
     base = float((among.sum() - among.diagonal().sum()) / (n * (n - 1)))
@@ -136,7 +136,7 @@ def edit_right(
     error: float,  # see `outside_error`
     limit: float = 0.03,  # largest error that counts as kept
 ) -> dict:  # {done, kept, both: bool}
-    "`done`: the changed attributes read as they should; `kept`: the error outside the mask is within the limit; `both`."
+    "`done`: the changed attributes are as asked; `kept`: the error outside the mask is within the limit; `both`."
     changed = [k for k in CHANGES[kind] if before[k] != after[k]]
     done = all(seen[k] == after[k] for k in changed)
     return dict(done=done, kept=error <= limit, both=done and error <= limit)

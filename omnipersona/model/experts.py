@@ -5,67 +5,22 @@
 # %% ../../nbs/model/206_experts.ipynb #fd6c6110
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, SiglipVisionConfig
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
-from .attention import attend, rotate
+from .attention import KVCache, attend, rotate
 from .vision import vit_config
 
 # %% auto #0
-__all__ = ['MoTConfig', 'MLP', 'normed', 'MoTAttention', 'MoTLayer']
-
-# %% ../../nbs/model/206_experts.ipynb #46ccc654
-class MoTConfig(PretrainedConfig):
-    "Sizes of the unified model."
-
-    model_type = "omnipersona_mot"
-
-    def __init__(
-        self,
-        vocab_size=372,
-        hidden_size=256,
-        num_hidden_layers=5,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        intermediate_size=512,
-        rms_norm_eps=1e-6,
-        rope_theta=1e6,
-        z_channels=32,  # channels of the autoencoder's latent
-        latent_patch_size=1,  # latents on a side of one token
-        latent_downsample=8,  # pixels on a side of one latent
-        max_latent_size=8,  # tokens on a side of the largest picture
-        vit_config=None,
-        connector_act="gelu_pytorch_tanh",
-        position_period=10.0,  # of the two position tables, see `sincos_2d`
-        timestep_shift=1.0,  # of the training times
-        special=None,  # ids of bos, eos, start, end
-        spare=None,  # first spare row of the embedding
-        **kw,
-    ):
-        self.vocab_size, self.hidden_size, self.num_hidden_layers = vocab_size, hidden_size, num_hidden_layers
-        self.num_attention_heads, self.num_key_value_heads = num_attention_heads, num_key_value_heads
-        self.intermediate_size, self.rms_norm_eps, self.rope_theta = intermediate_size, rms_norm_eps, rope_theta
-        self.z_channels, self.latent_patch_size = z_channels, latent_patch_size
-        self.latent_downsample, self.max_latent_size = latent_downsample, max_latent_size
-        self.vit_config = vit_config or _vit_dict(hidden=160, inter=480)
-        self.connector_act, self.timestep_shift, self.position_period = connector_act, timestep_shift, position_period
-        self.special = special or dict(bos=0, eos=1, start=2, end=3)
-        self.spare = spare
-        super().__init__(**kw)
-
-    @property
-    def latent_channels(self):
-        return self.z_channels * self.latent_patch_size**2
-
-    @property
-    def vit_side(self):
-        return self.vit_config["image_size"] // self.vit_config["patch_size"]
+__all__ = ['VIT_FIELDS', 'vit_sizes', 'MoTConfig', 'vit_config_of', 'MLP', 'normed', 'MoTAttention', 'MoTLayer']
 
 # %% ../../nbs/model/206_experts.ipynb #2488d03a
-_VIT_KEYS = (
+VIT_FIELDS = (
     "hidden_size",
     "num_hidden_layers",
     "num_attention_heads",
@@ -78,12 +33,65 @@ _VIT_KEYS = (
 )
 
 
-def _vit_dict(**kw):
-    "The fields of `vit_config(**kw)` that are stored."
-    return {k: v for k, v in vit_config(**kw).to_dict().items() if k in _VIT_KEYS}
+def vit_sizes(
+    **sizes,  # of `vit_config`: hidden, layers, heads, inter, patch, image
+) -> dict:  # the fields of `VIT_FIELDS`
+    "The ViT's sizes as `MoTConfig` stores them."
+    return {k: v for k, v in vit_config(**sizes).to_dict().items() if k in VIT_FIELDS}
 
+# %% ../../nbs/model/206_experts.ipynb #46ccc654
+class MoTConfig(PretrainedConfig):
+    "Sizes of the unified model."
 
-def _vit_of(c):
+    model_type = "omnipersona_mot"
+
+    def __init__(
+        self,
+        vocab_size: int = 372,  # rows of the embedding table
+        hidden_size: int = 256,  # channels of a token
+        num_hidden_layers: int = 5,  # layers, each with two experts
+        num_attention_heads: int = 4,  # query heads
+        num_key_value_heads: int = 4,  # key heads, shared by groups of query heads
+        intermediate_size: int = 512,  # hidden channels of an MLP
+        rms_norm_eps: float = 1e-6,  # of all RMS norms
+        rope_theta: float = 1e6,  # see `rope`
+        z_channels: int = 32,  # channels of the autoencoder's latent
+        latent_patch_size: int = 1,  # latents on a side of one token
+        latent_downsample: int = 8,  # pixels on a side of one latent
+        max_latent_size: int = 8,  # tokens on a side of the largest picture
+        vit_config: dict | None = None,  # from `vit_sizes`; None: those of the tiny ViT
+        connector_act: str = "gelu_pytorch_tanh",  # between the connector's two layers
+        position_period: float = 10.0,  # of the two position tables, see `sincos_2d`
+        timestep_shift: float = 1.0,  # of the training times, see `shift_time`
+        special: dict | None = None,  # ids of bos, eos, start and end; None: 0 to 3
+        spare: int | None = None,  # first spare row of the embedding; None: there are none
+        **kw,  # settings of every transformers configuration
+    ):
+        self.vocab_size, self.hidden_size, self.num_hidden_layers = vocab_size, hidden_size, num_hidden_layers
+        self.num_attention_heads, self.num_key_value_heads = num_attention_heads, num_key_value_heads
+        self.intermediate_size, self.rms_norm_eps, self.rope_theta = intermediate_size, rms_norm_eps, rope_theta
+        self.z_channels, self.latent_patch_size = z_channels, latent_patch_size
+        self.latent_downsample, self.max_latent_size = latent_downsample, max_latent_size
+        self.vit_config = vit_config or vit_sizes(hidden=160, inter=480)
+        self.connector_act, self.timestep_shift, self.position_period = connector_act, timestep_shift, position_period
+        self.special = special or dict(bos=0, eos=1, start=2, end=3)
+        self.spare = spare
+        super().__init__(**kw)
+
+    @property
+    def latent_channels(self) -> int:
+        "Values in one latent token."
+        return self.z_channels * self.latent_patch_size**2
+
+    @property
+    def vit_side(self) -> int:
+        "Patches on a side of the largest picture that the ViT reads."
+        return self.vit_config["image_size"] // self.vit_config["patch_size"]
+
+# %% ../../nbs/model/206_experts.ipynb #16c73f47
+def vit_config_of(
+    c: MoTConfig,  # of the whole model
+) -> SiglipVisionConfig:
     "The ViT's configuration from that of the whole model."
     v = c.vit_config
     return vit_config(
@@ -98,67 +106,80 @@ def _vit_of(c):
 
 # %% ../../nbs/model/206_experts.ipynb #8145e21b
 class MLP(nn.Module):
-    "SwiGLU."
+    "SwiGLU (Shazeer 2020), safe in float16."
 
-    def __init__(self, d, inter):
+    def __init__(
+        self,
+        d: int,  # channels of a token
+        inter: int,  # hidden channels
+    ):
         super().__init__()
         self.gate_proj = nn.Linear(d, inter, bias=False)
         self.up_proj = nn.Linear(d, inter, bias=False)
         self.down_proj = nn.Linear(inter, d, bias=False)
 
-    def forward(self, x):
+    def forward(
+        self,
+        x: Tensor,  # (..., d)
+    ) -> Tensor:  # (..., d); float32 where x is float16
+        "Each token by itself. Float16 ends at 65,504, so hidden values are scaled down before and up again after."
         g, u = self.gate_proj(x), self.up_proj(x)
         if x.dtype != torch.float16:
             return self.down_proj(F.silu(g) * u)
-        h = F.silu(g.float()) * u.float()  # in float16 numbers end at 65,504
+        h = F.silu(g.float()) * u.float()
         s = (h.abs().amax(-1, keepdim=True) / 1000).clamp(min=1)
         return self.down_proj((h / s).half()).float() * s
 
 # %% ../../nbs/model/206_experts.ipynb #7802696e
-def normed(norm, x):
+def normed(
+    norm: Qwen2RMSNorm,
+    x: Tensor,  # (..., d)
+) -> Tensor:  # (..., d)
     "A norm's output, in the format of its weights."
     return norm(x).to(norm.weight.dtype)
 
 # %% ../../nbs/model/206_experts.ipynb #b879b745
 class MoTAttention(nn.Module):
-    """Two sets of projections, one attention.
+    """Two sets of projections, one attention (Liang et al. 2024).
 
     `observer`, where one is set, is called as observer(queries, keys, mask) before every attention: (B, H, L, dim),
     (B, Hkv, M, dim) and (B, L, M). It changes nothing; see the notebook on recording."""
 
-    observer = None
+    observer: Callable | None = None
+    o_proj: nn.Linear  # these, and the projections and norms of q, k and v, are made in a loop
+    o_proj_moe_gen: nn.Linear
 
-    def __init__(self, c):
+    def __init__(self, c: MoTConfig):
         super().__init__()
-        d, self.h, self.kv = c.hidden_size, c.num_attention_heads, c.num_key_value_heads
-        self.dim = hd = d // self.h
-        for s in ("", "_moe_gen"):
-            for n, o in (("q", self.h), ("k", self.kv), ("v", self.kv)):
-                setattr(self, f"{n}_proj{s}", nn.Linear(d, o * hd))
-            setattr(self, f"o_proj{s}", nn.Linear(self.h * hd, d, bias=False))
-            for n in "qk":
-                setattr(self, f"{n}_norm{s}", Qwen2RMSNorm(hd, eps=c.rms_norm_eps))
+        d, heads, key_heads = c.hidden_size, c.num_attention_heads, c.num_key_value_heads
+        self.dim = d // heads  # channels of one head
+        for suffix in ("", "_moe_gen"):
+            for name, n in (("q", heads), ("k", key_heads), ("v", key_heads)):
+                setattr(self, f"{name}_proj{suffix}", nn.Linear(d, n * self.dim))
+            setattr(self, f"o_proj{suffix}", nn.Linear(heads * self.dim, d, bias=False))
+            for name in "qk":
+                setattr(self, f"{name}_norm{suffix}", Qwen2RMSNorm(self.dim, eps=c.rms_norm_eps))
 
-    def _qkv(self, x, s):
-        "(B, L, heads, dim) queries, keys, values of one expert (suffix `s`)."
-        g = lambda n: getattr(self, n + s)
+    def _qkv(self, x, suffix):
+        "(B, L, heads, dim) queries, keys and values of one expert."
         B, L, _ = x.shape
-        q, k, v = (g(f"{n}_proj")(x).view(B, L, -1, self.dim) for n in "qkv")
-        return g("q_norm")(q), g("k_norm")(k), v
+        q, k, v = (getattr(self, f"{name}_proj{suffix}")(x).view(B, L, -1, self.dim) for name in "qkv")
+        return getattr(self, f"q_norm{suffix}")(q), getattr(self, f"k_norm{suffix}")(k), v
 
     def forward(
         self,
         u: Tensor,  # (B, Lu, D) und tokens
         g: Tensor,  # (B, Lg, D) gen tokens
-        cos: Tensor,
-        sin: Tensor,  # (B, 1, Lu+Lg, dim) rotations
-        mask: Tensor,  # (B, Lu+Lg, M) who sees whom; M counts cached keys too
+        cos: Tensor,  # (B, 1, Lu+Lg, dim), from `rope`
+        sin: Tensor,  # (B, 1, Lu+Lg, dim)
+        mask: Tensor,  # (B, Lu+Lg, M) bool, True where a token sees a key; M counts cached keys too
         layer: int,  # number of this layer, for the cache
-        cache=None,  # what was read before
-    ) -> tuple:  # (B, Lu, D), (B, Lg, D), new keys and values
+        cache: KVCache | None = None,  # what was read before
+    ) -> tuple:  # (B, Lu, D), (B, Lg, D), new (keys, values)
+        "Let the tokens of both experts see each other."
         n = u.shape[1]
-        parts = [self._qkv(x, s) for x, s in ((u, ""), (g, "_moe_gen")) if x.shape[1]]
-        q, k, v = (torch.cat(p, 1).transpose(1, 2) for p in zip(*parts))
+        parts = [self._qkv(x, suffix) for x, suffix in ((u, ""), (g, "_moe_gen")) if x.shape[1]]
+        q, k, v = (torch.cat(part, 1).transpose(1, 2) for part in zip(*parts))
         q, k = rotate(q, cos, sin).to(v.dtype), rotate(k, cos, sin).to(v.dtype)
         new = (k, v)
         if cache is not None:
@@ -170,27 +191,36 @@ class MoTAttention(nn.Module):
 
 # %% ../../nbs/model/206_experts.ipynb #18ce221b
 class MoTLayer(nn.Module):
-    "A pre-norm decoder layer with everything twice, but for the attention."
+    "A pre-norm decoder layer that has everything twice, except the attention itself."
 
-    def __init__(self, c):
+    input_layernorm: Qwen2RMSNorm
+    input_layernorm_moe_gen: Qwen2RMSNorm
+    post_attention_layernorm: Qwen2RMSNorm
+    post_attention_layernorm_moe_gen: Qwen2RMSNorm
+    mlp: MLP
+    mlp_moe_gen: MLP
+
+    def __init__(self, c: MoTConfig):
         super().__init__()
         self.self_attn = MoTAttention(c)
-        for s in ("", "_moe_gen"):
-            setattr(self, "mlp" + s, MLP(c.hidden_size, c.intermediate_size))
-            for n in ("input_layernorm", "post_attention_layernorm"):
-                setattr(self, n + s, Qwen2RMSNorm(c.hidden_size, eps=c.rms_norm_eps))
+        for suffix in ("", "_moe_gen"):
+            setattr(self, f"mlp{suffix}", MLP(c.hidden_size, c.intermediate_size))
+            for name in ("input_layernorm", "post_attention_layernorm"):
+                setattr(self, name + suffix, Qwen2RMSNorm(c.hidden_size, eps=c.rms_norm_eps))
 
-    def forward(self, u, g, cos, sin, mask, layer, cache=None):
-        "As `MoTAttention.forward`."
-        a, b, new = self.self_attn(
-            normed(self.input_layernorm, u),
-            normed(self.input_layernorm_moe_gen, g),
-            cos,
-            sin,
-            mask,
-            layer,
-            cache,
-        )
+    def forward(
+        self,
+        u: Tensor,  # (B, Lu, D) und tokens
+        g: Tensor,  # (B, Lg, D) gen tokens
+        cos: Tensor,  # this and the following as in `MoTAttention.forward`
+        sin: Tensor,
+        mask: Tensor,
+        layer: int,
+        cache: KVCache | None = None,
+    ) -> tuple:  # (B, Lu, D), (B, Lg, D), new (keys, values)
+        "One layer of both experts."
+        normed_u, normed_g = normed(self.input_layernorm, u), normed(self.input_layernorm_moe_gen, g)
+        a, b, new = self.self_attn(normed_u, normed_g, cos, sin, mask, layer, cache)
         u, g = u + a, g + b
         u = u + self.mlp(normed(self.post_attention_layernorm, u))
         g = g + self.mlp_moe_gen(normed(self.post_attention_layernorm_moe_gen, g))
