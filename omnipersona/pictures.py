@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import os
 import re
-import textwrap
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -19,15 +18,14 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from .basics import OmniError
+from .basics import OmniError, picture_grid
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['DPI', 'GAP', 'LINE', 'MIN_SIDE', 'MAX_SIDE', 'ORIENTATION', 'UPRIGHT', 'DAMAGED', 'UNLOADED', 'HEIC', 'ImageLike',
-           'SUFFIXES', 'to_tensor', 'to_image', 'show_images', 'HasImage', 'load_image', 'list_images', 'square_crop',
-           'square', 'png_bytes']
+__all__ = ['MIN_SIDE', 'MAX_SIDE', 'ORIENTATION', 'UPRIGHT', 'DAMAGED', 'UNLOADED', 'HEIC', 'ImageLike', 'SUFFIXES', 'to_tensor',
+           'to_image', 'show_images', 'HasImage', 'load_image', 'list_images', 'square_crop', 'square', 'png_bytes']
 
 # %% ../nbs/002_pictures.ipynb #b85829bb
 def to_tensor(
@@ -51,9 +49,6 @@ def to_image(
     return Image.fromarray(x.permute(1, 2, 0).numpy().astype(np.uint8))
 
 # %% ../nbs/002_pictures.ipynb #3d5e6955
-DPI = 100  # of figures: pixels in an inch
-
-
 def _array(image):
     "What matplotlib draws: RGB from pictures, (3, H, W) tensors and whatever `load_image` reads; arrays as they are."
     if isinstance(image, torch.Tensor):
@@ -63,37 +58,6 @@ def _array(image):
     return np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else load_image(image))
 
 
-def _shown_size(shape, side, smooth):
-    "(width, height) in pixels of the screen: the longer side fills `side`; sharp pixels grow by a whole number."
-    height, width = shape[:2]
-    factor = side / max(height, width)
-    if factor > 1 and not smooth:
-        factor = int(factor)
-    return max(1, round(width * factor)), max(1, round(height * factor))
-
-# %% ../nbs/002_pictures.ipynb #72705f01
-GAP, LINE = 8, 15  # pixels between pictures; height of a line of text of 9 points
-
-
-def _wrapped(title, width):
-    "A caption in lines that are as wide as its picture; 9-point letters are about 7.2 pixels wide."
-    lines = str(title).split("\n")
-    return "\n".join(textwrap.fill(s, max(8, int(width / 7.2)), break_long_words=False) for s in lines)
-
-
-def _layout(sizes, cols, title):
-    "Size of the figure, and (left, bottom, width, height) of each picture below a title of height `title`."
-    width, height = (max(sides) for sides in zip(*sizes))
-    step = width + GAP, height + title + GAP
-    total = cols * step[0], -(-len(sizes) // cols) * step[1]
-    boxes = []
-    for i, (w, h) in enumerate(sizes):
-        row, col = divmod(i, cols)
-        left = col * step[0] + (width - w) // 2
-        boxes.append((left, total[1] - (row + 1) * step[1] + (height - h) // 2, w, h))
-    return total, boxes
-
-# %% ../nbs/002_pictures.ipynb #7aea8f32
 def show_images(
     images: Iterable[Any],  # pictures of any kind `load_image` reads, or 2-D arrays and masks (in grey)
     titles: Iterable[Any] | None = None,  # one text for each picture
@@ -102,27 +66,11 @@ def show_images(
     smooth: bool = False,  # enlarge without squares, for photographs
 ) -> Figure:  # matplotlib's
     "Pictures in a grid. Raises OmniError where there are none."
-    import matplotlib.pyplot as plt
-
     single = isinstance(images, (Image.Image, str, os.PathLike)) or hasattr(images, "image")
     arrays = [_array(i) for i in ([images] if single else images)]
     if not arrays:
         raise OmniError("show_images: no pictures were given; pass at least one")
-    cols = min(cols, len(arrays))
-    side = DPI * (scale or min(max(10.4 / cols, 1.28), 1.92))
-    sizes = [_shown_size(a.shape, side, smooth) for a in arrays]
-    texts = [_wrapped(t, max(sizes)[0]) for t in (titles or [])]
-    title = LINE * max((t.count("\n") + 1 for t in texts), default=0)
-    (width, height), boxes = _layout(sizes, cols, title)
-    fig = plt.figure(figsize=(width / DPI, height / DPI), dpi=DPI)
-    for i, (a, (left, bottom, w, h)) in enumerate(zip(arrays, boxes)):
-        ax = fig.add_axes((left / width, bottom / height, w / width, h / height))
-        ax.imshow(a, cmap="gray", interpolation="bicubic" if smooth else "antialiased", aspect="auto")
-        ax.axis("off")
-        if i < len(texts):
-            ax.set_title(texts[i], fontsize=9, pad=2)
-    plt.close(fig)  # the caller shows it; pyplot would show it a second time
-    return fig
+    return picture_grid(arrays, titles, cols, scale, smooth)
 
 # %% ../nbs/002_pictures.ipynb #71477631
 MIN_SIDE = 8  # pixels; less than this shows nothing
@@ -138,7 +86,7 @@ def _check_size(size, name, max_pixels):
         much = f"{w}x{h} is {w * h / 1e6:.0f} million pixels and the limit is {max_pixels / 1e6:g}"
         raise OmniError(f"{name}: {much}; make the picture smaller first")
 
-# %% ../nbs/002_pictures.ipynb #3564af55
+# %% ../nbs/002_pictures.ipynb #12d7b3a8
 ORIENTATION = 0x0112  # the number of the EXIF tag
 UPRIGHT = dict(
     enumerate("FLIP_LEFT_RIGHT ROTATE_180 FLIP_TOP_BOTTOM TRANSPOSE ROTATE_270 TRANSVERSE ROTATE_90".split(), 2)
@@ -154,7 +102,7 @@ def _upright(image):
     turn = UPRIGHT.get(tag) if isinstance(tag, int) else None
     return image.transpose(Image.Transpose[turn]) if turn else image
 
-# %% ../nbs/002_pictures.ipynb #d89440b0
+# %% ../nbs/002_pictures.ipynb #73ad73f9
 def _grey(numbers):
     "An array of numbers from 0 to 255 as an RGB picture."
     return Image.fromarray(numbers.clip(0, 255).astype(np.uint8)).convert("RGB")
@@ -201,7 +149,7 @@ def _named(name: str, problem: str) -> Iterator[None]:
     except Exception as e:
         raise OmniError(f"{name}: {problem.format(str(e) or type(e).__name__)}") from e
 
-# %% ../nbs/002_pictures.ipynb #94bc014c
+# %% ../nbs/002_pictures.ipynb #3cd67063
 HEIC = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 
 
@@ -233,7 +181,7 @@ def _read(file, name, max_side, max_pixels):
         image.draft(None, (2 * max_side, 2 * max_side))
         return _plain(image, max_side)
 
-# %% ../nbs/002_pictures.ipynb #c05dbb95
+# %% ../nbs/002_pictures.ipynb #004008fa
 def _opened(path):
     "An open file; `~` is the home folder. Raises OmniError that names the path."
     try:
@@ -246,7 +194,7 @@ def _opened(path):
         why = getattr(e, "strerror", None) or e
         raise OmniError(f"{str(path)!r}: cannot be opened ({why}); check the name and the permissions") from e
 
-# %% ../nbs/002_pictures.ipynb #0a9cd227
+# %% ../nbs/002_pictures.ipynb #2b61bb81
 def _from_array(a: np.ndarray) -> Image.Image:
     "Numbers as a picture. Raises OmniError for another shape, type or range."
     what = f"an array of shape {a.shape} and type {a.dtype}"
@@ -270,7 +218,7 @@ def _from_tensor(x: torch.Tensor) -> Image.Image:
         raise OmniError(f"{what} runs from {x.min():g} to {x.max():g}; use floats from -1 to 1")
     return to_image(x)
 
-# %% ../nbs/002_pictures.ipynb #0d72c667
+# %% ../nbs/002_pictures.ipynb #365b30c8
 class HasImage(Protocol):
     "An object that carries a picture, such as the `Result` of a request."
 

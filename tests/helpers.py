@@ -33,13 +33,15 @@ SIZES = dict(
     vit_config=VIT,
 )
 QUICK = SamplingConfig(5, 2.0, 2.0, 1.0)  # four steps of drawing
-SHORT = Recipe(
+SHORT = Recipe(  # exact, so that runs can be compared
     steps=6, warmup_steps=2, samples=SamplesPerStep(copies=2), precision="float32"
-)  # exact, so that runs can be compared
+)
 
 
 def random_backbone(seed=0, **sizes):
-    "A backbone that knows nothing. One seed gives the same weights in every process; the state of torch's own generator is left alone."
+    """A backbone that knows nothing. One seed gives the same weights in every process.
+
+    The state of torch's own generator is left alone."""
     tok, w = tiny_tokenizer(), ToyWorld()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

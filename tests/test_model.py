@@ -1,4 +1,4 @@
-"The model from a user's side: how its input is laid out, cached or batched changes nothing, and what is saved comes back."
+"The model from a user's side: layout, cache and batch change no result, and what is saved comes back."
 
 from dataclasses import replace
 
@@ -8,22 +8,32 @@ import torch
 from helpers import QUICK, SIZES, apart, random_backbone, same, unchanged, weights
 
 from omnipersona.basics import OmniError
+from omnipersona.model import attention
+from omnipersona.model.attention import attend
 from omnipersona.model.experts import MoTConfig
-from omnipersona.model.flow import PRESETS, SamplingConfig, guide
-from omnipersona.model.generate import contexts, prefill, say
+from omnipersona.model.flow import PRESETS, SamplingConfig, euler, guide, interpolate, time_grid
+from omnipersona.model.generate import contexts, generate_text, prefill
 from omnipersona.model.loading import load_backbone
 from omnipersona.model.mot import MoT, image_loss, text_loss
 from omnipersona.model.segments import LatentImage, Text, pack
+from omnipersona.model.tokenizer import tiny_tokenizer
 
-close = lambda a, b: torch.allclose(a, b, atol=2e-5, rtol=1e-4)
+
+def close(a, b):
+    return torch.allclose(a, b, atol=2e-5, rtol=1e-4)
+
+
+def seeded(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def lay(bb, samples, **kw):
+    "A batch of samples, as the backbone's model reads it."
     return pack(samples, bb.model.special, bb.model.config.latent_channels, **kw)
 
 
 def noised(seg, t, seed=0):
-    return LatentImage(seg.x, seg.grid, t, torch.randn(seg.x.shape, generator=torch.Generator().manual_seed(seed)))
+    return LatentImage(seg.x, seg.grid, t, seeded(*seg.x.shape, seed=seed))
 
 
 @pytest.fixture(scope="module")
@@ -54,16 +64,10 @@ def test_packed_equals_one_at_a_time(bb, samples):
         one = lay(bb, [s])
         h1 = bb.model(one)
         u, g = h1.und.shape[1], h1.gen.shape[1]
-        assert (
-            close(h.und[i, :u], h1.und[0])
-            and close(h.gen[i, :g], h1.gen[0])
-            and close(img[i], image_loss(bb.model, h1, one).sum())
-        )
-        assert (
-            (one.labels[0] == b.labels[i, :u]).all()
-            and (b.labels[i, u:] == -100).all()
-            and not b.valid[i].sum() - one.valid.sum()
-        )
+        assert close(h.und[i, :u], h1.und[0]) and close(h.gen[i, :g], h1.gen[0])
+        assert close(img[i], image_loss(bb.model, h1, one).sum())
+        assert (one.labels[0] == b.labels[i, :u]).all() and (b.labels[i, u:] == -100).all()
+        assert b.valid[i].sum() == one.valid.sum()
 
 
 @torch.no_grad()
@@ -73,18 +77,19 @@ def test_order_of_the_samples_does_not_matter(bb, samples):
 
 
 @torch.no_grad()
-def test_noised_pictures_are_seen_by_nobody_else(bb, samples):
-    "Neither the words after it nor another noised picture notices one; a clean one is noticed by all that follow."
-    ctx, (a, b_) = samples[3][:3], (noised(samples[3][0], 0.4), noised(samples[3][0], 0.9, 5))
+def test_no_later_token_sees_a_noised_picture(bb, samples):
+    "Neither the words after it nor another noised picture; all that follow see a clean one."
+    ctx, first, second = samples[3][:3], noised(samples[3][0], 0.4), noised(samples[3][0], 0.9, 5)
     after = bb.text("a photo")
-    n = len(after.ids) + 2
-    out = lambda segs: bb.model(lay(bb, [segs]))
-    with_, without = out([*ctx, a, after]), out([*ctx, after])
-    assert close(with_.und[0, -n:], without.und[0, -n:])
-    both, alone = out([*ctx, a, b_]), out([*ctx, b_])
-    m = len(b_.x)
-    assert close(both.gen[0, -m:], alone.gen[0, -m:])
-    clean = LatentImage(a.x, a.grid)
+    n, m = len(after.ids) + 2, len(second.x)
+
+    def out(segments):
+        return bb.model(lay(bb, [segments]))
+
+    without = out([*ctx, after])
+    assert close(out([*ctx, first, after]).und[0, -n:], without.und[0, -n:])
+    assert close(out([*ctx, first, second]).gen[0, -m:], out([*ctx, second]).gen[0, -m:])
+    clean = LatentImage(first.x, first.grid)
     assert not close(out([*ctx, clean, after]).und[0, -n:], without.und[0, -n:])
 
 
@@ -105,7 +110,7 @@ def test_loss_counts_labelled_words_only(bb, samples):
 
 @torch.no_grad()
 def test_a_weight_for_every_token(bb, samples):
-    "One number weighs a picture; as many as it has tokens weigh these, and half the weight on each half is the same as one half everywhere."
+    "One number weighs a picture; as many as it has tokens weigh these. Two halves make the whole."
     seg, n = samples[3][-1], len(samples[3][-1].x)
     first = torch.arange(n) < n // 2
 
@@ -114,12 +119,8 @@ def test_a_weight_for_every_token(bb, samples):
         return image_loss(bb.model, bb.model(b), b)[0]
 
     one, a, b = loss(1.0), loss(first * 2.0 + 1e-9), loss(~first * 2.0 + 1e-9)
-    assert (
-        close(loss(0.5), one / 2)
-        and close(loss(torch.full((n,), 0.5)), one / 2)
-        and close((a + b) / 2, one)
-        and not close(a, b)
-    )
+    assert close(loss(0.5), one / 2) and close(loss(torch.full((n,), 0.5)), one / 2)
+    assert close((a + b) / 2, one) and not close(a, b)
 
 
 def test_a_grid_larger_than_the_table_is_refused(bb):
@@ -143,7 +144,7 @@ def test_cached_equals_uncached(bb, samples, cut):
 @torch.no_grad()
 def test_words_said_are_the_words_of_rereading_everything(bb, samples):
     ctx = samples[1][:2]
-    said = say(bb.model, prefill(bb.model, [ctx]), 6)[0]
+    said = generate_text(bb.model, prefill(bb.model, [ctx]), 6)[0]
     ids = [bb.model.special.bos]
     for i, lp in zip(said.ids, said.logprobs):
         logits = bb.model.logits(bb.model(lay(bb, [[*ctx, Text(ids, wrap=False)]])).und[0, -1])
@@ -156,7 +157,7 @@ def test_words_said_are_the_words_of_rereading_everything(bb, samples):
 def test_reading_leaves_a_cache_as_it_was(bb, samples):
     cache = prefill(bb.model, [samples[0]])
     n, keys = len(cache), [k.clone() for k in cache.keys]
-    say(bb.model, cache, 3)
+    generate_text(bb.model, cache, 3)
     prefill(bb.model, [samples[4]], cache)
     assert len(cache) == n and all(torch.equal(a, b) for a, b in zip(keys, cache.keys))
 
@@ -177,9 +178,9 @@ def test_batched_answers_equal_single_ones(bb, samples):
     "g",
     [
         QUICK,
-        replace(QUICK, image=1.5, renorm="text_channel"),
-        replace(QUICK, text=1.0),
-        replace(QUICK, interval=(0.4, 1.0)),
+        replace(QUICK, cfg_img_scale=1.5, cfg_renorm_type="text_channel"),
+        replace(QUICK, cfg_text_scale=1.0),
+        replace(QUICK, cfg_interval=(0.4, 1.0)),
     ],
     ids=["text", "text and image", "none", "interval"],
 )
@@ -193,9 +194,11 @@ def test_batched_drawing_equals_single(bb, samples, g):
 def test_seeds_of_pictures_and_of_words(bb, samples):
     a, b, c = (bb.generate_images([samples[2][:1]], [s], QUICK)[0] for s in (3, 3, 4))
     assert a.size == (64, 64) and a.mode == "RGB" and same(a, b) and not same(a, c)
-    hot = lambda s: bb.generate_text(
-        [samples[4]], temperature=1.0, max_new_tokens=6, generator=torch.Generator().manual_seed(s)
-    )[0][0]
+
+    def hot(seed):
+        g = torch.Generator().manual_seed(seed)
+        return bb.generate_text([samples[4]], temperature=1.0, max_new_tokens=6, generator=g)[0][0]
+
     assert hot(0) == hot(0) and len({hot(s) for s in range(5)}) > 1
 
 
@@ -210,42 +213,104 @@ def test_reading_and_drawing_leave_no_trace(bb, samples):
 
 # ---- guidance -----------------------------------------------------------------------------------------------------
 def test_guidance_identities():
-    v, u, w = (torch.randn(2, 16, 8, generator=torch.Generator().manual_seed(s)) for s in range(3))
+    v, u, w = (seeded(2, 16, 8, seed=s) for s in range(3))
     for renorm in ("global", "channel", "text_channel", "none"):
         g = SamplingConfig(5, 1.0, 3.0, 2.0, (0.0, 1.0), renorm)
         assert close(guide(v, v, v, g), v)  # contexts that agree
-        assert close(guide(v, u, None, replace(g, text=1.0, image=1.0)), v)  # scale one is the whole context
+        assert close(
+            guide(v, u, None, replace(g, cfg_text_scale=1.0, cfg_img_scale=1.0)), v
+        )  # scale one is the whole context
         if renorm in ("global", "channel"):
             dims = (-2, -1) if renorm == "global" else -1
             assert (guide(v, u, w, g).norm(dim=dims) <= v.norm(dim=dims) * (1 + 1e-5)).all()  # never longer than it was
     assert close(guide(v, u, w, SamplingConfig(5, 1.0, 3.0, 2.0, (0.0, 1.0), "none")), w + 2 * (u + 3 * (v - u) - w))
     with pytest.raises(ValueError, match="sideways"):
-        guide(v, u, None, replace(QUICK, renorm="sideways"))
+        guide(v, u, None, replace(QUICK, cfg_renorm_type="sideways"))
 
 
 def test_guidance_that_never_acts_is_none(bb, samples):
     ctx = [samples[3][:3]]
-    none = bb.generate_images(ctx, [1], replace(QUICK, text=1.0))[0]
-    assert same(none, bb.generate_images(ctx, [1], replace(QUICK, interval=(1.0, 1.0)))[0]) and same(
-        none, bb.generate_images(ctx, [1], replace(QUICK, text=0.5, image=3.0))[0]
-    )
-    assert not same(none, bb.generate_images(ctx, [1], replace(QUICK, text=4.0))[0])
+
+    def drawn(**changes):
+        return bb.generate_images(ctx, [1], replace(QUICK, **changes))[0]
+
+    none = drawn(cfg_text_scale=1.0)
+    assert same(none, drawn(cfg_interval=(1.0, 1.0))) and same(none, drawn(cfg_text_scale=0.5, cfg_img_scale=3.0))
+    assert not same(none, drawn(cfg_text_scale=4.0))
 
 
 def test_contexts_of_guidance(samples):
     c, s, t = samples[3][:3]
     assert contexts([c, s, t]) == ([c, s, t], [c, s], [t])
-    assert (
-        contexts([t, c, s, t])[1] == [t, c, s]
-        and contexts([t, c, s, t], "all")[1] == [c, s]
-        and contexts([t, t], "all")[1] == []
-    )
+    assert contexts([t, c, s, t])[1] == [t, c, s] and contexts([t, c, s, t], "all")[1] == [c, s]
+    assert contexts([t, t], "all")[1] == []
 
 
 def test_presets_are_bagels():
-    assert PRESETS["bagel_draw"] == SamplingConfig(50, 3.0, 4.0, 1.0, (0.4, 1.0), "global", 0.0) and PRESETS[
-        "bagel_edit"
-    ] == SamplingConfig(50, 3.0, 4.0, 2.0, (0.0, 1.0), "text_channel", 0.0)
+    assert PRESETS["bagel_draw"] == SamplingConfig(50, 3.0, 4.0, 1.0, (0.4, 1.0), "global", 0.0)
+    assert PRESETS["bagel_edit"] == SamplingConfig(50, 3.0, 4.0, 2.0, (0.0, 1.0), "text_channel", 0.0)
+
+
+# ---- the same as in the libraries ---------------------------------------------------------------------------------
+@pytest.mark.parametrize("points,shift", [(2, 1.0), (6, 1.0), (25, 3.0)])
+def test_flow_is_that_of_diffusers(points, shift):
+    "Times, noised pictures and Euler steps of `FlowMatchEulerDiscreteScheduler`."
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
+    scheduler.set_timesteps(sigmas=torch.linspace(1, 0, points)[:-1].tolist())
+    times = time_grid(points, shift)
+    assert torch.allclose(scheduler.sigmas, times, atol=1e-6)
+    clean, noise = seeded(3, 4, 8), seeded(3, 4, 8, seed=1)
+
+    def velocity(x, t):
+        return torch.tanh(2 * x) + t
+
+    x = noise
+    for step, t in zip(scheduler.timesteps, times[:-1]):
+        at, v = interpolate(clean, noise, t)
+        assert close(scheduler.scale_noise(clean, step[None], noise), at) and close(at - t * v, clean)
+        x = scheduler.step(velocity(x, float(t)), step, x).prev_sample
+    assert torch.allclose(x, euler(velocity, noise, times), atol=1e-4)
+
+
+@pytest.mark.parametrize("has_gqa", [True, False], ids=["shared keys", "before PyTorch 2.5"])
+@pytest.mark.parametrize("masked", [True, False], ids=["masked", "unmasked"])
+def test_shared_keys_equal_repeated_ones(monkeypatch, has_gqa, masked):
+    "Where PyTorch cannot share keys, `attend` repeats them; where a gradient is needed, it computes step by step."
+    if has_gqa and not attention.HAS_GQA:
+        pytest.skip("this PyTorch has no enable_gqa")
+    monkeypatch.setattr(attention, "HAS_GQA", has_gqa)
+    q, k, v = seeded(2, 28, 5, 16), seeded(2, 4, 30, 16, seed=1), seeded(2, 4, 30, 16, seed=2)
+    mask = seeded(2, 5, 30, seed=3) > -1 if masked else None
+    repeated = [x.repeat_interleave(7, 1) for x in (k, v)]
+    want = torch.nn.functional.scaled_dot_product_attention(q, *repeated, attn_mask=mask[:, None] if masked else None)
+    assert close(attend(q, k, v, mask), want) and close(attend(q, *repeated, mask), want)
+    assert close(attend(q.clone().requires_grad_(), k, v, mask), want)
+
+
+# ---- explicit formats and devices ---------------------------------------------------------------------------------
+@pytest.mark.parametrize("default", ["float64", "bfloat16", "meta"])
+def test_defaults_of_torch_do_not_matter(bb, pictures, default):
+    "The same seed gives the same picture and the same answer under another default format or device."
+
+    def everything():
+        source = bb.encode_source(pictures[:1])[0]
+        edited = bb.generate_images([[*source, bb.text("make the dog blue")]], [3], QUICK)[0]
+        question = [[source[1], bb.text("what is in the photo ?")]]
+        return edited, bb.generate_text(question, max_new_tokens=5), bb.probability(question, ["yes", "no"]).tolist()
+
+    image, answer, probability = everything()
+    try:
+        if default == "meta":
+            torch.set_default_device("meta")
+        else:
+            torch.set_default_dtype(getattr(torch, default))
+        again = everything()
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+    assert same(again[0], image) and again[1:] == (answer, probability)
 
 
 # ---- saved and loaded ---------------------------------------------------------------------------------------------
@@ -272,39 +337,29 @@ def test_saved_then_loaded(stored, tmp_path, samples, pictures):
     once.save_pretrained(tmp_path / "again")
     twice = load_backbone(tmp_path / "again")
     assert b.fingerprint == once.fingerprint == twice.fingerprint and once.dtype == torch.float32
-    assert (once.size, once.name, once.presets, once.tok.names, once.tok.spare) == (
-        b.size,
-        b.name,
-        b.presets,
-        b.tok.names,
-        b.tok.spare,
-    )
-    assert all(
-        torch.equal(x, y)
-        for x, y in zip(once.model.state_dict().values(), twice.model.state_dict().values(), strict=True)
-    )
-    assert all(
-        torch.equal(x, y.bfloat16().float())
-        for x, y in zip(once.model.state_dict().values(), b.model.state_dict().values(), strict=True)
-    )
-    ctx = [[*once.seen(pictures[:1]), once.text("what is in the photo ?")]]
-    assert once.generate_text(ctx, max_new_tokens=5)[0][1] == twice.generate_text(ctx, max_new_tokens=5)[0][1] and same(
-        once.generate_images(ctx, [0], QUICK)[0], twice.generate_images(ctx, [0], QUICK)[0]
-    )
-    assert (
-        apart(b.decode(b.clean(pictures[:1])[0].x[None])[0], once.decode(once.clean(pictures[:1])[0].x[None])[0]) < 40
-    )
+
+    def about(x):
+        return x.size, x.name, x.presets, x.tok.names, x.tok.spare, x.vae_resize, x.vit_resize
+
+    def through_latents(x):
+        return x.decode_latents(x.encode_latents(pictures[:1])[0].x[None])[0]
+
+    assert about(once) == about(b)
+    stored_weights = {k: v.bfloat16().float() for k, v in b.model.state_dict().items()}
+    assert unchanged(once.model, stored_weights) and unchanged(twice.model, stored_weights)
+    ctx = [[*once.encode_vit(pictures[:1]), once.text("what is in the photo ?")]]
+    assert once.generate_text(ctx, max_new_tokens=5) == twice.generate_text(ctx, max_new_tokens=5)
+    assert same(once.generate_images(ctx, [0], QUICK)[0], twice.generate_images(ctx, [0], QUICK)[0])
+    assert apart(through_latents(b), through_latents(once)) < 40
     assert sorted(p.suffix for p in folder.rglob("*") if p.is_file() and p.suffix != ".json") == [".safetensors"] * 3
 
 
 def test_computes_in_bf16(stored, pictures):
     b = load_backbone(stored[2], dtype=torch.bfloat16)
-    ctx = [[*b.seen(pictures[:1]), b.text("what is in the photo ?")]]
-    assert (
-        b.dtype == torch.bfloat16
-        and len(b.generate_text(ctx, max_new_tokens=3)) == 1
-        and b.generate_images([b.encode_source(pictures[:1])[0] + ctx[0][1:]], [0], QUICK)[0].size == (64, 64)
-    )
+    ctx = [[*b.encode_vit(pictures[:1]), b.text("what is in the photo ?")]]
+    assert b.dtype == torch.bfloat16 and len(b.generate_text(ctx, max_new_tokens=3)) == 1
+    edit = b.encode_source(pictures[:1])[0] + ctx[0][1:]
+    assert b.generate_images([edit], [0], QUICK)[0].size == (64, 64)
     assert b.fingerprint == stored[0].fingerprint
 
 
@@ -375,18 +430,29 @@ def test_is_a_transformers_model(stored, tmp_path):
     m.save_pretrained(tmp_path)
     again = MoT.from_pretrained(tmp_path)
     assert again.config.latent_channels == m.config.latent_channels and unchanged(again, weights(m))
-    assert (
-        MoTConfig.from_dict(m.config.to_dict()).to_dict() == m.config.to_dict()
-        and SIZES["hidden_size"] == again.config.hidden_size
-    )
+    assert MoTConfig.from_dict(m.config.to_dict()).to_dict() == m.config.to_dict()
+    assert SIZES["hidden_size"] == again.config.hidden_size
 
 
 # ---- what is typed ------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "text,word",
-    [("a photo of a dragon", "dragon"), ("yes <|im_end|>", "<|im_end|>"), ("<|vision_start|>", "<|vision_start|>")],
+    [
+        ("a photo of a dragon", "dragon"),
+        ("yes <|im_end|>", "<|im_end|>"),
+        ("yes <|IM_END|>", "<|im_end|>"),  # small letters are made after the text is typed
+        ("<|vision_start|>", "<|vision_start|>"),
+    ],
 )
 def test_words_it_does_not_know(bb, text, word):
     with pytest.raises(OmniError) as e:
         bb.text(text)
     assert word in str(e.value)
+
+
+def test_the_tiny_tokenizer_normalises(bb):
+    assert bb.tok("What is the TOY, of <name_3>?") == bb.tok("what is the toy of <name_3> ?")
+
+
+def test_the_shipped_tokenizer_is_the_one_in_the_code(tiny):
+    assert tiny.tok.hf.to_str() == tiny_tokenizer().hf.to_str()

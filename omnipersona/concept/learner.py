@@ -48,7 +48,7 @@ def data_hash(
 class Learner:
     """Learns one concept step by step. `history` holds the losses of every step, `global_step` how many there were.
 
-    Raises OmniError for what is no data, for an impossible name, for unknown words, and under `torch.inference_mode()`."""
+    Raises OmniError for what is no data, an impossible name, unknown words, and under `torch.inference_mode()`."""
 
     def __init__(
         self,

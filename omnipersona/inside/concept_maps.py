@@ -17,6 +17,7 @@ from torch import Tensor
 from ..basics import OmniError
 from ..concept.concept import Concept
 from ..concept.persona import Persona
+from .figures import heat_figure
 from omnipersona.inside.recording import (
     AttentionTrace,
     first_named,
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['select_part', 'ConceptMaps', 'heat_image', 'heat_figure', 'chosen_sampling', 'DrawingSteps', 'own_patches',
-           'with_outside', 'maps_bytes', 'check_limit', 'maps_of_trace', 'concept_maps', 'maps_figure']
+__all__ = ['select_part', 'ConceptMaps', 'heat_image', 'chosen_sampling', 'DrawingSteps', 'own_patches', 'with_outside',
+           'maps_bytes', 'check_limit', 'maps_of_trace', 'concept_maps', 'maps_figure']
 
 # %% ../../nbs/inside/502_concept_maps.ipynb #a7700007
 def select_part(
@@ -64,7 +65,7 @@ class ConceptMaps:
     labels: list  # '<maeve>', 'und 1', ..., 'gen 16'
     experts: list  # 'name', 'und' or 'gen', for each token
     times: list  # t of each step
-    picture: Image.Image  # what the maps lie on
+    picture: Image.Image | None  # what the maps lie on
     outside: np.ndarray | None = None  # (steps, layers, heads, rows, cols): what goes to the context
     mask: np.ndarray | None = None  # true outline, if known
     layers: list | None = None  # their numbers; None: all
@@ -136,42 +137,6 @@ def heat_image(
     base = picture.convert("RGB").resize((size, size), Image.Resampling.NEAREST)
     return Image.composite(Image.new("RGB", (size, size), (255, 40, 0)), base, heat.point(lambda v: v * opacity))
 
-# %% ../../nbs/inside/502_concept_maps.ipynb #0700f02b
-def _heat_cell(ax, picture, map2d, title, top):
-    "One map over its picture in grey, or the picture alone. Returns what the colour bar is of."
-    ax.set_title(title.replace("$", "\\$"), fontsize=9)
-    ax.set_xticks([])
-    ax.set_yticks([])
-    ax.imshow(picture if map2d is None else picture.convert("L"), cmap="gray", interpolation="nearest")
-    if map2d is None:
-        return None
-    whole = (-0.5, picture.width - 0.5, picture.height - 0.5, -0.5)
-    kw = dict(vmin=0, vmax=max(top, 1e-12), extent=whole, interpolation="bilinear")
-    return ax.imshow(map2d, cmap="inferno", alpha=0.7, **kw)
-
-
-def heat_figure(
-    rows: dict,  # {text at the left of a row: [(picture, map (rows, cols) or None: the picture alone, title), ...]}
-    scale: float = 1.35,  # side of one picture, inches
-) -> Figure:
-    "Maps over pictures, in %. The maps of a row share one scale from 0, which its colour bar shows."
-    import matplotlib.pyplot as plt
-
-    n = max(len(row) for row in rows.values())
-    size = (scale * n + 0.8, (scale + 0.4) * len(rows))
-    fig, axes = plt.subplots(len(rows), n, figsize=size, dpi=100, squeeze=False, layout="constrained")
-    for line, (label, cells) in zip(axes, rows.items()):
-        top = 100 * max(float(np.max(m)) for _, m, _ in cells if m is not None)
-        drawn = [
-            _heat_cell(ax, p, None if m is None else 100 * np.asarray(m), t, top) for ax, (p, m, t) in zip(line, cells)
-        ]
-        for ax in line[len(cells) :]:
-            ax.set_axis_off()
-        line[0].set_ylabel(label, fontsize=9)
-        fig.colorbar(next(x for x in drawn[::-1] if x is not None), ax=line, shrink=0.8, pad=0.01, format="%g %%")
-    plt.close(fig)
-    return fig
-
 # %% ../../nbs/inside/502_concept_maps.ipynb #c0d96957
 def chosen_sampling(
     bb: Backbone,
@@ -192,14 +157,11 @@ class DrawingSteps:
         self.every = every
         self.context: Batch | None = None
         self.states: list = []
-        self.count, self.t = -1, None  # steps so far, less one; time of the last
+        self.count = -1  # steps so far, less one,
+        self.t: float | None = None  # and the time of the last
 
-    def __call__(
-        self,
-        b: Batch,
-        cache: KVCache | None,
-    ) -> Tensor | None:  # places among [und | gen]; None: this pass is not recorded
-        "The latents of a step."
+    def __call__(self, b: Batch, cache: KVCache | None) -> Tensor | None:
+        "Where the latents of a step stand among [und | gen]; None: this pass is not recorded."
         if cache is None or not len(cache):
             self.context = self.context or b
             return None
@@ -210,11 +172,8 @@ class DrawingSteps:
                 self.states.append((t, b.x[0, at].float().cpu()))
         return None if self.count % self.every else b.ids.shape[1] + at
 
-    def keys(
-        self,
-        places: Callable,  # batch of the context -> places among its [und | gen]
-    ) -> Callable:
-        "Keys for `record`: these places of the context, in the cache."
+    def keys(self, places: Callable) -> Callable:
+        "Keys for `record`: where `places(batch of the context)`, counted in [und | gen], lie in the cache."
 
         def at(b, cache):
             n = self.context.ids.shape[1] + self.context.gen_ids.shape[1]
@@ -257,11 +216,8 @@ def maps_bytes(
     return steps * n_layers * n_heads * columns * rows * cols * 4
 
 # %% ../../nbs/inside/502_concept_maps.ipynb #784a2a30
-def check_limit(
-    need: float,  # bytes
-    limit: float,  # bytes
-) -> None:
-    "Raises OmniError where a recording needs more than the limit."
+def check_limit(need: float, limit: float) -> None:
+    "Raises OmniError where a recording needs more bytes than the limit."
     if need > limit:
         raise OmniError(
             f"these maps need {need / 1e6:.0f} MB, the limit is {limit / 1e6:.0f}; name fewer layers or heads, "
@@ -273,7 +229,7 @@ def maps_of_trace(
     bb: Backbone,
     trace: AttentionTrace,  # entries (heads, latents, tokens and `with_outside`)
     c: Concept,
-    picture: Image.Image,
+    picture: Image.Image | None,
     grid: tuple,  # (rows, columns) of the latents
     layers: list | None = None,
     states: Iterable = (),  # see `ConceptMaps`
@@ -307,15 +263,17 @@ def concept_maps(
     chosen = chosen_sampling(bb, sampling, source)
     c = first_named(request, persona.concepts)[1]
     check_limit(maps_bytes(persona, request, chosen, source, layers, heads, every), limit)
-    mean, steps = heads == "mean", DrawingSteps(every)
+    steps, each = DrawingSteps(every), None if isinstance(heads, str) else heads
     tokens = steps.keys(lambda b: token_positions(b, c))
 
     def kept(w):
         own, before = own_patches(trace.batch), len(trace.cache)
         of = range(before + own.start, before + own.stop)
-        return with_outside(w[0].mean(0, keepdim=True) if mean else w[0], tokens(trace.batch, trace.cache), of)
+        return with_outside(
+            w[0].mean(0, keepdim=True) if heads == "mean" else w[0], tokens(trace.batch, trace.cache), of
+        )
 
-    with record(bb, steps, None, layers, None if mean else heads, kept, limit) as trace:
+    with record(bb, steps, None, layers, each, kept, limit) as trace:
         if source is None:
             result = persona.generate(request, seed, chosen, negative)
         else:
@@ -331,8 +289,9 @@ def maps_figure(
     "Und tokens above, gen tokens below, one column for each layer; above each map its mean."
     rows = {}
     for expert in ("und", "gen"):
-        rows[f"{expert} tokens"] = cells = [(maps.picture, None, "picture")]
+        cells: list = [(maps.picture, None, "picture")]
         for layer in maps.layers or range(maps.weights.shape[1]):
             m = maps.map(expert, step, layer, of=of)
             cells.append((maps.picture, m, f"layer {layer}\nmean {m.mean():.1%}"))
+        rows[f"{expert} tokens"] = cells
     return heat_figure(rows)

@@ -69,7 +69,7 @@ def _heat_cell(ax, picture, percent, title, top):
         return None
     whole = (-0.5, picture.width - 0.5, picture.height - 0.5, -0.5)
     scale = dict(vmin=0, vmax=max(top, 1e-12))
-    return ax.imshow(percent, cmap="inferno", alpha=0.7, extent=whole, interpolation="bilinear", **scale)
+    return ax.imshow(percent, cmap="inferno", alpha=0.7, extent=whole, interpolation="nearest", **scale)
 
 # %% ../../nbs/inside/500_figures.ipynb #7c8cfe8b
 def heat_figure(

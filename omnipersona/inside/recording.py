@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,12 +22,9 @@ from ..model.backbone import Backbone
 from ..model.generate import pack_for
 from ..model.segments import Batch, LatentImage
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 # %% auto #0
-__all__ = ['EXPERT_COLORS', 'rows_of_attention', 'observe', 'AttentionTrace', 'record', 'first_named', 'token_positions',
-           'token_labels', 'token_experts', 'packed_request', 'token_axis']
+__all__ = ['rows_of_attention', 'observe', 'AttentionTrace', 'record', 'first_named', 'token_positions', 'token_labels',
+           'token_experts', 'packed_request']
 
 # %% ../../nbs/inside/501_recording.ipynb #a7700004
 def rows_of_attention(
@@ -200,29 +196,3 @@ def packed_request(
     grid = grid or (context[0].grid if context else bb.grid)
     canvas = _canvas(bb, tuple(grid), image, latents, t, seed)
     return pack_for(bb.model, [[*prompts, *context, text, canvas]], concepts), canvas.grid
-
-# %% ../../nbs/inside/501_recording.ipynb #8cb44d29
-EXPERT_COLORS = dict(name="#666666", und="#0072B2", gen="#D55E00")
-
-
-def token_axis(
-    ax: Axes,  # whose x axis counts tokens from 0
-    labels: list,  # from `token_labels`
-) -> None:
-    "Label an axis with the groups of tokens and every fourth number; a thin line stands between groups."
-    groups = ["name" if label.startswith("<") else label.split()[0] for label in labels]
-    ticks = []
-    for group in dict.fromkeys(groups):
-        start, n = groups.index(group), groups.count(group)
-        some = [start] if group == "name" else [start + i for i in range(n) if i == 0 or i % 4 == 3]
-        for i in some:
-            number = "" if group == "name" else str(i - start + 1)
-            ticks.append(
-                (i, number + (f"\n{group}" if i == some[len(some) // 2] else ""), EXPERT_COLORS.get(group, "k"))
-            )
-        if start:
-            ax.axvline(start - 0.5, color="#999999", lw=0.8)
-    ax.set_xticks([i for i, _, _ in ticks], [text for _, text, _ in ticks], fontsize=9)
-    for label, (_, _, color) in zip(ax.get_xticklabels(), ticks):
-        label.set_color(color)
-    ax.set_xlim(-0.6, len(labels) - 0.4)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -115,8 +116,9 @@ def _random_state(module: nn.Module):
     "Give a module that has no memory random weights, as its layers begin."
     module.to_empty(device="cpu")
     for m in module.modules():
-        if hasattr(m, "reset_parameters"):
-            m.reset_parameters()
+        reset: Any = getattr(m, "reset_parameters", None)
+        if reset:
+            reset()
     return module
 
 

@@ -81,10 +81,10 @@ class Pen:
         corners = cx - r, cy - r, cx + r, cy + r
         self.draw.ellipse(corners, outline=self._c(color), width=max(1, int(width * self.unit)))
 
-# %% ../../nbs/toyworld/101_draw.ipynb #dde81879
+# %% ../../nbs/toyworld/101_draw.ipynb #63d214f0
 def on_canvas(
     draw: Callable[[Pen], object],  # draws with the pen that it is given
-    size: int = 192,  # pixels a side
+    size: int = 128,  # pixels a side
     unit: float = 0.66,  # of the pen, in sides of the canvas
     flip: bool = False,  # mirror left and right
     ink: int | None = None,  # None: in colours; a number: the mask, 0 where nothing is drawn
@@ -166,7 +166,7 @@ def _long_ear(p, t, side, r, y):
     p.oval(side * r * 0.45, y - r * 0.8 - 0.13 * t.ear, 0.07, 0.2 * t.ear, t.main)
     p.oval(side * r * 0.45, y - r * 0.8 - 0.13 * t.ear, 0.035, 0.14 * t.ear, t.second)
 
-# %% ../../nbs/toyworld/101_draw.ipynb #b0ca07ef
+# %% ../../nbs/toyworld/101_draw.ipynb #fc7eaeb0
 def _round_ear(p, t, side, r, y):
     p.oval(side * r * 0.75, y - r * 0.75, 0.1 * t.ear, 0.1 * t.ear, t.main)
     p.oval(side * r * 0.75, y - r * 0.75, 0.05 * t.ear, 0.05 * t.ear, t.second)
@@ -178,7 +178,7 @@ def _side_hair(p, t, side, r, y):
 
 _EARS = dict(dog=_hanging_ear, cat=_pointed_ear, rabbit=_long_ear, bear=_round_ear, person=_side_hair)
 
-# %% ../../nbs/toyworld/101_draw.ipynb #d779bf13
+# %% ../../nbs/toyworld/101_draw.ipynb #9554857f
 def _ears(p, t, r, y):
     "What a species has at both sides of its head, and in the middle above it."
     if t.species in _EARS:

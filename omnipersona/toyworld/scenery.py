@@ -11,7 +11,7 @@ from .draw import INK, Pen, Traits, head_of, rgb
 # %% auto #0
 __all__ = ['ACCESSORIES', 'OBJECTS', 'PLACES', 'draw_accessory', 'draw_object', 'draw_place']
 
-# %% ../../nbs/toyworld/102_scenery.ipynb #45b9e94c
+# %% ../../nbs/toyworld/102_scenery.ipynb #9faa5de4
 def _hat(p, t, r, y):
     p.box(-r * 1.05, y - r * 0.75 - 0.05, r * 1.05, y - r * 0.75 + 0.03, INK)
     p.box(-r * 0.65, y - r * 0.75 - 0.26, r * 0.65, y - r * 0.75, INK)
@@ -25,7 +25,7 @@ def _crown(p, t, r, y):
     p.poly([*left, (0, b - h * 1.15), *right], (255, 200, 20))
     p.oval(0, b - 0.05, 0.04, 0.04, (220, 30, 60))
 
-# %% ../../nbs/toyworld/102_scenery.ipynb #26070faf
+# %% ../../nbs/toyworld/102_scenery.ipynb #31b98958
 def _scarf(p, t, r, y):
     neck, white, red = y + r * 0.95, (245, 245, 245), (200, 30, 40)
     p.oval(0, neck, r * 0.95, 0.075, white)
@@ -59,7 +59,7 @@ def draw_accessory(
     _ACCESSORIES[kind](p, t, r, y)
 
 # %% ../../nbs/toyworld/102_scenery.ipynb #f45b2c75
-_TOYS = dict(
+_TOYS: dict[str, list[tuple]] = dict(
     ball=[
         ("oval", 0, -0.4, 0.4, 0.4, "main"),
         ("box", -0.38, -0.48, 0.38, -0.32, "light"),
@@ -90,8 +90,8 @@ _TOYS = dict(
     ],
 )
 
-# %% ../../nbs/toyworld/102_scenery.ipynb #3c6f3d80
-_FOOD = dict(
+# %% ../../nbs/toyworld/102_scenery.ipynb #cff265c1
+_FOOD: dict[str, list[tuple]] = dict(
     apple=[
         ("oval", -0.14, -0.36, 0.26, 0.36, "main"),
         ("oval", 0.14, -0.36, 0.26, 0.36, "main"),
@@ -116,8 +116,8 @@ _FOOD = dict(
     ],
 )
 
-# %% ../../nbs/toyworld/102_scenery.ipynb #172b7d29
-_RIDES = dict(
+# %% ../../nbs/toyworld/102_scenery.ipynb #443de9b5
+_RIDES: dict[str, list[tuple]] = dict(
     car=[
         ("box", -0.6, -0.42, 0.6, -0.1, "main"),
         ("poly", [(-0.38, -0.42), (-0.25, -0.75), (0.25, -0.75), (0.38, -0.42)], "main"),
@@ -180,7 +180,7 @@ def _houses(p, hz, x, b, c):
         p.box(i * 0.21 + 0.02 * b, hz - h, i * 0.21 + 0.16, hz, (176, 182, 198))
         p.box(i * 0.21 + 0.05, hz - h + 0.05, i * 0.21 + 0.1, hz - h + 0.1, (250, 240, 180))
 
-# %% ../../nbs/toyworld/102_scenery.ipynb #64abc652
+# %% ../../nbs/toyworld/102_scenery.ipynb #29f2e8a4
 def _stars(p, hz, x, b, c):
     for i in range(9):
         p.oval((i * 0.618 + b) % 1, ((i * 0.381 + c) % 1) * 0.5 + 0.03, 0.014, 0.014, (250, 250, 220))
@@ -210,7 +210,7 @@ def _cactus(p, hz, x, b, c):
     p.box(x - 0.12, hz - 0.18, x, hz - 0.13, (120, 170, 110))
     p.box(x - 0.12, hz - 0.26, x - 0.08, hz - 0.13, (120, 170, 110))
 
-# %% ../../nbs/toyworld/102_scenery.ipynb #8c44c19d
+# %% ../../nbs/toyworld/102_scenery.ipynb #ddaac941
 def _flowers(p, hz, x, b, c):
     p.box(x - 0.025, hz - 0.22, x + 0.025, hz + 0.03, (150, 110, 70))
     p.oval(x, hz - 0.3, 0.15, 0.14, (120, 190, 110))

@@ -5,9 +5,8 @@
 # %% ../../nbs/widgets/708_studio.ipynb #caa06d98
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
@@ -19,60 +18,16 @@ from ..concept.persona import Persona
 from ..data import ConceptData
 from ..model.backbone import Backbone
 from ..model.loading import load_backbone
-from ..pictures import png_bytes
 from .forms import concept_zip, open_concept
-from .html import View, data_url, enlarged, picture_html, plain, thinned, uploads
+from .html import View, data_url, plain, thinned, uploads
 from .inputs import StatusLine, StudioForm, picture_place, put_picture
 from .kernel_events import in_main_thread, listening
-from .run_pictures import contact_sheet
+from .run_pictures import contact_sheet, studio_parts
 from .training_view import TrainingView
 from .tryout import TryOut
 
 # %% auto #0
-__all__ = ['RUN_CAPTIONS', 'studio_parts', 'ConceptStorage', 'ConceptStudio']
-
-# %% ../../nbs/widgets/708_studio.ipynb #08531f94
-def _result_parts(results):
-    "HTML of what `TryOut` keeps."
-    parts = []
-    if r := results.get("Ask"):
-        parts.append(f"<p>{plain(r.request)} <b>{plain(r.text)}</b></p>")
-    if r := results.get("Draw"):
-        parts.append(picture_html(png_bytes(enlarged(r.image)), r.request))
-    if r := results.get("Edit"):
-        parts.append(picture_html(png_bytes(enlarged(results["before"])), "before"))
-        parts.append(picture_html(png_bytes(enlarged(r.image)), r.request))
-    return parts
-
-# %% ../../nbs/widgets/708_studio.ipynb #9c62c8b5
-RUN_CAPTIONS = dict(
-    losses="losses of every task", previews="the same noise, drawn while it learnt", tokens="how the tokens moved"
-)
-
-
-def _head_part(concept):
-    "HTML of a concept's name, how it was learnt, and its facts."
-    s, how = concept.summary, "how it was learnt is not known"
-    if s:
-        how = f"{s['steps']} of {s['recipe']['steps']} steps, {s['seconds']:.0f} s, seed {s['seed']}"
-    facts = "".join(f"<tr><td>{plain(k)}</td><td>{plain(v)}</td></tr>" for k, v in concept.facts.items())
-    return f"<h3>&lt;{plain(concept.name)}&gt;</h3><p>{plain(how)}</p><table>{facts}</table>"
-
-
-def studio_parts(
-    concept: Concept,
-    images: Sequence[Image.Image] = (),  # what it was learnt from
-    pictures: dict[str, bytes] | None = None,  # as `run_pictures` gives them
-    results: dict[str, Any] | None = None,  # as `TryOut` keeps them
-) -> list[str]:
-    "HTML of a learnt concept: who it is, what it was learnt from, how it went, and what it answers."
-    parts = [_head_part(concept)]
-    if images:
-        few, note = thinned(len(images), 20)
-        caption = f"learnt from {len(images)} pictures" + (f"; {note}" if note else "")
-        parts.append(picture_html(contact_sheet([images[i] for i in few]), caption))
-    parts += [picture_html(png, RUN_CAPTIONS[k]) for k, png in (pictures or {}).items()]
-    return [*parts, f"<div>{''.join(_result_parts(results or {}))}</div>"]
+__all__ = ['ConceptStorage', 'ConceptStudio']
 
 # %% ../../nbs/widgets/708_studio.ipynb #f35df469
 class ConceptStorage:

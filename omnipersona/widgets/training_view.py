@@ -19,7 +19,7 @@ from .run_pictures import run_pictures
 # %% auto #0
 __all__ = ['progress_text', 'nothing', 'TrainingView']
 
-# %% ../../nbs/widgets/707_training_view.ipynb #0f154d3b
+# %% ../../nbs/widgets/707_training_view.ipynb #a8fe43e4
 def progress_text(
     step: int,  # done so far
     steps: int,  # of the whole run
