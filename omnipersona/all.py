@@ -16,7 +16,8 @@ from .model.memory import plan, plan_table
 from .concept.concept import Concept, TextPrompt
 from .concept.sampling import SamplesPerStep
 from .concept.losses import Recipe
-from .concept.learn import Learner, learn, loss_figure
+from .concept.learn import learn, loss_figure
+from .concept.learner import Learner
 from .concept.replay import ReplayConfig, Trace, difference, effect_figure
 from .concept.persona import Persona, Result
 from .inside.concept_maps import ConceptMaps, concept_maps, heat_image, maps_figure

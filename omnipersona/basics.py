@@ -159,7 +159,7 @@ def warmup_cosine(
 
     return factor
 
-# %% ../nbs/001_basics.ipynb #4ca8396d
+# %% ../nbs/001_basics.ipynb #792ffd67
 DPI, GAP, LINE = 100, 8, 15  # pixels: in an inch of a figure, between pictures, and in a line of text of 9 points
 
 
@@ -177,7 +177,7 @@ def _wrapped(title, width):
     lines = str(title).split("\n")
     return "\n".join(textwrap.fill(s, max(8, int(width / 7.2)), break_long_words=False) for s in lines)
 
-# %% ../nbs/001_basics.ipynb #78dd1598
+# %% ../nbs/001_basics.ipynb #ef78cda7
 def _layout(sizes, cols, title):
     "Size of the figure, and (left, bottom, width, height) of each picture below a title of height `title`."
     width, height = (max(sides) for sides in zip(*sizes))
@@ -190,7 +190,7 @@ def _layout(sizes, cols, title):
         boxes.append((left, total[1] - (row + 1) * step[1] + (height - h) // 2, w, h))
     return total, boxes
 
-# %% ../nbs/001_basics.ipynb #b63c09d5
+# %% ../nbs/001_basics.ipynb #8ab18ff3
 def picture_grid(
     arrays: Sequence[np.ndarray],  # (H, W, 3) colours, or (H, W) numbers and masks, shown in grey; at least one
     titles: Iterable[Any] | None = None,  # one text for each
@@ -210,7 +210,8 @@ def picture_grid(
     fig = plt.figure(figsize=(width / DPI, height / DPI), dpi=DPI)
     for i, (a, (left, bottom, w, h)) in enumerate(zip(arrays, boxes)):
         ax = fig.add_axes((left / width, bottom / height, w / width, h / height))
-        ax.imshow(a, cmap="gray", interpolation="bicubic" if smooth else "antialiased", aspect="auto")
+        enlarged = "bicubic" if smooth else "nearest"
+        ax.imshow(a, cmap="gray", interpolation=enlarged if w >= a.shape[1] else "antialiased", aspect="auto")
         ax.axis("off")
         if i < len(texts):
             ax.set_title(texts[i], fontsize=9, pad=2)

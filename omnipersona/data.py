@@ -18,7 +18,7 @@ from .pictures import list_images, load_image
 # %% auto #0
 __all__ = ['NAME', 'ConceptData']
 
-# %% ../nbs/003_data.ipynb #b3b90558
+# %% ../nbs/003_data.ipynb #8ac5ca43
 NAME = "<sks>"  # what the texts call the concept
 
 
@@ -43,7 +43,7 @@ def _pictures(values, what):
             raise OmniError(f"{what}[{i}]: {e}") from e
     return pictures
 
-# %% ../nbs/003_data.ipynb #66352505
+# %% ../nbs/003_data.ipynb #70998b10
 def _text(value):
     return isinstance(value, str) and value.strip() != ""
 
@@ -70,7 +70,7 @@ def _captions(captions, n):
             raise OmniError(f"captions[{i}]: {caption!r} is not a text")
     return captions
 
-# %% ../nbs/003_data.ipynb #2883b5c9
+# %% ../nbs/003_data.ipynb #61f9454d
 def _questions(qa, n):
     "(index of a picture, question, answer) each. Raises OmniError for another entry."
     entries = _list(qa, "qa", "(index of the picture, question, answer)")

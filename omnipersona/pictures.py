@@ -86,7 +86,7 @@ def _check_size(size, name, max_pixels):
         much = f"{w}x{h} is {w * h / 1e6:.0f} million pixels and the limit is {max_pixels / 1e6:g}"
         raise OmniError(f"{name}: {much}; make the picture smaller first")
 
-# %% ../nbs/002_pictures.ipynb #12d7b3a8
+# %% ../nbs/002_pictures.ipynb #e7d421cc
 ORIENTATION = 0x0112  # the number of the EXIF tag
 UPRIGHT = dict(
     enumerate("FLIP_LEFT_RIGHT ROTATE_180 FLIP_TOP_BOTTOM TRANSPOSE ROTATE_270 TRANSVERSE ROTATE_90".split(), 2)
@@ -102,7 +102,7 @@ def _upright(image):
     turn = UPRIGHT.get(tag) if isinstance(tag, int) else None
     return image.transpose(Image.Transpose[turn]) if turn else image
 
-# %% ../nbs/002_pictures.ipynb #73ad73f9
+# %% ../nbs/002_pictures.ipynb #6feda5ad
 def _grey(numbers):
     "An array of numbers from 0 to 255 as an RGB picture."
     return Image.fromarray(numbers.clip(0, 255).astype(np.uint8)).convert("RGB")
@@ -149,7 +149,7 @@ def _named(name: str, problem: str) -> Iterator[None]:
     except Exception as e:
         raise OmniError(f"{name}: {problem.format(str(e) or type(e).__name__)}") from e
 
-# %% ../nbs/002_pictures.ipynb #3cd67063
+# %% ../nbs/002_pictures.ipynb #2cf88e30
 HEIC = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 
 
@@ -181,7 +181,7 @@ def _read(file, name, max_side, max_pixels):
         image.draft(None, (2 * max_side, 2 * max_side))
         return _plain(image, max_side)
 
-# %% ../nbs/002_pictures.ipynb #004008fa
+# %% ../nbs/002_pictures.ipynb #870aae83
 def _opened(path):
     "An open file; `~` is the home folder. Raises OmniError that names the path."
     try:
@@ -194,7 +194,7 @@ def _opened(path):
         why = getattr(e, "strerror", None) or e
         raise OmniError(f"{str(path)!r}: cannot be opened ({why}); check the name and the permissions") from e
 
-# %% ../nbs/002_pictures.ipynb #2b61bb81
+# %% ../nbs/002_pictures.ipynb #170c5908
 def _from_array(a: np.ndarray) -> Image.Image:
     "Numbers as a picture. Raises OmniError for another shape, type or range."
     what = f"an array of shape {a.shape} and type {a.dtype}"
@@ -218,7 +218,7 @@ def _from_tensor(x: torch.Tensor) -> Image.Image:
         raise OmniError(f"{what} runs from {x.min():g} to {x.max():g}; use floats from -1 to 1")
     return to_image(x)
 
-# %% ../nbs/002_pictures.ipynb #365b30c8
+# %% ../nbs/002_pictures.ipynb #c6d8a214
 class HasImage(Protocol):
     "An object that carries a picture, such as the `Result` of a request."
 

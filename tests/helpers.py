@@ -1,5 +1,7 @@
 "What several tests need: a random backbone, small and quick, and small comparisons."
 
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 
@@ -67,3 +69,16 @@ def weights(m):
 
 def unchanged(m, before):
     return all(torch.equal(v, before[k]) for k, v in m.state_dict().items())
+
+
+@contextmanager
+def defaults(dtype=torch.float32, device=None):
+    "Another default dtype or device of torch, as a notebook may have set it."
+    was = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    torch.set_default_device(device)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(was)
+        torch.set_default_device(None)

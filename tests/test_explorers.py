@@ -3,20 +3,19 @@
 import pytest
 
 pytest.importorskip("ipywidgets")
-from omnipersona.all import *
+from omnipersona.concept.concept import TextPrompt
+from omnipersona.concept.persona import Persona
+from omnipersona.model.flow import SamplingConfig
+from omnipersona.widgets.replay_explorer import ReplayExplorer
 
-T = "a photo of the toy of <maeve>"
+REQUEST = "a photo of the toy of <maeve>"
 
 
 @pytest.fixture
 def x(tiny, world):
-    c = world.character(seed=123)
-    return ReplayExplorer(
-        Persona(tiny, TextPrompt(tiny, "maeve", c.description, c.facts)),
-        T,
-        seed=3,
-        sampling=SamplingConfig(2, 2.0, 1.0),
-    )
+    character = world.character(seed=123)
+    persona = Persona(tiny, TextPrompt(tiny, "maeve", character.description, character.facts))
+    return ReplayExplorer(persona, REQUEST, seed=3, sampling=SamplingConfig(2, 2.0, 1.0))
 
 
 def shown(x):
@@ -25,13 +24,13 @@ def shown(x):
 
 def test_an_edited_answer_and_an_edited_prompt_change_only_what_follows(x):
     first = shown(x)
-    assert all(p.startswith(b"\x89PNG") for p in first) and x.texts[0] == T
+    assert all(p.startswith(b"\x89PNG") for p in first) and x.texts[0] == REQUEST
     x.boxes[2].value = "a blue drum"
     x.redraw_button.click()
     assert x.trace.by_hand and x.texts[2] == "a blue drum" and shown(x)[0] == first[0]
-    x.boxes[3].value = T
+    x.boxes[3].value = REQUEST
     x.redraw_button.click()
-    assert x.texts[3] == T and shown(x)[0] == shown(x)[1] == first[0]
+    assert x.texts[3] == REQUEST and shown(x)[0] == shown(x)[1] == first[0]
     x.boxes[3].value = "a photo of <maeve> at the beach"
     x.redraw_button.click()
     assert shown(x)[0] == first[0] != shown(x)[1]
@@ -63,17 +62,10 @@ def test_an_edited_question_is_answered_again_and_an_edited_request_kept(x):
     first = shown(x)
     x.boxes[1].value = "what is the home of <maeve> ?"
     x.redraw_button.click()
-    assert (
-        x.texts[1] == x.trace.question == "what is the home of <maeve> ?"
-        and shown(x)[0] == first[0]
-        and len(x.trace.stages) == 3
-        and not x.trace.by_hand
-    )
+    assert x.texts[1] == x.trace.question == "what is the home of <maeve> ?"
+    assert shown(x)[0] == first[0] and len(x.trace.stages) == 3 and not x.trace.by_hand
     x.boxes[0].value = "a photo of <maeve>"
     x.boxes[2].value = "a blue drum"
     x.redraw_button.click()
-    assert (
-        x.texts[0] == x.trace.request == "a photo of <maeve>"
-        and x.texts[2] == "a blue drum"
-        and shown(x)[0] != first[0]
-    )
+    assert x.texts[0] == x.trace.request == "a photo of <maeve>"
+    assert x.texts[2] == "a blue drum" and shown(x)[0] != first[0]

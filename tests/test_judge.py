@@ -1,4 +1,4 @@
-"The judge from a user's side: what it reads off pictures, whom it recognises, what it can be asked, and what it refuses."
+"The judge from a user's side: what it reads from pictures, whom it recognises, what it understands and refuses."
 
 import subprocess
 import sys
@@ -80,6 +80,15 @@ def test_nothing_there_is_none(judge):
         "boat",
         "purple",
     )
+
+
+def test_every_kind_of_picture_is_read(judge, photos, tmp_path):
+    "Paths, arrays and objects with a picture, as everywhere else."
+    im = photos[2].image
+    im.save(tmp_path / "a.png")
+    want = judge.attributes(im)
+    for source in (tmp_path / "a.png", str(tmp_path / "a.png"), np.asarray(im), photos[2]):
+        assert judge.attributes(source) == want and judge.identity(source).shape == (128,)
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -308,5 +317,6 @@ def test_contrastive_loss_likes_what_it_should():
 
 def test_import_reads_no_weights():
     "Weights are read by `ToyJudge()`, and diffusers only by who trains."
-    code = "import sys, omnipersona.toyworld.judge_training; assert 'diffusers' not in sys.modules and 'transformers' not in sys.modules"
+    heavy = "{'diffusers', 'transformers'} & {*sys.modules}"
+    code = f"import sys, omnipersona.toyworld.judge_training; assert not {heavy}"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,13 +1,18 @@
-"The concept studio without a front end: boxes are filled, buttons clicked, texts and pictures read back. All of it also holds under Colab's ipywidgets 7 (`make test-colab`)."
+"""The concept studio without a front end: boxes are filled, buttons clicked, texts and pictures read back.
+
+All of it also holds under Colab's ipywidgets 7 (`make test-colab`)."""
 
 import io
+import re
 import time
 import zipfile
+from datetime import datetime
 
+import numpy as np
 import pytest
 import torch
 
-w = pytest.importorskip("ipywidgets")
+pytest.importorskip("ipywidgets")
 from helpers import SHORT
 from PIL import Image
 
@@ -17,16 +22,10 @@ from omnipersona.concept.learn import learn
 from omnipersona.concept.losses import Recipe
 from omnipersona.concept.sampling import SamplesPerStep
 from omnipersona.pictures import png_bytes
-from omnipersona.widgets import studio as module
-from omnipersona.widgets.forms import (
-    concept_zip,
-    designed,
-    facts_from,
-    open_concept,
-    recipe_from,
-    recipe_values,
-    token_paths,
-)
+from omnipersona.toyworld.scenery import PLACES
+from omnipersona.widgets.forms import concept_zip, designed, facts_from, open_concept, recipe_from, recipe_values
+from omnipersona.widgets.run_pictures import contact_sheet, token_paths
+from omnipersona.widgets import studio as studio_module
 from omnipersona.widgets.studio import ConceptStudio
 
 EVIL = "<img src=x onerror=alert(1)>"
@@ -42,30 +41,22 @@ def s(bb, tmp_path):
 
 def give(upload, files):
     "Files into an upload button, as the browser's side of this ipywidgets does it."
+    about = [dict(name=name, type="", size=len(content)) for name, content in files]
     if hasattr(upload, "_counter"):  # 7
-        upload.metadata, upload.data = (
-            [dict(name=n, type="", size=len(b), lastModified=0) for n, b in files],
-            [b for _, b in files],
-        )
+        upload.metadata = [a | dict(lastModified=0) for a in about]
+        upload.data = [content for _, content in files]
         upload._counter += 1
     else:
-        upload.value = tuple(
-            dict(
-                name=n,
-                type="",
-                size=len(b),
-                last_modified=__import__("datetime").datetime(2026, 1, 1),
-                content=memoryview(b),
-            )
-            for n, b in files
-        )
+        day = datetime(2026, 1, 1)
+        contents = [memoryview(content) for _, content in files]
+        upload.value = tuple(a | dict(last_modified=day, content=c) for a, c in zip(about, contents))
 
 
-def pressed(s, step, do):
-    "A callback of `learn` that does something after a step."
+def after_step(step, do):
+    "Callbacks of `learn`: one that does something after a step."
 
-    def callback(L):
-        if L.global_step == step:
+    def callback(learner):
+        if learner.global_step == step:
             do()
 
     return [callback]
@@ -82,11 +73,11 @@ def test_a_recipe_survives_the_form(s):
     [
         dict(steps=0),
         dict(learning_rate=0),
-        dict(lr=float("nan")),
+        dict(learning_rate=float("nan")),
         dict(steps="many"),
         dict(routing="both"),
         dict(no=1),
-        {f"mix.{k}": 0 for k in "recognise vqa facts draw edit".split()},
+        {f"samples.{k}": 0 for k in "recognise vqa facts draw edit".split()},
     ],
 )
 def test_a_recipe_that_cannot_train_is_refused_by_name(bad):
@@ -102,8 +93,6 @@ def test_facts():
 
 
 def test_a_home_everywhere_is_refused():
-    from omnipersona.toyworld.scenery import PLACES
-
     with pytest.raises(OmniError, match="every place"):
         designed({}, {p: f"the {p}" for p in PLACES}, 2)
 
@@ -112,7 +101,7 @@ def test_zip_and_back_and_no_other_file_gets_out(bb, concept, tmp_path):
     z = concept_zip(concept)
     (tmp_path / "maeve.zip").write_bytes(z)
     for source in (z, tmp_path / "maeve.zip"):
-        assert torch.equal(open_concept(bb, source).rows, concept.embeddings)
+        assert torch.equal(open_concept(bb, source).embeddings, concept.embeddings)
     bad = io.BytesIO()
     with zipfile.ZipFile(bad, "w") as f:
         f.writestr("../../escaped.txt", "x")
@@ -129,8 +118,6 @@ def test_zip_and_back_and_no_other_file_gets_out(bb, concept, tmp_path):
 
 
 def test_tokens_that_rest_stay_and_one_that_moves_moves():
-    import numpy as np
-
     a = np.random.default_rng(0).normal(size=(5, 8))
     b = a.copy()
     b[2] += 1
@@ -144,13 +131,11 @@ def test_it_learns_what_learn_learns(s, bb):
     "Watching changes nothing: the same rows, bit for bit."
     s.train_button.click()
     data = designed(s.sources["design a character"].traits, {"toy": "a red kite"}, 2)[1]
-    assert (
-        torch.equal(s.concept.embeddings, learn(bb, data, "maeve", 0, SHORT, progress=False).rows)
-        and "learnt: 6 steps" in s.said.text
-    )
-    assert [k for k, _ in s.concept.previews] == [1, 3, 6] and all(
-        bytes(i.value).startswith(b"\x89PNG") for i in s.watch.images.values()
-    )
+    alone = learn(bb, data, "maeve", recipe=SHORT, progress=False)
+    assert torch.equal(s.concept.embeddings, alone.embeddings) and "learnt: 6 steps" in s.said.text
+    assert [k for k, _ in s.concept.previews] == [1, 3, 6]
+    assert all(bytes(i.value).startswith(b"\x89PNG") for i in s.watch.images.values())
+    assert s.watch.bar.value == s.watch.bar.max == 6
     assert s.train_button.disabled is False and s.stop_button.disabled is True
 
 
@@ -159,13 +144,9 @@ def test_stop_and_interrupt_keep_what_was_learnt(s, how):
     def interrupt():
         raise KeyboardInterrupt
 
-    s.train(callbacks=pressed(s, 2, s.stop_button.click if how == "stop" else interrupt))
-    assert (
-        s.concept.summary["steps"] == 2
-        and s.concept.summary["stopped"]
-        and "what was learnt is kept" in s.said.text
-        and not s.busy
-    )
+    s.train(callbacks=after_step(2, s.stop_button.click if how == "stop" else interrupt))
+    assert s.concept.summary["steps"] == 2 and s.concept.summary["stopped"]
+    assert "what was learnt is kept" in s.said.text and not s.busy and s.watch.bar.value == 2
     s.tryout.buttons["Ask"].click()
     assert "probability" in s.tryout.said["Ask"].text
 
@@ -177,28 +158,20 @@ def test_an_interrupt_before_the_first_step_changes_nothing(s, monkeypatch):
     def interrupted(*a, **k):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "learn", interrupted)
+    monkeypatch.setattr(studio_module, "learn", interrupted)
     s.train_button.click()
     assert s.concept is kept and "interrupted" in s.said.text and not s.busy and not s.train_button.disabled
 
 
 def test_nothing_else_runs_while_it_trains(s):
-    s.train(
-        callbacks=pressed(
-            s,
-            2,
-            lambda: [
-                b.click()
-                for b in (s.train_button, s.save_button, s.load_button, s.check_button, *s.tryout.buttons.values())
-            ],
-        )
-    )
+    buttons = [s.train_button, s.save_button, s.load_button, s.check_button, *s.tryout.buttons.values()]
+    s.train(callbacks=after_step(2, lambda: [button.click() for button in buttons]))
     assert s.concept.summary["steps"] == 6 and not s.tryout.results and not s.kept.text
 
 
 def test_a_stopped_run_goes_on_from_its_checkpoint(s, bb, tmp_path):
     s.checkpoints.value = str(tmp_path / "run")
-    s.train(callbacks=pressed(s, 2, s.stop_button.click))
+    s.train(callbacks=after_step(2, s.stop_button.click))
     s.train()
     again = ConceptStudio(bb, "maeve", SHORT, every=0)
     again.sources["design a character"].n.value = 2
@@ -228,29 +201,19 @@ def test_a_stopped_run_goes_on_from_its_checkpoint(s, bb, tmp_path):
     ],
 )
 def test_a_slip_is_said_in_place_and_nothing_is_lost(s, slip, said, concept):
-    import re
-
     give(s.file, [("maeve.zip", concept_zip(concept))])
     kept = s.concept
     slip(s)
     s.train_button.click()
-    assert (
-        s.said.bad
-        and re.search(said, s.said.text)
-        and "<img" not in s.said.widget.value
-        and s.concept is kept
-        and not s.busy
-    )
+    assert s.said.bad and re.search(said, s.said.text) and "<img" not in s.said.widget.value
+    assert s.concept is kept and not s.busy
     s.save_button.click()
     assert not s.kept.bad
 
 
 def test_before_anything_is_learnt(s):
-    for b, line in (
-        (s.save_button, s.kept),
-        (s.load_button, s.kept),
-        *((s.tryout.buttons[k], s.tryout.said[k]) for k in ("Ask", "Draw", "Edit")),
-    ):
+    tabs = [(s.tryout.buttons[k], s.tryout.said[k]) for k in ("Ask", "Draw", "Edit")]
+    for b, line in [(s.save_button, s.kept), (s.load_button, s.kept), *tabs]:
         b.click()
         assert line.bad and line.text
     assert "nothing is learnt yet" in s.static().data
@@ -270,6 +233,15 @@ def test_uploads_are_learnt_from_and_a_wrong_file_is_named(s):
     assert len(s.data.images) == 2 and s.concept.facts == {"toy": "a red kite"}
 
 
+def test_pictures_keep_their_shape_on_the_way_in_and_on_the_screen(s):
+    s.source.value = "upload"
+    wide = Image.new("RGB", (90, 60), "teal")
+    give(s.sources["upload"].files, [("wide.png", png_bytes(wide))])
+    assert s.inputs.gather()[1].images[0].size == (90, 60)
+    sheet = Image.open(io.BytesIO(contact_sheet([wide], side=90)))
+    assert sheet.getpixel((47, 47)) == wide.getpixel((0, 0)) and sheet.getpixel((47, 4)) == (255, 255, 255)
+
+
 def test_a_folder_is_learnt_from(s, tmp_path):
     Image.new("RGB", (64, 64), "red").save(tmp_path / "a.png")
     s.source.value = "a folder"
@@ -287,11 +259,8 @@ def test_save_load_and_zip_give_the_same_concept(s, bb):
     assert torch.equal(s.concept.embeddings, rows) and "loaded" in s.kept.text and s.tryout.about.offered
     other = ConceptStudio(bb)
     give(other.file, [("maeve.zip", concept_zip(s.concept))])
-    assert (
-        torch.equal(other.concept.embeddings, rows)
-        and not other.tryout.about.offered
-        and "download='maeve.zip'" in other.link.value
-    )
+    assert torch.equal(other.concept.embeddings, rows) and not other.tryout.about.offered
+    assert "download='maeve.zip'" in other.link.value
     give(other.file, [("x.zip", b"nothing")])
     assert other.kept.bad and "x.zip" in other.kept.text and torch.equal(other.concept.embeddings, rows)
 
@@ -302,9 +271,8 @@ def test_ask_draw_and_edit(s):
     t.about.which.value = "an unseen photo"
     for b in t.buttons.values():
         b.click()
-    assert set(t.results) == {"Ask", "Draw", "Edit", "before"} and bytes(t.images["Edit"].value) != bytes(
-        t.images["before"].value
-    )
+    assert set(t.results) == {"Ask", "Draw", "Edit", "before"}
+    assert bytes(t.images["Edit"].value) != bytes(t.images["before"].value)
     first = bytes(t.images["Draw"].value)
     t.seed.value = 1
     t.buttons["Draw"].click()
@@ -334,7 +302,7 @@ def test_the_folder_follows_the_name_until_it_is_chosen(s, tmp_path):
 
 # ---- clicks that arrive while the kernel is busy ------------------------------------------------------------------
 SETUP = """import ipywidgets, time
-from omnipersona.widgets.events import listening
+from omnipersona.widgets.kernel_events import listening
 b, other, clicks, seen = ipywidgets.Button(), ipywidgets.Button(), [], []
 b.on_click(clicks.append); other.on_click(lambda _: seen.append(len(clicks)))
 print(b.model_id, other.model_id)"""

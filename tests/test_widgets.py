@@ -5,7 +5,7 @@ from PIL import Image
 
 from omnipersona.basics import OmniError
 from omnipersona.pictures import png_bytes
-from omnipersona.widgets.html import data_url, export_page, page, picture_html, plain, thinned, uploads
+from omnipersona.widgets.html import View, data_url, enlarged, export_page, page, picture_html, plain, thinned, uploads
 
 EVIL = "<img src=x onerror=alert(1)>"
 
@@ -37,3 +37,25 @@ def test_thinned_keeps_ends_and_says_so():
     idx, said = thinned(4000, 500)
     assert len(idx) == len(set(idx)) == 500 and idx[0] == 0 and idx[-1] == 3999 and "500 of 4000" in said
     assert thinned(7, 500) == (list(range(7)), "")
+
+
+def test_small_pictures_are_enlarged_by_whole_pixels_and_keep_their_shape():
+    small = Image.new("RGB", (40, 20), "red")
+    small.putpixel((0, 0), (0, 0, 255))
+    big = enlarged(small, 192)
+    assert big.size == (160, 80) and set(big.crop((0, 0, 4, 4)).getdata()) == {(0, 0, 255)}
+    assert enlarged(Image.new("RGB", (1000, 500)), 192).size == (192, 96)
+    assert enlarged(Image.new("RGB", (1000, 2)), 192).size == (192, 1)
+
+
+def test_a_view_is_html_and_a_page(tmp_path):
+    class Greeting(View):
+        title = EVIL
+
+        def parts(self):
+            return [plain("hello <world>")]
+
+    view = Greeting()
+    assert view.static().data == "hello &lt;world&gt;"
+    text = view.export(tmp_path / "x.html").read_text()
+    assert "hello &lt;world&gt;" in text and "<img src=x" not in text

@@ -83,8 +83,8 @@ def test_concept_data_is_determined_and_differs_by_seed(world, char):
 
 
 def test_characters_were_never_seen_in_pretraining(world):
-    "The families of pretraining have their own generators; no individual of the first thousand comes up as a character."
-    seen = {s.char for i in range(1000) for s in family(i)[0] if s.char}
+    "The families of pretraining have their own generators: no individual of the first thousand is a character."
+    seen = {s.char for i in range(1000) for s in family(i).scenes if s.char}
     assert len(seen) > 1500 and not seen & {world.character(s).traits for s in [*range(300), 123, 999_999]}
 
 
@@ -108,7 +108,7 @@ def grow(m):
 
 
 def test_mask_is_where_the_character_is():
-    "What the character changes lies in its mask and a soft edge of one pixel (a second one may be tinged by the tip of an ear)."
+    "What the character changes lies in its mask and a soft edge of one pixel (an ear's tip may tinge a second one)."
     for s in scenes(40):
         m = masks(s)["character"]
         if s.char is None:
@@ -212,6 +212,13 @@ def test_facts_without_an_article(world):
     "A person writes `kite` as readily as `a kite`."
     c = Character.design("dog", facts=dict(toy="kite", song="la la"))
     assert len(world.album(c, 3)) == 3
+
+
+def test_pictures_of_another_size():
+    "Also strangers and look-alikes have the size of the world."
+    world = ToyWorld(96)
+    d = world.concept_data(world.character(1), n_images=1)
+    assert {im.size for im in d.images + d.look_alikes + d.others + [e[0] for e in d.edits]} == {(96, 96)}
 
 
 @pytest.mark.parametrize("n", [0, -1])

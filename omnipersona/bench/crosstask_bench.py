@@ -63,12 +63,12 @@ def all_rows(
 ) -> list:  # for each cell {lesson: row}
     "Rows of every cell and lesson. What is not in the file yet is measured."
     done = read_rows(file, **about)
-    wanted = [(*cell, k) for cell in cells for k in lessons]
+    wanted = [(c, s, k) for c, s in cells for k in lessons]
     todo = [key for key in wanted if key not in done]
     print(f"{len(todo)} lessons to learn, {len(wanted) - len(todo)} are in {Path(file).name}", flush=True)
     run_cells(score, [(*key, *arguments) for key in todo], jobs)
     done = read_rows(file, **about)
-    return [{k: done[(*cell, k)] for k in lessons} for cell in cells]
+    return [{k: done[c, s, k] for k in lessons} for c, s in cells]
 
 # %% ../../nbs/bench/608_crosstask_bench.ipynb #9c7b4a77
 def run_key(

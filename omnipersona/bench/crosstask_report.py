@@ -17,7 +17,7 @@ from ..inside.crosstask import conflict_summary, propagation_figure
 # %% auto #0
 __all__ = ['COMPARED', 'SHOWN', 'PAPER', 'compared', 'mean_conflict', 'conflict_spread', 'crosstask_report', 'text_grid',
            'mean_and_sd', 'matrix_text', 'compared_text', 'separation_text', 'conflict_text', 'report_text',
-           'lessons_figure', 'comparison_panel', 'comparison_figure']
+           'lessons_figure', 'comparison_panel', 'comparison_figure', 'separation_figure']
 
 # %% ../../nbs/bench/607_crosstask_report.ipynb #76d3d3f6
 COMPARED = {
@@ -195,7 +195,7 @@ def comparison_panel(ax, name: str, scores: dict):
     colors = ["#0072B2" if x >= 0 else "#D55E00" for x in points]
     ax.barh(range(len(points)), points, xerr=errors, color=colors, height=0.6, capsize=2)
     for y, (k, s) in enumerate(scores.items()):
-        text = f"{points[y]:+.1f}  p {s['p']:.2g}"
+        text = f"{points[y]:+.1f}  " + (f"p = {s['p']:.2g}" if s["p"] >= 0.001 else "p < .001")
         ax.text(1.02, y, text, transform=ax.get_yaxis_transform(), va="center", fontsize=9)
         if k in PAPER.get(name, {}):
             ax.plot(100 * PAPER[name][k], y, "D", mfc="none", mec="k", ms=6)
@@ -215,13 +215,34 @@ def comparison_figure(
     many = report["compared"]
     rows, cols = -(-len(many) // 2), min(2, len(many))
     size = (2 + 3.6 * cols, rows * (0.9 + 0.32 * len(scores)))
-    shared = dict(sharex="row", sharey=True, squeeze=False, layout="constrained")
-    fig, axes = plt.subplots(rows, cols, figsize=size, dpi=100, **shared)
+    fig, axes = plt.subplots(
+        rows, cols, figsize=size, dpi=100, sharex="row", sharey=True, squeeze=False, layout="constrained"
+    )
     for ax in axes.flat[len(many) :]:
         ax.set_axis_off()
     for ax, (name, by_score) in zip(axes.flat, many.items()):
         comparison_panel(ax, name, {k: by_score[k] for k in scores})
     axes[0][0].set_yticks(range(len(scores)), scores)
     axes[0][0].invert_yaxis()
+    plt.close(fig)
+    return fig
+
+# %% ../../nbs/bench/607_crosstask_report.ipynb #886ebe1f
+def separation_figure(
+    separation: dict,  # {lesson: [summary for each layer]}
+):  # a matplotlib Figure
+    "Separation of und and gen tokens against the layer, a line for each lesson: mean and standard deviation."
+    import matplotlib.pyplot as plt
+
+    fig, ax = plt.subplots(figsize=(5.5, 2.8), dpi=100, layout="constrained")
+    looks = (("nothing", "#999999"), ("everything", "#E69F00"), ("coupled", "#0072B2"))
+    for name, color in looks:
+        layers = separation.get(name, [])
+        means, sds = [s["mean"] for s in layers], [s["sd"] for s in layers]
+        label = {"nothing": "before learning", "everything": "decoupled"}.get(name, name)
+        ax.errorbar(range(len(layers)), means, yerr=sds, fmt="o-", color=color, capsize=2, label=label)
+    n = next(iter(separation.values()))[0]["n"]
+    ax.set(ylim=(-0.05, 1.05), xlabel="layer (0: before the first)", ylabel="separation", title=f"n = {n}")
+    ax.legend(fontsize=9, ncols=3, loc="upper center")
     plt.close(fig)
     return fig

@@ -27,8 +27,8 @@ from ..model.loading import load_backbone
 from ..toyworld.judge import ToyJudge
 
 # %% auto #0
-__all__ = ['CHARACTERS', 'COMPARED', 'RECIPES', 'run_cells', 'write_report', 'concepts_table', 'backbone_rows', 'main',
-           'goals_table', 'recipes_text', 'compare']
+__all__ = ['CHARACTERS', 'COMPARED', 'WORDS_SCORES', 'RECIPES', 'run_cells', 'write_report', 'concepts_table', 'backbone_rows',
+           'main', 'goals_table', 'tokens_and_words_figure', 'recipes_text', 'compare']
 
 # %% ../../nbs/bench/603_main_bench.ipynb #46781414
 CHARACTERS = (123, 204, 305, 406, 507, 608, 709, 810)  # seeds of the held-out characters
@@ -118,6 +118,35 @@ def goals_table(
         reached = "" if goal is None else f"{goal:.2f}" + " ✓" * (s["mean"] >= goal)
         out.append(f"| {name} | {s['mean']:.2f} | {s['sd']:.2f} | {s['n']} | {reached} |")
     return "\n".join(out)
+
+# %% ../../nbs/bench/603_main_bench.ipynb #4b2aa853
+WORDS_SCORES = (
+    "recognition, look-alikes",
+    "VQA about the concept",
+    "fact QA",
+    "identity of drawings",
+    "nearer than look-alikes",
+)
+
+
+def tokens_and_words_figure(
+    rows: dict,  # {name: summary}, as `main` returns them
+    scores: Sequence[str] = WORDS_SCORES,
+):  # a matplotlib Figure
+    "Learnt tokens beside descriptions in words: mean and standard deviation of each score."
+    import matplotlib.pyplot as plt
+
+    fig, ax = plt.subplots(figsize=(7.5, 2.8), dpi=100, layout="constrained")
+    for prefix, label, color, shift in (("", "33 tokens", "#0072B2", -0.2), ("words: ", "words", "#999999", 0.2)):
+        sides = [rows[f"{prefix}{k}"] for k in scores]
+        at = [i + shift for i in range(len(scores))]
+        means, sds = [s["mean"] for s in sides], [s["sd"] for s in sides]
+        ax.bar(at, means, 0.4, yerr=sds, color=color, capsize=2, label=f"{label}, n = {sides[0]['n']}")
+    ax.set_xticks(range(len(scores)), [k.replace(" ", "\n", 1) for k in scores], fontsize=9)
+    ax.set(ylim=(0, 1.3), ylabel="score")
+    ax.legend(fontsize=9, ncols=2, loc="upper center")
+    plt.close(fig)
+    return fig
 
 # %% ../../nbs/bench/603_main_bench.ipynb #2ffe4dc0
 RECIPES = {

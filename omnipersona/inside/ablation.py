@@ -5,6 +5,8 @@
 # %% ../../nbs/inside/504_ablation.ipynb #790f9521
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -13,9 +15,13 @@ from ..basics import OmniError
 from ..concept.concept import Concept
 from ..concept.persona import Persona
 from ..concept.requests import replace_names, request_segments
+from .figures import token_axis, token_colors
 from .recording import first_named, record, token_positions
 from ..model.generate import pack_for
 from ..model.segments import Text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # %% auto #0
 __all__ = ['token_numbers', 'ablate', 'answer_logprob', 'answer_attention', 'swapped_in', 'answer_effects', 'rank_correlation',
@@ -28,7 +34,7 @@ def token_numbers(
 ) -> list:
     "The numbers of some of a concept's tokens; 0 is its name. Raises OmniError for those that it does not have."
     n, u = len(c.embeddings), 1 + c.n_und
-    named = {"und": range(1, u), "gen": range(u, n)}
+    named: dict = {"und": range(1, u), "gen": range(u, n)}
     numbers = named.get(which, [which]) if isinstance(which, (str, int)) else which
     if not len(numbers) or any(not isinstance(i, int) or not 0 <= i < n for i in numbers):
         raise OmniError(f"which={which!r}: 'und', 'gen', or numbers from 0 to {n - 1}")
@@ -39,7 +45,7 @@ def token_numbers(
 def ablate(
     c: Concept,
     which: str | int | list,  # tokens, see `token_numbers`
-    other: Concept | None = None,  # whose embeddings take their place; None: the mean of the expert's
+    other: Concept | None = None,  # whose tokens take their place; None: the mean of the expert's
 ) -> Concept:
     """A copy of a concept without some of its tokens.
 
@@ -56,99 +62,124 @@ def ablate(
     return c.with_embeddings(new)
 
 # %% ../../nbs/inside/504_ablation.ipynb #c15f8931
-def _batch(p, question, answer, image):
-    "A packed question with its answer, to be judged word by word."
+def _question_and_answer(p, question, answer, image):
+    "A packed question with its answer, to be scored word by word."
     prompts, _, q = request_segments(p.bb, question, p.concepts)
     seen = p.bb.encode_vit(image) if image is not None else []
-    m = p.bb.model
     said = Text(p.bb.tok(replace_names(answer, p.concepts)[0]), True)
     return pack_for(p.bb.model, [[*prompts, *seen, q, said]], p.concepts)
 
 
 @torch.no_grad()
-def answer_logprob(p: Persona, question: str, answer: str, image=None) -> float:
-    "Log-probability of an answer, its end included."
-    b = _batch(p, question, answer, image)
+def answer_logprob(
+    p: Persona,
+    question: str,
+    answer: str,
+    image=None,  # a picture, see `load_image`
+) -> float:  # nats
+    "Log-probability of an answer, its end included. Raises OmniError for unknown names and words."
+    model, b = p.bb.model, _question_and_answer(p, question, answer, image)
     at = b.labels >= 0
-    return -float(
-        F.cross_entropy(
-            p.bb.model.logits(p.bb.model(b, splice=p.concepts.splice).und[at]).float(), b.labels[at], reduction="sum"
-        )
-    )
+    logits = model.logits(model(b, splice=p.concepts.splice).und[at]).float()
+    return -float(F.cross_entropy(logits, b.labels[at], reduction="sum"))
 
 # %% ../../nbs/inside/504_ablation.ipynb #b9c65b66
 @torch.no_grad()
-def answer_attention(p: Persona, question: str, answer: str, image=None) -> np.ndarray:  # (words and the end, tokens)
-    "Attention from the place where each word of an answer is said to each token of the first concept named: summed over layers, mean over heads."
-    c, b = first_named(question, p.concepts)[1], _batch(p, question, answer, image)
-    at = token_positions(b, c)
-    says = (b.labels[0] >= 0).nonzero()[:, 0].tolist()
-    with record(p.bb, lambda *_: says, lambda *_: at, reduce=lambda w: w[0].mean(0)) as tr:
+def answer_attention(
+    p: Persona,
+    question: str,
+    answer: str,
+    image=None,  # a picture, see `load_image`
+) -> np.ndarray:  # (words and the end, tokens)
+    """Attention from where each word of an answer is said to each token of the first concept named.
+
+    A sum over layers, a mean over heads. Raises OmniError for no learnt concept."""
+    c, b = first_named(question, p.concepts)[1], _question_and_answer(p, question, answer, image)
+    tokens, places = token_positions(b, c), (b.labels[0] >= 0).nonzero()[:, 0].tolist()
+
+    def mean_of_heads(w):
+        return w[0].mean(0)
+
+    with record(p.bb, lambda *_: places, lambda *_: tokens, reduce=mean_of_heads) as trace:
         p.bb.model(b, splice=p.concepts.splice)
-    return np.sum([e["weights"] for e in tr.entries], 0)
+    return np.sum([entry["weights"] for entry in trace.entries], 0)
 
 # %% ../../nbs/inside/504_ablation.ipynb #a661f550
-def swapped_in(p: Persona, name: str, c: Concept) -> Persona:
-    "A persona that has `c` in the place, and the slot, of the concept called `name`."
+def swapped_in(
+    p: Persona,
+    name: str,  # of the concept to replace
+    c: Concept,  # what takes its place, and its slot
+) -> Persona:
+    "A persona with another concept under a name."
     return Persona(p.bb, [c if k == name else x for k, x in p.concepts.items.items()])
 
 # %% ../../nbs/inside/504_ablation.ipynb #0a1d5e1e
-def answer_effects(p: Persona, question: str, answer: str, image=None) -> np.ndarray:  # (tokens,)
-    "By how much the log-probability of an answer falls without each token."
+def answer_effects(
+    p: Persona,
+    question: str,
+    answer: str,
+    image=None,  # a picture, see `load_image`
+) -> np.ndarray:  # (tokens,), nats
+    "By how much the log-probability of an answer falls without each token. Raises OmniError for no learnt concept."
     name, c = first_named(question, p.concepts)
     full = answer_logprob(p, question, answer, image)
-    return np.array(
-        [
-            full - answer_logprob(swapped_in(p, name, ablate(c, i)), question, answer, image)
-            for i in range(len(c.embeddings))
-        ]
-    )
+    without = (swapped_in(p, name, ablate(c, i)) for i in range(len(c.embeddings)))
+    return np.array([full - answer_logprob(q, question, answer, image) for q in without])
 
 # %% ../../nbs/inside/504_ablation.ipynb #df80bcc5
-def rank_correlation(a, b) -> float:
-    "Spearman's: the correlation of ranks, ties sharing theirs. nan where one of the two is constant."
+def rank_correlation(
+    a: np.ndarray,  # (N,)
+    b: np.ndarray,  # (N,)
+) -> float:
+    "Spearman's rank correlation; nan where one of the two is constant."
+    from scipy.stats import spearmanr
 
-    def rank(x):
-        x = np.asarray(x, float)
-        _, inverse, n = np.unique(x, return_inverse=True, return_counts=True)
-        return (np.cumsum(n) - (n - 1) / 2)[inverse]
-
-    return float(np.corrcoef(rank(a), rank(b))[0, 1])
+    a, b = np.asarray(a, float), np.asarray(b, float)
+    return float("nan") if np.ptp(a) == 0 or np.ptp(b) == 0 else float(spearmanr(a, b).statistic)
 
 # %% ../../nbs/inside/504_ablation.ipynb #5eef9c3d
-def token_figure(mass, effect, labels: list):
-    "A matplotlib Figure: what was read and what was needed, token by token."
+def token_figure(
+    attention: np.ndarray,  # (tokens,)
+    effect: np.ndarray,  # (tokens,)
+    labels: list,  # of the tokens
+    effect_title: str = "needed: fall of the log-probability without the token, nats",
+    attention_title: str = "read: attention to the token",
+) -> Figure:
+    "What was read, and what was needed, token by token."
     import matplotlib.pyplot as plt
 
-    fig, axes = plt.subplots(2, 1, figsize=(9, 3), dpi=70, sharex=True)
-    for ax, y, title in zip(axes, (mass, effect), ("attention mass", "fall of the log-probability without it")):
-        ax.bar(range(len(y)), y, color=["#444"] + ["#48c" if l.startswith("und") else "#e83" for l in labels[1:]])
-        ax.set_title(title, fontsize=8)
-        ax.tick_params(labelsize=7)
-    axes[1].set_xticks(range(len(labels)), [l.replace("$", "\\$") for l in labels], rotation=90, fontsize=6)
-    fig.tight_layout()
+    fig, axes = plt.subplots(2, 1, figsize=(8, 3.6), dpi=100, sharex=True, layout="constrained")
+    for ax, values, title in zip(axes, (attention, effect), (attention_title, effect_title)):
+        ax.bar(range(len(labels)), values, color=token_colors(labels))
+        ax.axhline(0, color="k", lw=0.6)
+        ax.set_title(title, fontsize=10)
+        ax.tick_params(labelsize=9)
+        token_axis(ax, labels)
     plt.close(fig)
     return fig
 
 # %% ../../nbs/inside/504_ablation.ipynb #b372cf85
 def word_figure(
-    mass,  # (words and the end, tokens), from `answer_attention`
+    attention: np.ndarray,  # (words and the end, tokens), from `answer_attention`
     words: list,  # of the answer; the end is added
-    labels: list,
-):  # of the tokens
-    "A matplotlib Figure: from the place of each word of an answer to each concept token, each row scaled to its own maximum."
+    labels: list,  # of the tokens
+) -> Figure:
+    """From the place of each word of an answer to each concept token, each row scaled to its own maximum.
+
+    Raises OmniError for a table that does not fit."""
     import matplotlib.pyplot as plt
 
-    m = np.asarray(mass, float)
+    m = np.asarray(attention, float)
     rows = [w.replace("$", "\\$") for w in words] + ["(end)"]
     if m.shape != (len(rows), len(labels)):
         raise OmniError(
             f"word_figure: a table of {m.shape} does not fit {len(rows)} words with their end, and {len(labels)} tokens"
         )
-    fig, ax = plt.subplots(figsize=(9, 0.9 + 0.3 * len(rows)), dpi=70)
-    ax.imshow(m / m.max(1, keepdims=True).clip(1e-12), cmap="Blues", aspect="auto", vmin=0, vmax=1)
-    ax.set_yticks(range(len(rows)), rows, fontsize=8)
-    ax.set_xticks(range(len(labels)), [l.replace("$", "\\$") for l in labels], rotation=90, fontsize=6)
-    fig.tight_layout()
+    fig, ax = plt.subplots(figsize=(8, 0.9 + 0.32 * len(rows)), dpi=100, layout="constrained")
+    shares = 100 * m / m.max(1, keepdims=True).clip(1e-12)
+    heat = ax.imshow(shares, cmap="Blues", aspect="auto", vmin=0, vmax=100, interpolation="nearest")
+    ax.set_yticks(range(len(rows)), rows, fontsize=9)
+    token_axis(ax, labels)
+    fig.colorbar(heat, pad=0.01, format="%g %%", ticks=[0, 50, 100]).set_label("of the row's maximum", fontsize=9)
     plt.close(fig)
     return fig

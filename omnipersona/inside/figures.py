@@ -103,7 +103,7 @@ def layers_figure(
     import matplotlib.pyplot as plt
 
     fig, axes = plt.subplots(
-        1, len(panels), figsize=(4.4 * len(panels), 2.9), dpi=100, squeeze=False, layout="constrained"
+        1, len(panels), figsize=(4.4 * len(panels), 3.1), dpi=100, squeeze=False, layout="constrained"
     )
     for ax, (title, scores) in zip(axes[0], panels.items()):
         greys = iter(["-", ":", "-."] * len(scores))
@@ -116,6 +116,6 @@ def layers_figure(
         ax.set_ylim(0, 1.02)
         ax.set_xlabel("layer", fontsize=9)
         ax.set_title(title, fontsize=10)
-        ax.legend(fontsize=9, ncols=2)
+        ax.legend(fontsize=9, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.2), frameon=False)
     plt.close(fig)
     return fig

@@ -6,17 +6,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
+from PIL import Image
 
 from ..basics import OmniError
 from ..concept.persona import Persona
 from .concept_maps import ConceptMaps, maps_of_trace, own_patches, with_outside
 from .recording import first_named, packed_request, record, token_positions
+from ..toyworld.draw import Traits
+from ..toyworld.scenes import SIDES, Scene, masks, render
 
 # %% auto #0
-__all__ = ['cells_on', 'pointing_game', 'photo_maps', 'pointing_by_layer', 'best_iou', 'shuffled_iou', 'iou_by_layer']
+__all__ = ['cells_on', 'pointing_game', 'photo_maps', 'pointing_by_layer', 'best_iou', 'shuffled_iou', 'iou_by_layer',
+           'find_character']
 
 # %% ../../nbs/inside/503_localization.ipynb #a7700009
 def cells_on(
@@ -64,13 +69,13 @@ def photo_maps(
 def _mean_by_layer(
     score: Callable,  # (map, mask) -> number
     many: list,  # of ConceptMaps
-    masks: list,  # one for each
+    outlines: list,  # a mask for each
     token: str,
     of: str,
 ) -> list:  # one number for each layer
     layers = many[0].layers or range(many[0].weights.shape[1])
     return [
-        float(np.mean([score(m.map(token, layer=layer, of=of), k) for m, k in zip(many, masks)])) for layer in layers
+        float(np.mean([score(m.map(token, layer=layer, of=of), k) for m, k in zip(many, outlines)])) for layer in layers
     ]
 
 
@@ -79,8 +84,8 @@ def pointing_by_layer(
     of: str = "all",  # as for `ConceptMaps.map`
 ) -> dict:  # {und, gen, chance: a share for each layer}
     "In how many photos the largest cell is on the character, and what share of all cells is."
-    masks = [m.mask for m in many]
-    scores = {e: _mean_by_layer(pointing_game, many, masks, e, of) for e in ("und", "gen")}
+    outlines = [m.mask for m in many]
+    scores = {e: _mean_by_layer(pointing_game, many, outlines, e, of) for e in ("und", "gen")}
     chance = float(np.mean([cells_on(m.mask, m.weights.shape[-2:]).mean() for m in many]))
     return scores | dict(chance=[chance] * len(scores["und"]))
 
@@ -127,14 +132,40 @@ def iou_by_layer(
     Raises OmniError for fewer than two."""
     if len(many) < 2:
         raise OmniError("iou_by_layer: at least two photographs are needed, to hold maps against another's mask")
-    masks = [m.mask for m in many]
+    outlines = [m.mask for m in many]
 
     def shuffled(map2d, mask):
         return shuffled_iou(map2d, mask, 8)
 
     return dict(
-        und=_mean_by_layer(_iou, many, masks, "und", of),
-        gen=_mean_by_layer(_iou, many, masks, "gen", of),
-        shuffled=_mean_by_layer(shuffled, many, masks, "gen", of),
-        other=_mean_by_layer(_iou, many, masks[1:] + masks[:1], "gen", of),
+        und=_mean_by_layer(_iou, many, outlines, "und", of),
+        gen=_mean_by_layer(_iou, many, outlines, "gen", of),
+        shuffled=_mean_by_layer(shuffled, many, outlines, "gen", of),
+        other=_mean_by_layer(_iou, many, outlines[1:] + outlines[:1], "gen", of),
     )
+
+# %% ../../nbs/inside/503_localization.ipynb #cab362c2
+def _error(scene, want):
+    "Mean absolute difference from a picture (H, W, 3), 0 to 1."
+    return float(np.abs(np.asarray(render(scene, want.shape[0]), np.float32) / 255 - want).mean())
+
+
+def find_character(
+    picture: Image.Image,  # of the toy world, square
+    traits: Traits,  # whom to look for
+    place: str,  # where it is, such as a judge or the request says
+) -> tuple:  # outline (H, W) bool, mean absolute difference of the pixels (0 to 1), Scene
+    """The outline of a character in a drawing: that of the nearest scene, over side, direction, size and position.
+
+    Accessories and things are not looked for."""
+    want = np.asarray(picture.convert("RGB"), np.float32) / 255
+
+    def nearest(scenes):
+        return min(scenes, key=lambda s: _error(s, want))
+
+    s = nearest([Scene(place, traits, side=k, flip=f) for k in SIDES for f in (False, True)])
+    for step in (1.0, 0.5):
+        s = nearest([s] + [replace(s, size=v) for v in np.clip([s.size - 0.1 * step, s.size + 0.1 * step], 0.7, 1.3)])
+        s = nearest([s] + [replace(s, dx=s.dx + d) for d in (-0.03 * step, 0.03 * step)])
+        s = nearest([s] + [replace(s, dy=s.dy + d) for d in (-step, step)])
+    return masks(s, want.shape[0])["character"], _error(s, want), s

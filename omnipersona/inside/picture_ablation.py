@@ -6,14 +6,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from ..basics import OmniError
+from ..concept.concept import Concept
 from ..concept.persona import Persona
 from ..concept.replay import difference
 from .ablation import ablate, rank_correlation, swapped_in
+from .concept_maps import ConceptMaps
 from .recording import first_named, token_labels
+from ..model.flow import SamplingConfig
+from ..pictures import load_image
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # %% auto #0
 __all__ = ['PictureEffects', 'every_token', 'picture_effects', 'effects_figure', 'attention_and_effect']
@@ -24,99 +33,105 @@ class PictureEffects:
     "What changed in a picture without each group of tokens, same noise."
 
     labels: list  # of the groups
-    whole: object  # the picture with all tokens
+    whole: Image.Image  # the picture with all tokens
     pictures: list  # without each group
     pixels: np.ndarray  # mean absolute change of a pixel, 0 to 255
     identity: np.ndarray | None = None  # by how much the similarity to real pictures falls; None: without a judge
     how: str = "without"  # or "with <bo>'s": what was done to the group
 
     def __repr__(self):
-        who = [
-            "" if self.identity is None else f", identity falls by {x:+.3f}"
-            for x in (self.pixels if self.identity is None else self.identity)
-        ]
-        return "\n".join(
-            f"{self.how} {l:12} pixels change by {p:5.1f}{w}" for l, p, w in zip(self.labels, self.pixels, who)
-        )
+        falls = [""] * len(self.labels)
+        if self.identity is not None:
+            falls = [f", similarity falls by {x:+.3f}" for x in self.identity]
+        rows = zip(self.labels, self.pixels, falls)
+        return "\n".join(f"{self.how} {label:12} pixels change by {p:5.1f} of 255{fall}" for label, p, fall in rows)
 
 # %% ../../nbs/inside/505_picture_ablation.ipynb #ad4998d8
-def every_token(c) -> dict:
-    "{label: [row]} of each token of a concept: groups for `picture_effects`."
-    return {l: [i] for i, l in enumerate(token_labels(c))}
+def every_token(c: Concept) -> dict:  # {'<maeve>': [0], 'und 1': [1], ...}
+    "Each token of a concept as a group of its own, for `picture_effects`."
+    return {label: [i] for i, label in enumerate(token_labels(c))}
 
 # %% ../../nbs/inside/505_picture_ablation.ipynb #edd28779
 def _similarity(judge, pictures, real):
-    "Cosine of each picture to real ones, mean."
+    "Mean cosine of each picture to the real ones."
     return (judge.identity(pictures) @ judge.identity(list(real)).T).mean(1).numpy()
 
 
+def _draw(persona, request, source, seed, sampling):
+    "The picture of a request; of an edit where there is a source."
+    if source is None:
+        return persona.generate(request, seed, sampling).image
+    return persona.edit(request, source, seed, sampling).image
+
+# %% ../../nbs/inside/505_picture_ablation.ipynb #19394b59
 def picture_effects(
     persona: Persona,
     request: str,
     groups: dict | None = None,  # {label: what `ablate` takes}; None: und and gen
     seed: int = 0,
-    sampling=None,
-    source=None,  # a picture to edit
-    other=None,  # a Concept whose rows take their place; None: the mean of the expert's
-    judge=None,  # knows individuals, as `ToyJudge` does
-    real=(),  # pictures of the character, for the judge
+    sampling: SamplingConfig | str | None = None,
+    source=None,  # a picture to edit, see `load_image`
+    other: Concept | None = None,  # whose tokens take their place; None: the mean of the expert's
+    judge: Any = None,  # knows individuals, as `ToyJudge` does
+    real: list | tuple = (),  # pictures of the character, for the judge
 ) -> PictureEffects:
-    "Draw (or edit) with all tokens and without each group of the first concept named. Raises OmniError for no learnt concept, no group, and a judge without real pictures."
+    """Draw (or edit) with all tokens and without each group of the first concept named.
+
+    Raises OmniError for no learnt concept, no group, and a judge without real pictures."""
     name, c = first_named(request, persona.concepts)
     groups = {"und": "und", "gen": "gen"} if groups is None else groups
     if not groups:
         raise OmniError("groups={}: name at least one group of tokens, such as {'gen':'gen'}")
     if judge is not None and not len(real):
         raise OmniError("real=(): the judge compares with real pictures of the character; give some")
-    draw = lambda p: (
-        (p.generate(request, seed, sampling) if source is None else p.edit(request, source, seed, sampling)).image
-    )
-    without = [draw(swapped_in(persona, name, ablate(c, rows, other))) for rows in groups.values()]
-    whole = draw(persona)
+    source = None if source is None else load_image(source)
+    ablated = [swapped_in(persona, name, ablate(c, tokens, other)) for tokens in groups.values()]
+    whole, *without = [_draw(p, request, source, seed, sampling) for p in (persona, *ablated)]
     pixels = np.array([np.asarray(difference(whole, x), float).mean() for x in without])
     near = None if judge is None else _similarity(judge, [whole, *without], real)
-    return PictureEffects(
-        list(groups),
-        whole,
-        without,
-        pixels,
-        None if near is None else near[0] - near[1:],
-        "without" if other is None else f"with <{other.name}>'s",
-    )
+    falls = None if near is None else near[0] - near[1:]
+    how = "without" if other is None else f"with <{other.name}>'s"
+    return PictureEffects(list(groups), whole, without, pixels, falls, how)
 
 # %% ../../nbs/inside/505_picture_ablation.ipynb #fe28b394
-def effects_figure(e: PictureEffects, most=8):
-    "A matplotlib Figure: the picture, and what it is without each group (the first `most`), with the difference below."
+def effects_figure(
+    e: PictureEffects,
+    most: int = 8,  # groups at most
+) -> Figure:
+    "The picture, and what it is without each group; below, where it changed, on one scale."
     import matplotlib.pyplot as plt
 
     n = min(most, len(e.labels))
-    fig, axes = plt.subplots(2, n + 1, figsize=(1.35 * (n + 1), 3.1), dpi=70, squeeze=False)
-    tops = [(e.whole, "all tokens")] + [
-        (p, f"{e.how} {l}".replace("$", "\\$")) for p, l in zip(e.pictures[:n], e.labels)
-    ]
-    for ax, low, (im, title) in zip(*axes, tops):
-        ax.imshow(im, interpolation="nearest")
-        ax.set_title(title, fontsize=8)
+    fig, axes = plt.subplots(
+        2, n + 1, figsize=(1.45 * (n + 1) + 0.6, 3.5), dpi=100, squeeze=False, layout="constrained"
+    )
+    for ax in axes.flat:
         ax.set_axis_off()
-        low.set_axis_off()
-        if im is not e.whole:
-            low.imshow(difference(e.whole, im), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-    for low, x in zip(axes[1][1:], e.pixels):
-        low.set_title(f"{x:.1f} of 255", fontsize=7)
-    fig.tight_layout()
+    axes[0, 0].imshow(e.whole, interpolation="nearest")
+    axes[0, 0].set_title("all tokens", fontsize=9)
+    for i, (picture, label) in enumerate(list(zip(e.pictures, e.labels))[:n]):
+        above, below = axes[:, i + 1]
+        above.imshow(picture, interpolation="nearest")
+        above.set_title(f"{e.how} {label}".replace("$", "\\$"), fontsize=9)
+        change = below.imshow(difference(e.whole, picture), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        below.set_title(f"mean {e.pixels[i]:.1f}", fontsize=9)
+    bar = fig.colorbar(change, ax=axes[1], shrink=0.8, pad=0.01, ticks=[0, 255])
+    bar.set_label("change of a pixel", fontsize=9)
     plt.close(fig)
     return fig
 
 # %% ../../nbs/inside/505_picture_ablation.ipynb #b27c2318
 def attention_and_effect(
-    maps,  # ConceptMaps of the picture
+    maps: ConceptMaps,  # of the picture
     e: PictureEffects,  # of `every_token`
-) -> dict:
-    "{'mass': attention of each token, 'pixels' (and 'identity'): effects, 'rank correlation': of mass with each}. Raises OmniError where tokens and groups are not the same."
+) -> dict:  # attention, pixels and (with a judge) identity: (tokens,); 'rank correlation': {effect: with attention}
+    "Attention to each token beside the effects of taking it away. Raises OmniError where tokens and groups differ."
     if maps.labels != e.labels:
         raise OmniError(
-            "attention_and_effect: one effect for each token is needed; picture_effects(..., every_token(concept)) gives them"
+            "attention_and_effect: one effect for each token is needed; picture_effects(..., every_token(concept)) "
+            "gives them"
         )
-    mass = np.array([maps.map(i).mean() for i in range(len(maps.labels))])
+    attention = np.array([maps.map(i).mean() for i in range(len(maps.labels))])
     effects = {"pixels": e.pixels} | ({} if e.identity is None else {"identity": e.identity})
-    return dict(mass=mass, **effects) | {"rank correlation": {k: rank_correlation(mass, v) for k, v in effects.items()}}
+    agreement = {k: rank_correlation(attention, v) for k, v in effects.items()}
+    return {"attention": attention, **effects, "rank correlation": agreement}

@@ -135,7 +135,7 @@ class KVCache:
 
     def rows(
         self,
-        index,  # row numbers, a slice or a mask
+        index: list | slice | Tensor,  # row numbers, a slice or a mask
     ) -> "KVCache":
         "Rows of the batch, repeated or reordered: `cache.rows([0, 0, 1])`."
         c = KVCache()
@@ -158,7 +158,7 @@ def _valid_in_front(cache: KVCache, length: int, device: torch.device) -> Tensor
         return torch.zeros(cache.position.shape[0], length, dtype=torch.bool, device=device)
     return F.pad(cache.valid, (length - len(cache), 0))
 
-# %% ../../nbs/model/202_attention.ipynb #b13e8711
+# %% ../../nbs/model/202_attention.ipynb #3f0b6da3
 def stack_caches(
     caches: list,  # of `KVCache`, of any lengths
 ) -> KVCache:

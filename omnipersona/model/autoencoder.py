@@ -119,7 +119,7 @@ class Autoencoder(nn.Module):
         self,
         path: str | Path,  # a folder
         dtype: torch.dtype | None = None,  # of the stored weights; None: as they are
-    ):
+    ) -> None:
         "Write network, refiner, fold, scale and shift to a folder."
         from safetensors.torch import save_file
 

@@ -98,7 +98,7 @@ def _assumptions(gpu: GPU, checkpointing: bool, offload: bool, quant: str | None
     ]
     return tuple(out if gpu.bf16 else [*out, "no true bf16 here: float16, with float32 where it overflows"])
 
-# %% ../../nbs/model/220_memory.ipynb #0b2e526f
+# %% ../../nbs/model/220_memory.ipynb #ad9e6db8
 def _config(name):
     "(MoTConfig, autoencoder) of a backbone's name or folder."
     if str(name) == "bagel-7b-mot":
@@ -157,7 +157,7 @@ def _advice(p: Plan, fits):
         out.append(f"fits as it is on: {', '.join(others)}")
     return tuple(out) or ("nothing that is known here fits",)
 
-# %% ../../nbs/model/220_memory.ipynb #2ea4a82e
+# %% ../../nbs/model/220_memory.ipynb #0e85400d
 def plan(
     name: str | Path = "bagel-7b-mot",  # or 'tiny', or the folder of a backbone
     gpu: str = "T4",  # see `GPUS`, or as torch.cuda.get_device_name says it

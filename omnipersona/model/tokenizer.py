@@ -64,7 +64,7 @@ class Tokenizer:
     def save(
         self,
         path: str | Path,  # a folder
-    ):
+    ) -> None:
         "Write tokenizer.json to a folder."
         Path(path, "tokenizer.json").write_text(self.hf.to_str(), encoding="utf-8")
 

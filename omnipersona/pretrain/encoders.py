@@ -27,7 +27,7 @@ from ..toyworld.scenes import SIDES, Scene, masks
 # %% auto #0
 __all__ = ['WARMUP_STEPS', 'FIGURE_WEIGHT', 'HEADS', 'N_TRAITS', 'TRAIT_WEIGHTS', 'run_steps', 'autocast_to', 'figure_masks',
            'psnr', 'autoencoder_loss', 'scale_latents', 'train_autoencoder', 'trait_values', 'class_indices', 'Readout',
-           'vit_inputs', 'vit_features', 'vit_loss', 'eager_on_cpu', 'train_vit']
+           'vit_inputs', 'new_vit', 'vit_features', 'vit_loss', 'eager_on_cpu', 'train_vit']
 
 # %% ../../nbs/pretrain/302_encoders.ipynb #22bca655
 WARMUP_STEPS = 50
@@ -213,7 +213,12 @@ def vit_inputs(
         x = F.interpolate(x, size=size, mode="bicubic", antialias=True, align_corners=False).clamp(-1, 1)
     return patchify(x, config.patch_size)
 
-# %% ../../nbs/pretrain/302_encoders.ipynb #236ce1d5
+# %% ../../nbs/pretrain/302_encoders.ipynb #12004844
+def new_vit() -> ViT:
+    "A ViT of the tiny backbone's size that has learnt nothing."
+    return ViT(vit_config(hidden=160, inter=480))
+
+
 def vit_features(vit: ViT, x: Tensor) -> Tensor:  # (B, 3, H, W) -> (B, patches, d)
     "The ViT's features of some pictures."
     patches = vit_inputs(x, vit.config)
@@ -264,7 +269,7 @@ def train_vit(
     "Train a ViT to tell what pictures show."
     seed_all(seed)
     r = np.random.default_rng(seed)
-    vit = eager_on_cpu((vit or ViT(vit_config(hidden=160, inter=480))).to(device), device)
+    vit = eager_on_cpu((vit or new_vit()).to(device), device)
     readout = Readout(vit.config.hidden_size).to(device)
     classes, traits = (
         torch.tensor([[f(s) for s in x.scenes[:FIRST_EDIT]] for x in families], dtype=dt, device=device)

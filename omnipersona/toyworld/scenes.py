@@ -88,7 +88,7 @@ def _color(r, name=None):
     hue = float(centre + r.uniform(-width, width))
     return dict(color=name, hue=hue, sat=float(r.uniform(0.62, 0.95)), val=float(r.uniform(0.74, 0.98)))
 
-# %% ../../nbs/toyworld/103_scenes.ipynb #2ce9ffc0
+# %% ../../nbs/toyworld/103_scenes.ipynb #e1e1d826
 def random_traits(
     r: np.random.Generator,
     **fixed: Any,  # traits that are given: species='dog', color='red', ear=1.2
@@ -196,7 +196,7 @@ def _paint_thing(d, scene, side, ink):
     else:
         draw_object(Pen(d, scene.thing_x * side, y, unit, scene.flip, ink), t.kind, t.hue, t.sat, t.val)
 
-# %% ../../nbs/toyworld/103_scenes.ipynb #61207966
+# %% ../../nbs/toyworld/103_scenes.ipynb #0b82abfd
 def _paint(scene, size, masks):
     "A scene at three times `size`, in colours or, with `masks`, in identity numbers."
     side = size * 3

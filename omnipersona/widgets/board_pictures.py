@@ -109,7 +109,7 @@ def _map_axis(ax, geometry, i):
         edge = 0.06 * (high - low) + 1e-9
         ax.set(xlim=(low[0] - edge[0], high[0] + edge[0]), ylim=(low[1] - edge[1], high[1] + edge[1]))
     title = f"{geometry['routing']}, {geometry['at'][i]}, {geometry['how']}"
-    ax.set_title(title.replace("$", "\\$"), fontsize=10)
+    ax.set_title(title.replace("$", "\\$"), fontsize=9)
     ax.set_xticks([])
     ax.set_yticks([])
 
@@ -124,7 +124,7 @@ def _separation_axis(ax, geometry, i):
     ax.tick_params(labelsize=9)
     ax.set_title(f"separation {separation[i]:+.2f}", fontsize=9)
 
-# %% ../../nbs/widgets/710_board_pictures.ipynb #9e4ab774
+# %% ../../nbs/widgets/710_board_pictures.ipynb #1c0cda00
 def map_png(
     geometry: dict,  # of `token_geometry` or `token_history`
     i: int = 0,  # which layer or step
@@ -133,7 +133,7 @@ def map_png(
     from matplotlib.figure import Figure
 
     _entry(geometry["at"], i, "layer or step")
-    fig = Figure(figsize=(3.6, 4.4), dpi=100, layout="constrained")
+    fig = Figure(figsize=(2.9, 3.6), dpi=100, layout="constrained")
     above, below = fig.subplots(2, 1, height_ratios=(4, 1))
     _map_axis(above, geometry, i)
     _separation_axis(below, geometry, i)
@@ -144,7 +144,7 @@ def matrix_title(
     matrix: dict,  # of `score_matrix`
 ) -> str:
     "What a menu calls a matrix: its own `title`, or with or without replay."
-    replay = {True: "with replay", False: "without replay"}
+    replay: dict = {True: "with replay", False: "without replay"}
     return str(matrix.get("title") or replay.get(matrix.get("replay"), "scores"))
 
 # %% ../../nbs/widgets/710_board_pictures.ipynb #7d7cc83e
