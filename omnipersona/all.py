@@ -21,11 +21,11 @@ from .concept.learner import Learner
 from .concept.replay import ReplayConfig, Trace, difference, effect_figure
 from .concept.persona import Persona, Result
 from .inside.concept_maps import ConceptMaps, concept_maps, heat_image, maps_figure
-from .inside.localization import iou_by_layer, photo_maps, pointing_by_layer
+from .inside.localization import find_character, iou_by_layer, photo_maps, pointing_by_layer
 from .inside.ablation import ablate, answer_attention, answer_effects, token_figure, word_figure
 from .inside.picture_ablation import attention_and_effect, effects_figure, every_token, picture_effects
 from .inside.expert_attention import expert_attention, expert_attention_figure, with_rollout
-from .inside.edit_attention import edit_maps, edit_maps_figure, find_character
+from .inside.edit_attention import edit_maps, edit_maps_figure
 from .inside.crosstask import ConflictProbe, conflict_figure, gradient_conflict, propagation_figure
 from .inside.geometry import Snapshots, geometry_figure, token_geometry, token_history
 from .widgets.studio import ConceptStudio

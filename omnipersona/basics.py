@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 # %% auto #0
-__all__ = ['DPI', 'GAP', 'LINE', 'OmniError', 'seed_all', 'default_device', 'compute_dtype', 'check_name', 'atomic_write',
-           'atomic_dir', 'warmup_cosine', 'picture_grid']
+__all__ = ['OmniError', 'seed_all', 'default_device', 'compute_dtype', 'check_name', 'atomic_write', 'atomic_dir',
+           'warmup_cosine', 'picture_grid']
 
 # %% ../nbs/001_basics.ipynb #9b4a0770
 class OmniError(ValueError):
@@ -61,7 +61,7 @@ def _matmul_time(dtype, n=256, repeats=5):
         times.append(time.perf_counter() - start)
     return min(times[1:])
 
-
+# %% ../nbs/001_basics.ipynb #68690072
 @cache
 def _cpu_dtype():
     "bfloat16 where it takes less than 0.8 of the time of float32; measured once per process."
@@ -96,7 +96,7 @@ def _beside(path):
     "A hidden name in the same folder, for what is not complete yet."
     return path.with_name(f".{path.name}.{uuid4().hex[:8]}.part")
 
-
+# %% ../nbs/001_basics.ipynb #b5138e54
 def atomic_write(
     path: str | os.PathLike,  # the file; `~` is the home folder, and missing folders are made
     data: bytes | str,  # text is written as UTF-8
@@ -159,8 +159,8 @@ def warmup_cosine(
 
     return factor
 
-# %% ../nbs/001_basics.ipynb #792ffd67
-DPI, GAP, LINE = 100, 8, 15  # pixels: in an inch of a figure, between pictures, and in a line of text of 9 points
+# %% ../nbs/001_basics.ipynb #430c2e6b
+_DPI, _GAP, _LINE = 100, 8, 15  # pixels: in an inch of a figure, between pictures, and in a line of text of 9 points
 
 
 def _shown_size(shape, side, smooth):
@@ -171,17 +171,17 @@ def _shown_size(shape, side, smooth):
         factor = int(factor)
     return max(1, round(width * factor)), max(1, round(height * factor))
 
-
+# %% ../nbs/001_basics.ipynb #0f338d5d
 def _wrapped(title, width):
     "A caption in lines that are as wide as its picture; letters of 9 points are about 7.2 pixels wide."
     lines = str(title).split("\n")
     return "\n".join(textwrap.fill(s, max(8, int(width / 7.2)), break_long_words=False) for s in lines)
 
-# %% ../nbs/001_basics.ipynb #ef78cda7
+# %% ../nbs/001_basics.ipynb #f25e6232
 def _layout(sizes, cols, title):
     "Size of the figure, and (left, bottom, width, height) of each picture below a title of height `title`."
     width, height = (max(sides) for sides in zip(*sizes))
-    step = width + GAP, height + title + GAP
+    step = width + _GAP, height + title + _GAP
     total = cols * step[0], -(-len(sizes) // cols) * step[1]
     boxes = []
     for i, (w, h) in enumerate(sizes):
@@ -190,7 +190,7 @@ def _layout(sizes, cols, title):
         boxes.append((left, total[1] - (row + 1) * step[1] + (height - h) // 2, w, h))
     return total, boxes
 
-# %% ../nbs/001_basics.ipynb #8ab18ff3
+# %% ../nbs/001_basics.ipynb #9d173fdd
 def picture_grid(
     arrays: Sequence[np.ndarray],  # (H, W, 3) colours, or (H, W) numbers and masks, shown in grey; at least one
     titles: Iterable[Any] | None = None,  # one text for each
@@ -202,12 +202,12 @@ def picture_grid(
     import matplotlib.pyplot as plt
 
     cols = min(cols, len(arrays))
-    side = DPI * (scale or min(max(10.4 / cols, 1.28), 1.92))
+    side = _DPI * (scale or min(max(10.4 / cols, 1.28), 1.92))
     sizes = [_shown_size(a.shape, side, smooth) for a in arrays]
     texts = [_wrapped(t, max(sizes)[0]) for t in (titles or [])]
-    title = LINE * max((t.count("\n") + 1 for t in texts), default=0)
+    title = _LINE * max((t.count("\n") + 1 for t in texts), default=0)
     (width, height), boxes = _layout(sizes, cols, title)
-    fig = plt.figure(figsize=(width / DPI, height / DPI), dpi=DPI)
+    fig = plt.figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI)
     for i, (a, (left, bottom, w, h)) in enumerate(zip(arrays, boxes)):
         ax = fig.add_axes((left / width, bottom / height, w / width, h / height))
         enlarged = "bicubic" if smooth else "nearest"

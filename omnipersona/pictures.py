@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['MIN_SIDE', 'MAX_SIDE', 'ORIENTATION', 'UPRIGHT', 'DAMAGED', 'UNLOADED', 'HEIC', 'ImageLike', 'SUFFIXES', 'to_tensor',
-           'to_image', 'show_images', 'HasImage', 'load_image', 'list_images', 'square_crop', 'square', 'png_bytes']
+__all__ = ['MIN_SIDE', 'MAX_SIDE', 'ImageLike', 'SUFFIXES', 'to_tensor', 'to_image', 'show_images', 'HasImage', 'load_image',
+           'list_images', 'square_crop', 'square', 'png_bytes']
 
 # %% ../nbs/002_pictures.ipynb #b85829bb
 def to_tensor(
@@ -57,7 +57,7 @@ def _array(image):
         return image
     return np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else load_image(image))
 
-
+# %% ../nbs/002_pictures.ipynb #c1f43e0d
 def show_images(
     images: Iterable[Any],  # pictures of any kind `load_image` reads, or 2-D arrays and masks (in grey)
     titles: Iterable[Any] | None = None,  # one text for each picture
@@ -86,9 +86,9 @@ def _check_size(size, name, max_pixels):
         much = f"{w}x{h} is {w * h / 1e6:.0f} million pixels and the limit is {max_pixels / 1e6:g}"
         raise OmniError(f"{name}: {much}; make the picture smaller first")
 
-# %% ../nbs/002_pictures.ipynb #e7d421cc
-ORIENTATION = 0x0112  # the number of the EXIF tag
-UPRIGHT = dict(
+# %% ../nbs/002_pictures.ipynb #9c5e7f74
+_ORIENTATION = 0x0112  # the number of the EXIF tag
+_UPRIGHT = dict(
     enumerate("FLIP_LEFT_RIGHT ROTATE_180 FLIP_TOP_BOTTOM TRANSPOSE ROTATE_270 TRANSVERSE ROTATE_90".split(), 2)
 )  # the tag's value -> how Pillow turns such a picture upright; 1 is upright already
 
@@ -96,13 +96,13 @@ UPRIGHT = dict(
 def _upright(image):
     "The picture turned as its EXIF tag says; a damaged tag is passed over."
     try:
-        tag = image.getexif().get(ORIENTATION)
+        tag = image.getexif().get(_ORIENTATION)
     except Exception:  # Pillow raises many kinds of errors here, and none is about pixels
         return image
-    turn = UPRIGHT.get(tag) if isinstance(tag, int) else None
+    turn = _UPRIGHT.get(tag) if isinstance(tag, int) else None
     return image.transpose(Image.Transpose[turn]) if turn else image
 
-# %% ../nbs/002_pictures.ipynb #6feda5ad
+# %% ../nbs/002_pictures.ipynb #d8ee968e
 def _grey(numbers):
     "An array of numbers from 0 to 255 as an RGB picture."
     return Image.fromarray(numbers.clip(0, 255).astype(np.uint8)).convert("RGB")
@@ -133,8 +133,8 @@ def _plain(image, max_side):
     return image
 
 # %% ../nbs/002_pictures.ipynb #24abe8ba
-DAMAGED = "the picture is damaged or cut short ({}); copy or download it again"
-UNLOADED = "the pixels cannot be read ({}); keep the file open until they are loaded, or give its path"
+_DAMAGED = "the picture is damaged or cut short ({}); copy or download it again"
+_UNLOADED = "the pixels cannot be read ({}); keep the file open until they are loaded, or give its path"
 
 
 @contextmanager
@@ -149,13 +149,13 @@ def _named(name: str, problem: str) -> Iterator[None]:
     except Exception as e:
         raise OmniError(f"{name}: {problem.format(str(e) or type(e).__name__)}") from e
 
-# %% ../nbs/002_pictures.ipynb #2cf88e30
-HEIC = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
+# %% ../nbs/002_pictures.ipynb #de7af63d
+_HEIC = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 
 
 def _what_instead(head: bytes) -> str:
     "What to do with a file that Pillow does not know, from its first 16 bytes."
-    if head[4:8] == b"ftyp" and head[8:12] in HEIC:
+    if head[4:8] == b"ftyp" and head[8:12] in _HEIC:
         return "a HEIC photo, which Pillow cannot read; convert it to JPEG or PNG"
     if not head:
         return "the file is empty; copy or download it again"
@@ -166,7 +166,7 @@ def _read(file, name, max_side, max_pixels):
     "The picture in an open binary file. The size is checked from the header, before pixels are decoded."
     if isinstance(file, io.TextIOBase):
         raise OmniError(f'{name}: opened as text; open it with mode "rb"')
-    with _named(name, DAMAGED):
+    with _named(name, _DAMAGED):
         file.seek(0)
         head = file.read(16)
         file.seek(0)
@@ -181,7 +181,7 @@ def _read(file, name, max_side, max_pixels):
         image.draft(None, (2 * max_side, 2 * max_side))
         return _plain(image, max_side)
 
-# %% ../nbs/002_pictures.ipynb #870aae83
+# %% ../nbs/002_pictures.ipynb #551c3967
 def _opened(path):
     "An open file; `~` is the home folder. Raises OmniError that names the path."
     try:
@@ -194,7 +194,7 @@ def _opened(path):
         why = getattr(e, "strerror", None) or e
         raise OmniError(f"{str(path)!r}: cannot be opened ({why}); check the name and the permissions") from e
 
-# %% ../nbs/002_pictures.ipynb #170c5908
+# %% ../nbs/002_pictures.ipynb #0c20a31e
 def _from_array(a: np.ndarray) -> Image.Image:
     "Numbers as a picture. Raises OmniError for another shape, type or range."
     what = f"an array of shape {a.shape} and type {a.dtype}"
@@ -218,7 +218,7 @@ def _from_tensor(x: torch.Tensor) -> Image.Image:
         raise OmniError(f"{what} runs from {x.min():g} to {x.max():g}; use floats from -1 to 1")
     return to_image(x)
 
-# %% ../nbs/002_pictures.ipynb #c6d8a214
+# %% ../nbs/002_pictures.ipynb #fc4dd605
 class HasImage(Protocol):
     "An object that carries a picture, such as the `Result` of a request."
 
@@ -260,7 +260,7 @@ def load_image(
     image = _in_memory(source)
     name = getattr(image, "filename", "") or "the picture"
     _check_size(image.size, name, max_pixels)
-    with _named(name, UNLOADED):
+    with _named(name, _UNLOADED):
         return _plain(image, max_side)
 
 # %% ../nbs/002_pictures.ipynb #8fc8a4ad
@@ -292,7 +292,7 @@ def square_crop(image: Image.Image) -> Image.Image:  # (s, s) pixels, s the shor
     x, y = (w - s) // 2, (h - s) // 2
     return image.crop((x, y, x + s, y + s))
 
-
+# %% ../nbs/002_pictures.ipynb #7aeba40e
 def square(
     image: Image.Image,  # any size
     size: int,  # side of the result, pixels

@@ -1,10 +1,9 @@
-"The attention explorer: driven from the kernel and, where a browser is installed, as an exported page without a network."
+"The attention explorer, driven from the kernel, and its exported page, opened in a browser without a network."
 
 import base64
 import io
 import json
 import re
-import shutil
 
 import numpy as np
 import pytest
@@ -18,33 +17,29 @@ from omnipersona.concept.concept import Concept
 from omnipersona.concept.persona import Persona
 from omnipersona.inside.concept_maps import ConceptMaps
 from omnipersona.widgets.attention_explorer import AttentionExplorer, panel_png, patch_reads, recorded
-from omnipersona.widgets.attention_page import export_maps, fitted, panel, restored
+from omnipersona.widgets.attention_page import export_maps
+from omnipersona.widgets.latency import BROWSER_ARGS, find_browser
+from omnipersona.widgets.packed_maps import fitted, panel, restored
 
 EVIL = "<img src=x onerror=alert(1)>"
 ASK = "a photo of <maeve>"
 
 
-def random_maps(S=3, L=2, H=2, side=8, seed=0, evil="<maeve>", rollout=True):
+def random_maps(steps=3, layers=2, heads=2, side=8, seed=0, name="<maeve>", rollout=True):
     r = np.random.default_rng(seed)
-    w = r.random((S, L, H, 33, side, side), np.float32) ** 4 * 0.03
-    return ConceptMaps(
-        w,
-        [evil] + [f"und {i + 1}" for i in range(16)] + [f"gen {i + 1}" for i in range(16)],
-        ["name"] + ["und"] * 16 + ["gen"] * 16,
-        [1 - i / S for i in range(S)],
-        Image.new("RGB", (64, 64), "teal"),
-        rollout=w.mean((1, 2)) if rollout else None,
-    )
+    w = r.random((steps, layers, heads, 33, side, side), np.float32) ** 4 * 0.03
+    labels = [name] + [f"und {i + 1}" for i in range(16)] + [f"gen {i + 1}" for i in range(16)]
+    groups, times = ["name"] + ["und"] * 16 + ["gen"] * 16, [1 - i / steps for i in range(steps)]
+    rolled = w.mean((1, 2)) if rollout else None
+    return ConceptMaps(w, labels, groups, times, Image.new("RGB", (64, 64), "teal"), rollout=rolled)
 
 
 @pytest.fixture
 def results(bb, concept):
     "Decoupled and coupled, of one noise."
-    what = {
-        k: (Persona(bb, Concept(bb, "maeve", concept.embeddings.detach(), routing=k)), ASK)
-        for k in ("decoupled", "coupled")
-    }
-    return recorded(what, seed=3, sampling=QUICK)
+    embeddings = concept.embeddings.detach()
+    concepts = {k: Concept(bb, "maeve", embeddings, routing=k) for k in ("decoupled", "coupled")}
+    return recorded({k: (Persona(bb, c), ASK) for k, c in concepts.items()}, seed=3, sampling=QUICK)
 
 
 def shown(x):
@@ -52,39 +47,27 @@ def shown(x):
 
 
 def test_every_control_answers_from_the_recording(results, bb):
-    "Each change changes what is shown; nothing is generated; what is shown is what the maps say; going back shows the first again."
+    "Each change changes what is shown; nothing is generated; going back shows the first again."
     calls = []
     x = AttentionExplorer(results)
     first = shown(x)
     assert len(first) == 4 and all(p.startswith(b"\x89PNG") for p in first)
     hook = bb.model.register_forward_pre_hook(lambda *_: calls.append(1))
+    changes = [(x.token, 0), (x.token, "und"), (x.how, "max"), (x.how, "rollout"), (x.step, 2), (x.layer, 1)]
     try:
-        for c, v in (
-            (x.token, 0),
-            (x.token, "und"),
-            (x.how, "max"),
-            (x.how, "rollout"),
-            (x.step, 2),
-            (x.layer, 1),
-            (x.head, 3),
-            (x.opacity, 0.2),
-            (x.row, 0),
-            (x.col, 7),
-        ):
-            old, before = c.value, shown(x)
-            c.value = v
-            assert shown(x)[0] != before[0] and shown(x)[1] != before[1], (c.description, v)
-            c.value = old
+        for control, value in [*changes, (x.head, 3), (x.opacity, 0.2), (x.row, 0), (x.col, 7)]:
+            old, before = control.value, shown(x)
+            control.value = value
+            assert shown(x)[0] != before[0] and shown(x)[1] != before[1], (control.description, value)
+            control.value = old
             assert shown(x) == before
     finally:
         hook.remove()
     assert not calls and shown(x) == first
     x.layer.value, x.head.value, x.step.value, x.token.value = 1, 2, 0, 20
-    m = results["coupled"]
-    assert (
-        bytes(x.images[1].value) == panel_png(m, m.map(20, 0, 1, 2), (x.row.value, x.col.value), x.opacity.value)
-        and "<b>" not in x.notes[0].value
-    )
+    m, patch = results["coupled"], (x.row.value, x.col.value)
+    assert bytes(x.images[1].value) == panel_png(m, m.map(20, 0, 1, 2), patch, x.opacity.value)
+    assert "<b>" not in x.notes[0].value
 
 
 def test_the_pictures_are_those_that_would_be_drawn_anyway(results, bb, concept):
@@ -95,9 +78,8 @@ def test_patches(results):
     m = results["decoupled"]
     r = patch_reads(m, 2, 5)
     assert np.allclose(r, m.weights[..., 2, 5].mean((0, 1, 2))) and np.allclose(r, [m.map(i)[2, 5] for i in range(33)])
-    assert np.allclose(patch_reads(m, 2, 5, 1, 0, 3, "max"), m.weights[1, 0, 3, :, 2, 5]) and np.allclose(
-        patch_reads(m, 0, 0, how="rollout"), m.rollout[..., 0, 0].mean(0)
-    )
+    assert np.allclose(patch_reads(m, 2, 5, 1, 0, 3, "max"), m.weights[1, 0, 3, :, 2, 5])
+    assert np.allclose(patch_reads(m, 0, 0, how="rollout"), m.rollout[..., 0, 0].mean(0))
     for bad in ((8, 0), (0, -1)):
         with pytest.raises(OmniError, match="8 x 8 patches"):
             patch_reads(m, *bad)
@@ -119,11 +101,11 @@ def test_refusals():
     with pytest.raises(OmniError, match="nothing to show"):
         AttentionExplorer({})
     with pytest.raises(OmniError, match="record them alike"):
-        AttentionExplorer({"a": random_maps(), "b": random_maps(S=2)})
+        AttentionExplorer({"a": random_maps(), "b": random_maps(steps=2)})
 
 
 def test_names_are_text_everywhere(tmp_path):
-    x = AttentionExplorer({EVIL: random_maps(evil=EVIL)})
+    x = AttentionExplorer({EVIL: random_maps(name=EVIL)})
     x.token.value = 0
     import ipywidgets
 
@@ -139,11 +121,8 @@ def test_names_are_text_everywhere(tmp_path):
 
 def test_a_page_is_self_contained(results, tmp_path):
     text = AttentionExplorer(results).export_html(tmp_path / "a.html").read_text()
-    assert (
-        not re.search(r"https?:|<[a-z]+[^<>]*\b(src|href)=|@import|fetch\(|XMLHttp|import\(", text)
-        and len(text) < 1_500_000
-        and "Weights in 8 bits" in text
-    )
+    assert not re.search(r"https?:|<[a-z]+[^<>]*\b(src|href)=|@import|fetch\(|XMLHttp|import\(", text)
+    assert len(text) < 1_500_000 and "Weights in 8 bits" in text
     assert AttentionExplorer(results).static().data.count("data:image/png") == 4
 
 
@@ -160,22 +139,19 @@ def test_eight_bits_are_near(results, tmp_path):
 
 @pytest.mark.parametrize("shape", [(24, 5, 4, 8), (20, 12, 1, 40), (2, 3, 12, 64)])
 def test_large_maps_are_thinned_and_the_page_says_so(shape, tmp_path):
-    S, L, H, side = shape
+    steps, layers, _, side = shape
     m = random_maps(*shape)
     f = export_maps(tmp_path / "a.html", "large", {"a": m, "b": m})
     text = f.read_text()
     assert f.stat().st_size <= 1_500_000
     said = panel("x", m, 400_000)["said"]
-    for n, k in ((S, "steps"), (L, "layers")):
+    for n, k in ((steps, "steps"), (layers, "layers")):
         if n > 8:
             assert re.search(rf"\d of {n} {k}", said)
-    assert (
-        (f"16 x 16 of {side} x {side} patches" in said)
-        == (side > 16)
-        == (f"16 x 16 of {side} x {side} patches" in text)
-    )
-    w, idx, _ = fitted(m, 400_000)
-    assert idx[0][-1] == S - 1 and w.size + len(idx[0]) * len(idx[3]) * w.shape[-1] ** 2 <= 400_000
+    pooled = f"16 x 16 of {side} x {side} patches"
+    assert (pooled in said) == (side > 16) == (pooled in text)
+    w, kept, _ = fitted(m, 400_000)
+    assert kept[0][-1] == steps - 1 and w.size + len(kept[0]) * len(kept[3]) * w.shape[-1] ** 2 <= 400_000
     with pytest.raises(OmniError, match="too small"):
         fitted(m, 100)
 
@@ -184,21 +160,38 @@ def test_large_maps_are_thinned_and_the_page_says_so(shape, tmp_path):
 @pytest.fixture(scope="module")
 def browser():
     sync = pytest.importorskip("playwright.sync_api", reason="needs playwright").sync_playwright
-    exe = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if not exe:
+    path = find_browser()
+    if not path:
         pytest.skip("needs a Chromium")
     with sync() as p:
-        b = p.chromium.launch(
-            executable_path=exe,
-            args="--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync".split(),
-        )
+        b = p.chromium.launch(executable_path=path, args=BROWSER_ARGS)
         yield b
         b.close()
 
 
+PUT = """([id, value]) => {
+  const control = document.getElementById(id);
+  control.value = value;
+  control.dispatchEvent(new Event('input'));
+}"""
+CHANGES = [  # control, another value, the value that it has at first
+    ("token", 0, -3),
+    ("how", "max", "mean"),
+    ("how", "rollout", "mean"),
+    ("step", 1, -1),
+    ("layer", 0, -1),
+    ("head", 1, -1),
+    ("opacity", 10, 60),
+    ("row", 3, 0),
+    ("col", 3, 0),
+]
+
+
 def test_the_page_in_a_browser(browser, tmp_path):
-    "Offline: sliders change pixels, hovering picks a patch, numbers are those of the recording, names are text, nothing is asked of a network, the console is clean."
-    a, b = random_maps(evil=EVIL), random_maps(evil=EVIL, seed=1)
+    """Offline: sliders change pixels, hovering picks a patch, and the numbers are those of the recording.
+
+    Names are text, nothing is asked of a network, and the console is clean."""
+    a, b = random_maps(name=EVIL), random_maps(name=EVIL, seed=1)
     f = export_maps(tmp_path / "a.html", EVIL, {EVIL: a, "b": b})
     context = browser.new_context(offline=True)
     page, said, asked = context.new_page(), [], []
@@ -208,27 +201,20 @@ def test_the_page_in_a_browser(browser, tmp_path):
     page.on("request", lambda r: asked.append(r.url))
     page.goto(f.as_uri())
     page.wait_for_function("+document.body.dataset.draws>=2")
-    pixels = lambda: page.evaluate("[...document.querySelectorAll('canvas')].map(c=>c.toDataURL())")
-    put = lambda i, v: page.evaluate(
-        "([i,v])=>{const e=document.getElementById(i); e.value=v; e.dispatchEvent(new Event('input'))}", [i, str(v)]
-    )
+
+    def pixels():
+        return page.evaluate("[...document.querySelectorAll('canvas')].map(c => c.toDataURL())")
+
+    def put(control, value):
+        page.evaluate(PUT, [control, str(value)])
+
     first = pixels()
     assert len(set(first)) == 4
-    for i, v, back in (
-        ("token", 0, -3),
-        ("how", "max", "mean"),
-        ("how", "rollout", "mean"),
-        ("step", 1, -1),
-        ("layer", 0, -1),
-        ("head", 1, -1),
-        ("opacity", 10, 60),
-        ("row", 3, 0),
-        ("col", 3, 0),
-    ):
-        put(i, v)
+    for control, value, back in CHANGES:
+        put(control, value)
         now = pixels()
-        assert now[0] != first[0] and now[2] != first[2], (i, v)
-        put(i, back)
+        assert now[0] != first[0] and now[2] != first[2], (control, value)
+        put(control, back)
         assert pixels() == first
     box = page.locator("canvas").first.bounding_box()
     page.mouse.move(box["x"] + box["width"] * 5.5 / 8, box["y"] + box["height"] * 2.5 / 8)
@@ -236,13 +222,10 @@ def test_the_page_in_a_browser(browser, tmp_path):
     r = patch_reads(a, 2, 5)
     assert note == f"patch (2, 5) reads {a.labels[r.argmax()]} most: {100 * r.max():.1f}%"
     put("layer", 1)
-    m = np.array(page.evaluate("Array.from(map(P[0]))")).reshape(8, 8)
+    m = np.array(page.evaluate("Array.from(mapOf(panels[0]))")).reshape(8, 8)
     assert np.allclose(m, a.map("gen", layer=1), atol=16 * 0.03 / 255)
-    assert (
-        page.title() == EVIL
-        and EVIL in page.locator("#token").inner_text()
-        and page.evaluate("document.querySelectorAll('img').length") == 0
-    )
+    assert page.title() == EVIL and EVIL in page.locator("#token").inner_text()
+    assert page.evaluate("document.querySelectorAll('img').length") == 0
     assert not said and all(u.startswith(("file:", "data:")) for u in asked)
     context.close()
 

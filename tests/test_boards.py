@@ -1,4 +1,4 @@
-"The boards, driven from the kernel: menus and sliders are set, pictures and numbers read back. Results are made by hand, so nothing is trained."
+"Boards, driven from the kernel: menus and sliders are set, pictures and numbers read back. Results are made by hand."
 
 import json
 
@@ -6,20 +6,23 @@ import numpy as np
 import pytest
 
 pytest.importorskip("ipywidgets")
-from omnipersona.all import *
+from helpers import SHORT
+
+from omnipersona.basics import OmniError
+from omnipersona.inside.crosstask import conflict_summary, gradient_conflict, score_matrix
+from omnipersona.inside.geometry import token_geometry
+from omnipersona.widgets.board_pictures import conflict_limits, conflict_numbers, conflict_png, map_png, matrix_png
+from omnipersona.widgets.boards import CrossTaskBoard, TokenMap
 
 EVIL = "<img src=x onerror=alert(1)>"
 r = np.random.default_rng(0)
-TOKENS, KIND = (
-    ["<maeve>", *[f"und {i + 1}" for i in range(4)], *[f"gen {i + 1}" for i in range(4)]],
-    ["understanding", "generation", "editing"],
-)
+TOKENS = ["<maeve>", *[f"und {i + 1}" for i in range(4)], *[f"gen {i + 1}" for i in range(4)]]
+KINDS = ["understanding", "generation", "editing"]
 
 
 def matrix(replay, title=None, rows=("nothing", "A only")):
-    m = score_matrix(
-        [{k: {"A": 0.1 + 0.2 * i, "$B$": 0.5} for i, k in enumerate(rows)} for _ in "ab"], dict(replay=replay)
-    )
+    cell = {k: {"A": 0.1 + 0.2 * i, "$B$": 0.5} for i, k in enumerate(rows)}
+    m = score_matrix([cell, cell], dict(replay=replay))
     return m | (dict(title=title) if title else {})
 
 
@@ -27,7 +30,7 @@ def conflict(steps=3, routing="decoupled"):
     cos = r.uniform(-1, 1, (steps, 9, 3)).round(3)
     return dict(
         tokens=TOKENS,
-        tasks=KIND,
+        tasks=KINDS,
         pairs=["understanding / generation", "understanding / editing", "generation / editing"],
         routing=routing,
         steps=[1 + 10 * i for i in range(steps)],
@@ -58,14 +61,18 @@ def image(w):
 def test_limits_are_what_full_agreement_would_reach():
     "Two noisy copies of one direction: their cosine is about the limit, and nothing like 1."
     r = np.random.default_rng(5)
-    d, n = r.normal(size=20_000), lambda: r.normal(size=20_000) * 1.5
-    a, b = [[d + n(), d + n()] for _ in "ab"]
-    cos = lambda x, y: float(x @ y / np.linalg.norm(x) / np.linalg.norm(y))
-    made = dict(tasks=["x", "y"], pairs=["x / y"], reliability=[[[cos(*a), cos(*b)]]])
-    assert (
-        conflict_limits(made)[0, 0] == pytest.approx(cos(sum(a), sum(b)), abs=0.02)
-        and 0.4 < conflict_limits(made)[0, 0] < 0.55
-    )
+    direction = r.normal(size=20_000)
+
+    def noisy():
+        return direction + r.normal(size=20_000) * 1.5
+
+    def cosine(x, y):
+        return float(x @ y / np.linalg.norm(x) / np.linalg.norm(y))
+
+    a, b = [noisy(), noisy()], [noisy(), noisy()]
+    made = dict(tasks=["x", "y"], pairs=["x / y"], reliability=[[[cosine(*a), cosine(*b)]]])
+    limit = conflict_limits(made)[0, 0]
+    assert limit == pytest.approx(cosine(sum(a), sum(b)), abs=0.02) and 0.4 < limit < 0.55
     assert conflict_limits(made | dict(reliability=[[[1, 1], [0, 1], [-0.5, 1]]]))[:, 0].tolist() == [1, 0, 0]
 
 
@@ -73,10 +80,8 @@ def test_numbers_of_one_record_are_those_of_a_run_of_one():
     c = conflict()
     alone = c | {k: [c[k][1]] for k in ("cosine", "length", "reliability")} | dict(steps=c["steps"][1:2])
     assert conflict_numbers(c, 1) == conflict_summary(alone) == conflict_numbers(alone, 0)
-    mean = lambda f: np.mean([f(conflict_numbers(c, i)) for i in range(3)])
-    assert conflict_summary(c)["und"]["generation / editing"] == pytest.approx(
-        mean(lambda n: n["und"]["generation / editing"])
-    )
+    each = [conflict_numbers(c, i)["und"]["generation / editing"] for i in range(3)]
+    assert conflict_summary(c)["und"]["generation / editing"] == pytest.approx(np.mean(each))
 
 
 @pytest.mark.parametrize(
@@ -104,11 +109,8 @@ def test_pictures_are_png_and_differ():
 def test_board_shows_what_is_chosen():
     ms, cs = [matrix(False), matrix(True, rows=("nothing", "A only", "B only"))], [conflict(3), conflict(2, "coupled")]
     b = CrossTaskBoard(json.loads(json.dumps(ms)), json.loads(json.dumps(cs)))
-    assert (
-        image(b.images[0]) == matrix_png(ms[0])
-        and image(b.images[1]) == conflict_png(cs[0])
-        and [o[0] for o in b.matrix.options] == ["1. without replay", "2. with replay"]
-    )
+    assert image(b.images[0]) == matrix_png(ms[0]) and image(b.images[1]) == conflict_png(cs[0])
+    assert [o[0] for o in b.matrix.options] == ["1. without replay", "2. with replay"]
     b.matrix.value = 1
     assert image(b.images[0]) == matrix_png(ms[1])
     b.less.value = True
@@ -116,19 +118,15 @@ def test_board_shows_what_is_chosen():
     b.record.value = 2
     assert image(b.images[1]) == conflict_png(cs[0], 2) and "step 21" in b.notes[1].value
     b.conflict.value = 1
-    assert (
-        b.record.value == 1 and image(b.images[1]) == conflict_png(cs[1], 1) and "step 11" in b.notes[1].value
-    )  # the shorter run has no third record
+    assert b.record.value == 1  # the shorter run has no third record
+    assert image(b.images[1]) == conflict_png(cs[1], 1) and "step 11" in b.notes[1].value
     b.less.value = False
     assert image(b.images[0]) == matrix_png(ms[1]) and b.notes[0].value == ""
 
 
 def test_half_a_board_and_none():
-    assert (
-        len(CrossTaskBoard(matrix(True)).widget.children)
-        == len(CrossTaskBoard(conflicts=conflict()).widget.children)
-        == 1
-    )
+    for half in (CrossTaskBoard(matrix(True)), CrossTaskBoard(conflicts=conflict())):
+        assert len(half.widget.children) == 1
     with pytest.raises(OmniError, match="nothing to show"):
         CrossTaskBoard()
     with pytest.raises(OmniError, match="no 'columns'"):
@@ -141,23 +139,15 @@ def test_a_matrix_without_the_row_to_compare_with():
     m = matrix(True)
     b = CrossTaskBoard(m, baseline=EVIL)
     b.less.value = True
-    assert (
-        image(b.images[0]) == matrix_png(m)
-        and "no row" in b.notes[0].value
-        and "<img" not in b.notes[0].value
-        and len(b.parts()) == 1
-    )
+    note = b.notes[0].value
+    assert image(b.images[0]) == matrix_png(m) and len(b.parts()) == 1
+    assert "no row" in note and "<img" not in note
 
 
 def test_text_of_results_stays_text(tmp_path):
-    c = (
-        conflict(routing=EVIL)
-        | dict(pairs=[f"{EVIL} / b"], tasks=[EVIL, "b"], steps=[EVIL] * 3)
-        | {
-            k: np.asarray(conflict()[k])[:, :, :n].tolist()
-            for k, n in (("cosine", 1), ("length", 2), ("reliability", 2))
-        }
-    )
+    sizes = dict(cosine=1, length=2, reliability=2)
+    numbers = {k: np.asarray(conflict()[k])[:, :, :n].tolist() for k, n in sizes.items()}
+    c = conflict(routing=EVIL) | dict(pairs=[f"{EVIL} / b"], tasks=[EVIL, "b"], steps=[EVIL] * 3) | numbers
     b = CrossTaskBoard(matrix(True, EVIL, ("nothing", EVIL)), c)
     b.record.value = 1
     for h in (b.static().data, b.export(tmp_path / "b.html").read_text(), b.notes[1].value):
@@ -180,11 +170,8 @@ def test_map_shows_what_is_chosen():
     t.at.value = 4
     assert image(t.image) == map_png(gs[0], 4) and t.note.value == "step 4: separation +0.40"
     t.which.value = 1
-    assert (
-        t.at.value == 1
-        and image(t.image) == map_png(gs[1], 1)
-        and "2. decoupled, step 0 to step 1, tsne" in [o[0] for o in t.which.options]
-    )
+    assert t.at.value == 1 and image(t.image) == map_png(gs[1], 1)
+    assert "2. decoupled, step 0 to step 1, tsne" in [o[0] for o in t.which.options]
 
 
 def test_static_map_is_thinned_and_says_so(tmp_path):
@@ -199,8 +186,6 @@ def test_static_map_is_thinned_and_says_so(tmp_path):
 
 def test_real_results(bb, concept, data):
     "What the measuring functions return is what the boards take."
-    from helpers import SHORT
-
     c = gradient_conflict(bb, data, recipe=SHORT, every=3, draws=1)
     b = CrossTaskBoard(conflicts=c)
     b.record.value = 2

@@ -1,11 +1,12 @@
-"The studio and the explorers in JupyterLab, in a browser: every click goes the way a student's does, every picture is read back from the page."
+"""The studio and the explorers in JupyterLab, in a browser.
+
+Every click goes the way a student's does, and every picture is read back from the page."""
 
 import base64
 import io
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -18,19 +19,31 @@ import pytest
 from conftest import ROOT, shipped
 from PIL import Image
 
-FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync".split()
+from omnipersona.widgets.latency import BROWSER_ARGS, find_browser
+
 EVIL = "<img src=x onerror=alert(1)>"
 SHOTS = ROOT / "runs" / "browser"  # git ignores it
-TUTORIAL = [
-    c.source for c in nbformat.read(ROOT / "nbs" / "tutorials" / "04_studio.ipynb", 4).cells if c.cell_type == "code"
-][:2]  # makes the studio, shows it
+NOTEBOOK = nbformat.read(ROOT / "nbs" / "tutorials" / "04_studio.ipynb", 4)
+TUTORIAL = [c.source for c in NOTEBOOK.cells if c.cell_type == "code"][:2]  # makes the studio, shows it
 MORE = [
     """x = ReplayExplorer(studio.persona, "a photo of the toy of <pip>", sampling=SamplingConfig(2, 2., 1.))
 x""",
     """print("reached", studio.concept.summary["steps"] == len(studio.concept.history))""",
-    """AttentionExplorer(recorded({"as asked": (studio.persona, "a photo of <pip> at the moon")}, sampling=SamplingConfig(4, 2., 1.)))""",
+    """what = {"as asked": (studio.persona, "a photo of <pip> at the moon")}
+AttentionExplorer(recorded(what, sampling=SamplingConfig(4, 2., 1.)))""",
 ]
 SHOW, REPLAY, PRINT, EXPLORE = 1, 2, 3, 4  # numbers of the cells
+
+
+SERVER_ARGS = [
+    "--no-browser",
+    "--allow-root",
+    "--ServerApp.ip=127.0.0.1",
+    "--ServerApp.port_retries=0",
+    "--IdentityProvider.token=",
+    "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+    "--LabApp.extension_manager=readonly",
+]
 
 
 def free_port():
@@ -62,7 +75,8 @@ def lab(tmp_path_factory):
     quiet.write_text('{"fetchNews": "false", "checkForUpdates": false}')
     (home / "work").mkdir()
     nbformat.write(nb, home / "work" / "studio.ipynb")
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("JUPYTER", "IN_TEST"))} | dict(
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("JUPYTER", "IN_TEST"))}
+    env |= dict(
         JUPYTER_CONFIG_DIR=str(home / "config"),
         JUPYTER_RUNTIME_DIR=str(home / "runtime"),
         IPYTHONDIR=str(home / "ipython"),
@@ -72,26 +86,9 @@ def lab(tmp_path_factory):
         OMNIPERSONA_DEMO_DIR=str(home / "work"),
         PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
     )
+    command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.port={port}", *SERVER_ARGS]
     with open(home / "log", "w") as log:
-        server = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "jupyterlab",
-                "--no-browser",
-                "--allow-root",
-                "--ServerApp.ip=127.0.0.1",
-                f"--ServerApp.port={port}",
-                "--ServerApp.port_retries=0",
-                "--IdentityProvider.token=",
-                "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
-                "--LabApp.extension_manager=readonly",
-            ],
-            cwd=home / "work",
-            env=env,
-            stdout=log,
-            stderr=log,
-        )
+        server = subprocess.Popen(command, cwd=home / "work", env=env, stdout=log, stderr=log)
     try:
         assert answers(f"http://127.0.0.1:{port}/api"), (home / "log").read_text()[-2000:]
         yield f"http://127.0.0.1:{port}", home / "work"
@@ -107,15 +104,14 @@ def lab(tmp_path_factory):
 def page(lab):
     "The notebook, open; `page.heard` collects dialogs and what the browser complains of."
     api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install -e .[dev]")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    chromium = find_browser()
     if not chromium:
         pytest.skip("needs a browser. On Debian: apt-get install chromium")
     SHOTS.mkdir(parents=True, exist_ok=True)
     with api.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=chromium, args=FLAGS)
-        page = browser.new_page(
-            viewport=dict(width=1200, height=2600)
-        )  # tall: JupyterLab takes cells out of the page that nobody sees
+        browser = p.chromium.launch(executable_path=chromium, args=BROWSER_ARGS)
+        tall = dict(width=1200, height=2600)  # JupyterLab takes cells out of the page that are not in view
+        page = browser.new_page(viewport=tall)
         page.set_default_timeout(90_000)  # importing torch on a busy machine takes its time
         page.heard = []
         page.on("pageerror", lambda e: page.heard.append(f"page error: {e}"))
@@ -169,13 +165,18 @@ def type_into(page, label, text, n=0):
     box.press("Tab")
 
 
+READ_PICTURE = """async image => {
+  const content = new Uint8Array(await (await fetch(image.src)).arrayBuffer());
+  let text = "";
+  for (const byte of content) text += String.fromCharCode(byte);
+  return btoa(text);
+}"""
+
+
 def picture(locator):
     "The bytes of a picture on the page."
     locator.wait_for()
-    data = locator.evaluate(
-        """async i => { const b = new Uint8Array(await (await fetch(i.src)).arrayBuffer()); let s = ""; for (const x of b) s += String.fromCharCode(x); return btoa(s) }"""
-    )
-    return base64.b64decode(data)
+    return base64.b64decode(locator.evaluate(READ_PICTURE))
 
 
 def changed(page, css, before, seconds=60):
@@ -296,9 +297,9 @@ def test_an_interrupt_keeps_what_was_learnt_too(page):
     button(page, "Train").click()
     said(page, "step ")
     changed(page, ".omni-losses", before)
-    page.locator(
-        '.jp-NotebookPanel-toolbar [data-command="notebook:interrupt-kernel"], .jp-NotebookPanel-toolbar jp-button[data-command="notebook:interrupt-kernel"]'
-    ).first.click()
+    command = '[data-command="notebook:interrupt-kernel"]'
+    toolbar = ".jp-NotebookPanel-toolbar"
+    page.locator(f"{toolbar} {command}, {toolbar} jp-button{command}").first.click()
     said(page, "what was learnt is kept")
     run(page, PRINT)
     page.locator(".jp-OutputArea-output", has_text="reached True").wait_for()

@@ -265,6 +265,10 @@ def test_learns_without_gradients_around_it(bb, data, concept):
 def test_under_inference_mode_it_says_what_to_do(bb, data):
     with torch.inference_mode(), pytest.raises(OmniError, match="inference_mode.*outside"):
         run(bb, data)
+    learner = Learner(bb, data, "maeve", recipe=SHORT)
+    with torch.inference_mode(), pytest.raises(OmniError, match="inference_mode.*outside"):
+        learner.step()
+    assert learner.global_step == 0 and learner.step()["step"] == 1
 
 
 @pytest.mark.parametrize("other", [dict(dtype=torch.float64), dict(dtype=torch.bfloat16), dict(device="meta")], ids=str)

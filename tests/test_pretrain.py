@@ -15,10 +15,17 @@ from omnipersona.model.loading import load_backbone
 from omnipersona.model.mot import MoT
 from omnipersona.model.segments import LatentImage, Text
 from omnipersona.pretrain.families import FAMILY_SIZE, LOOK_ALIKE, families, family
-from omnipersona.pretrain.loader import BatchLoader, IndexShard, ShardStore, batch_from_arrays, batch_to_arrays, share
-from omnipersona.pretrain.mixture import GROUPS, TOGETHER, facts_sample, step_batches, text_sample
+from omnipersona.pretrain.loader import (
+    BatchLoader,
+    IndexShard,
+    ShardStore,
+    batch_from_arrays,
+    batch_to_arrays,
+    share_of_groups,
+)
+from omnipersona.pretrain.mixture import GROUPS, TOGETHER, practise_facts, practise_text, step_batches
 from omnipersona.pretrain.shard import Shard
-from omnipersona.pretrain.tasks import PICTURE_TASKS, PretrainTasks, recognise_sample
+from omnipersona.pretrain.tasks import PICTURE_TASKS, PretrainTasks, practise_recognise
 from omnipersona.pretrain.trainer import Trainer, TrainerConfig
 from omnipersona.pretrain.training import PretrainConfig, main
 
@@ -98,12 +105,12 @@ def test_answers_are_balanced_and_facts_were_told(bb, shard):
     answers = Counter()
     for i in range(len(shard)):
         for _ in range(20):
-            answers.update(bb.tok.decode(s.ids) for s in recognise_sample(tasks, i) if isinstance(s, Text) and s.loss)
+            answers.update(bb.tok.decode(s.ids) for s in practise_recognise(tasks, i) if isinstance(s, Text) and s.loss)
     assert set(answers) == {"yes", "no"} and 0.45 < answers["yes"] / answers.total() < 0.55
-    for sample in (facts_sample(tasks) for _ in range(20)):
+    for sample in (practise_facts(tasks) for _ in range(20)):
         told = " ".join(bb.tok.decode(s.ids) for s in sample if not s.loss)
         assert all(bb.tok.decode(s.ids) in told for s in sample if s.loss)
-    assert all(s[-1].loss for s in (text_sample(tasks) for _ in range(100)))
+    assert all(s[-1].loss for s in (practise_text(tasks) for _ in range(100)))
 
 
 # ---- batches in numbers -------------------------------------------------------------------------------------------
@@ -145,7 +152,7 @@ def test_workers_make_the_same_batches(bb, shard):
 
 def test_processes_share_a_step():
     for groups in (GROUPS, TOGETHER):
-        parts = [share(groups, rank, 3) for rank in range(3)]
+        parts = [share_of_groups(groups, rank, 3) for rank in range(3)]
         for name, group in groups.items():
             if isinstance(group, dict):
                 assert sum((Counter(p[name]) for p in parts), Counter()) == Counter(group)

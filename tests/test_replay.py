@@ -1,23 +1,27 @@
-"Explicit knowledge replay: what is said before a picture is drawn. Facts are given in words here, so that nothing must be trained."
+"""Explicit knowledge replay: what is said before a picture is drawn.
 
+Facts are given in words here, so that nothing must be trained."""
+
+import copy
 import json
+import pickle
+from pathlib import Path
 
-import numpy as np
 import pytest
+from helpers import same
 
-from omnipersona.all import *
+from omnipersona.basics import OmniError
+from omnipersona.concept.concept import Concepts, TextPrompt
+from omnipersona.concept.persona import Persona
+from omnipersona.concept.replay import Replay, ReplayConfig, Stage, Trace, effect_figure
+from omnipersona.model.flow import SamplingConfig
 
-QUICK = SamplingConfig(4, 2.0, 1.0)
+QUICK = SamplingConfig(5, 2.0, 1.0)  # four steps, no guidance
 
 
 @pytest.fixture(scope="module")
 def bb(tiny):
     return tiny
-
-
-@pytest.fixture(scope="module")
-def char(world):
-    return world.character(seed=123)
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +32,14 @@ def p(bb, char):
 @pytest.fixture(scope="module")
 def replay(bb, p):
     return Replay(bb, p.concepts)
+
+
+@pytest.fixture(scope="module")
+def two(bb, world):
+    "Two characters whose facts are told, and the replay of both."
+    chars = dict(ann=world.character(5), bo=world.character(6))
+    told = [TextPrompt(bb, name, c.description, c.facts) for name, c in chars.items()]
+    return chars, Replay(bb, Concepts(bb, told))
 
 
 def asks(key):
@@ -41,10 +53,8 @@ def test_facts_are_asked_for_and_the_answer_is_written_into_the_request(replay, 
     assert [t.question for t in traces] == [f"what is the {k} of <maeve> ?" for k in char.facts]
     said = [t.answer in t.prompt and k not in t.prompt.split() for t, k in zip(traces, char.facts)]
     assert sum(said) >= len(said) - 1, "\n\n".join(map(str, traces))
-    assert all(
-        t.needed and not t.fallback and [s.name for s in t.stages] == ["intent", "retrieval", "rewriting"]
-        for t in traces
-    )
+    assert all(t.needed and not t.fallback for t in traces)
+    assert all([s.name for s in t.stages] == ["intent", "retrieval", "rewriting"] for t in traces)
 
 
 def test_a_request_that_says_everything_comes_back_unchanged(replay):
@@ -55,8 +65,8 @@ def test_a_request_that_says_everything_comes_back_unchanged(replay):
         "change the background to the moon",
     ]
     traces = replay(plain)
-    same = [not t.needed and t.prompt == t.request and not t.answer for t in traces]
-    assert sum(same) >= 3, "\n\n".join(map(str, traces))
+    unchanged = [not t.needed and t.prompt == t.request and not t.answer for t in traces]
+    assert sum(unchanged) >= 3, "\n\n".join(map(str, traces))
 
 
 def test_edits_are_replayed_as_well(replay, char):
@@ -71,28 +81,19 @@ def test_a_batch_says_what_each_request_says_alone(replay):
         assert (t.question, t.answer, t.prompt) == (one.question, one.answer, one.prompt)
 
 
-def test_of_two_concepts_only_the_one_that_is_named_is_asked(bb, world):
-    a, b = world.character(5), world.character(6)
-    r = Replay(
-        bb,
-        Persona(
-            bb, [TextPrompt(bb, "ann", a.description, a.facts), TextPrompt(bb, "bo", b.description, b.facts)]
-        ).concepts,
-    )
-    for name, c in (("ann", a), ("bo", b)):
-        (t,) = r([f"a photo of the toy of <{name}>"])
-        retrieval = t.stages[1]
-        (alone,) = Replay(bb, Persona(bb, r.concepts[name]).concepts)([f"a photo of the toy of <{name}>"])
-        assert (
-            t.question == f"what is the toy of <{name}> ?" and retrieval.tokens_read == alone.stages[1].tokens_read
-        ), t
+def test_of_two_concepts_only_the_one_that_is_named_is_asked(bb, two):
+    chars, replay = two
+    for name in chars:
+        (t,) = replay([f"a photo of the toy of <{name}>"])
+        (alone,) = Replay(bb, Concepts(bb, [replay.concepts[name]]))([f"a photo of the toy of <{name}>"])
+        assert t.question == f"what is the toy of <{name}> ?", t
+        assert t.stages[1].tokens_read == alone.stages[1].tokens_read, t
 
 
 def test_all_facts_but_one_are_right(replay, char):
     traces = replay([asks(k) for k in char.facts])
-    assert sum(t.answer == v and v in t.prompt for t, v in zip(traces, char.facts.values())) >= len(char.facts) - 1, (
-        "\n\n".join(map(str, traces))
-    )
+    right = [t.answer == v and v in t.prompt for t, v in zip(traces, char.facts.values())]
+    assert sum(right) >= len(char.facts) - 1, "\n\n".join(map(str, traces))
 
 
 def test_an_edit_adds_the_right_thing(replay, char):
@@ -100,22 +101,16 @@ def test_an_edit_adds_the_right_thing(replay, char):
     assert t.prompt == f"add {char.facts['toy']}", t
 
 
-def test_each_of_two_concepts_has_its_own_fact(bb, world):
-    a, b = world.character(5), world.character(6)
-    r = Replay(
-        bb,
-        Persona(
-            bb, [TextPrompt(bb, "ann", a.description, a.facts), TextPrompt(bb, "bo", b.description, b.facts)]
-        ).concepts,
-    )
-    for name, c in (("ann", a), ("bo", b)):
-        (t,) = r([f"a photo of the toy of <{name}>"])
+def test_each_of_two_concepts_has_its_own_fact(two):
+    chars, replay = two
+    for name, c in chars.items():
+        (t,) = replay([f"a photo of the toy of <{name}>"])
         assert t.answer == c.facts["toy"], t
 
 
 def test_an_answer_of_another_kind_is_written_as_it_is(replay):
     (t,) = replay([asks("toy")])
-    assert "blue boat" in t.with_answer("a blue boat").prompt
+    assert "blue boat" in replay.with_answer(t, "a blue boat").prompt
 
 
 # ---- in-context examples ------------------------------------------------------------------------------------------
@@ -149,21 +144,16 @@ def test_wrong_examples_are_named(bb, p, config, word):
 # ---- nonsense -----------------------------------------------------------------------------------------------------
 def test_an_endless_pass_falls_back_to_the_request(bb, p):
     (t,) = Replay(bb, p.concepts, ReplayConfig(max_new_tokens=1))([asks("toy")])
-    assert (
-        t.prompt == t.request and "endless" in t.fallback and t.stages[0].problem == "endless" and "endless" in str(t)
-    )
+    assert t.prompt == t.request and "endless" in t.fallback
+    assert t.stages[0].problem == "endless" and "endless" in str(t)
 
 
 def test_a_question_about_nobody_falls_back(bb, p, monkeypatch):
-    r = Replay(bb, p.concepts)
-    monkeypatch.setattr(
-        r,
-        "intents",
-        lambda reqs: (
-            [("what is in the photo ?", Stage("intent", "", "what is in the photo ?", [], [], 0, 0.0))] * len(reqs)
-        ),
-    )
-    (t,) = r([asks("toy")])
+    question = "what is in the photo ?"
+    stage = Stage("intent", "", question, [], [], 0, 0.0)
+    replay = Replay(bb, p.concepts)
+    monkeypatch.setattr(replay, "intents", lambda requests: [(question, stage)] * len(requests))
+    (t,) = replay([asks("toy")])
     assert t.prompt == t.request and "names no concept" in t.fallback
 
 
@@ -178,57 +168,64 @@ def test_trace_is_saved_whole_and_printed_escaped(replay, tmp_path):
     (t,) = replay([asks("toy")])
     t.save(tmp_path / "t.json")
     o = json.loads((tmp_path / "t.json").read_text())
-    assert {k: o[k] for k in ("request", "question", "answer", "prompt")} == dict(
-        request=t.request, question=t.question, answer=t.answer, prompt=t.prompt
-    )
-    assert [len(s["ids"]) for s in o["stages"]] == [len(s["logprobs"]) for s in o["stages"]] and all(
-        s["seconds"] > 0 and s["tokens_read"] > 0 for s in o["stages"]
-    )
+    assert all(o[k] == getattr(t, k) for k in ("request", "question", "answer", "prompt", "needed"))
+    assert [len(s["ids"]) for s in o["stages"]] == [len(s["logprobs"]) for s in o["stages"]]
+    assert all(s["seconds"] > 0 and s["tokens_read"] > 0 for s in o["stages"])
     html = Trace("<img src=x onerror=alert(1)>", "q", "a", "p")._repr_html_()
     assert "<img" not in html and "&lt;img" in html
     assert "<maeve>" in str(t) and "<maeve>" not in t._repr_html_() and t.tokens > 10 and t.seconds > 0
 
 
+def test_a_trace_is_data(replay):
+    "It pickles, copies and prints; an answer of a copy can be replaced."
+    (t,) = replay([asks("toy")])
+    for again in (pickle.loads(pickle.dumps(t)), copy.deepcopy(t)):
+        assert again == t and str(again) == str(t)
+        assert replay.with_answer(again, "a blue drum").prompt == replay.with_answer(t, "a blue drum").prompt
+
+
+def test_a_trace_is_saved_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    assert Trace("a photo").save("~/t.json") == Path(tmp_path, "home/t.json")
+    assert [f.name for f in tmp_path.iterdir()] == ["home"]
+
+
 def test_another_answer_changes_the_prompt_and_the_same_does_not(replay):
     (t,) = replay([asks("toy")])
-    u = t.with_answer("a blue drum")
-    assert (
-        t.with_answer(t.answer).prompt == t.prompt
-        and u.by_hand
-        and "by hand" in str(u)
-        and "blue drum" in u.prompt
-        and not t.by_hand
-    )
+    u = replay.with_answer(t, "a blue drum")
+    assert replay.with_answer(t, t.answer).prompt == t.prompt and not t.by_hand
+    assert u.by_hand and "by hand" in str(u) and "blue drum" in u.prompt
     (plain,) = replay(["a photo of <maeve> at the beach"])
     with pytest.raises(OmniError, match="no question"):
-        plain.with_answer("a blue drum")
+        replay.with_answer(plain, "a blue drum")
     with pytest.raises(OmniError):
-        t.with_answer("a xylophone")
+        replay.with_answer(t, "a xylophone")
+
+
+def test_no_requests(replay):
+    assert replay([]) == []
 
 
 # ---- drawing with it ----------------------------------------------------------------------------------------------
 def test_persona_draws_what_was_replayed(p):
-    with_, without = (
-        p.generate(asks("toy"), seed=3, replay=True, sampling=QUICK),
-        p.generate(asks("toy"), seed=3, sampling=QUICK),
-    )
-    assert without.trace is None and with_.trace.prompt != asks("toy")
-    by_hand = p.generate(with_.trace.prompt, seed=3, sampling=QUICK)
-    assert np.array_equal(np.asarray(with_.image), np.asarray(by_hand.image)) and with_.request == asks("toy")
+    with_, without = (p.generate(asks("toy"), seed=3, replay=r, sampling=QUICK) for r in (True, False))
+    assert without.trace is None and with_.trace.prompt != asks("toy") and with_.request == asks("toy")
+    assert same(with_.image, p.generate(with_.trace.prompt, seed=3, sampling=QUICK).image)
 
 
 def test_persona_edits_with_it(p, world, char):
-    photo = world.photo(char, seed=1, thing=None)
-    r = p.edit(photo.image, "add the toy of <maeve>", seed=0, replay=ReplayConfig(n_examples=0), sampling=QUICK)
-    assert r.trace.request == "add the toy of <maeve>" and r.image.size == photo.image.size
+    photo = world.photo(char, seed=1, thing=None).image
+    r = p.edit("add the toy of <maeve>", photo, replay=ReplayConfig(n_examples=0), sampling=QUICK)
+    assert r.trace.request == "add the toy of <maeve>" and r.image.size == photo.size
 
 
 def test_counterfactual_keeps_the_noise(p):
     r = p.generate(asks("toy"), seed=5, replay=True, sampling=QUICK)
-    same, other = p.what_if(r, r.trace.answer), p.what_if(r, "a blue drum")
-    assert np.array_equal(np.asarray(same.image), np.asarray(r.image)) and other.seed == r.seed and other.trace.by_hand
+    again, other = p.what_if(r, r.trace.answer), p.what_if(r, "a blue drum")
+    assert same(again.image, r.image) and other.seed == r.seed and other.trace.by_hand
     if other.trace.prompt != r.trace.prompt:
-        assert not np.array_equal(np.asarray(other.image), np.asarray(r.image))
+        assert not same(other.image, r.image)
     assert len(effect_figure(r, other).axes) == 3
 
 

@@ -23,9 +23,9 @@ from omnipersona.concept.losses import Recipe
 from omnipersona.concept.sampling import SamplesPerStep
 from omnipersona.pictures import png_bytes
 from omnipersona.toyworld.scenery import PLACES
+from omnipersona.widgets import studio as studio_module
 from omnipersona.widgets.forms import concept_zip, designed, facts_from, open_concept, recipe_from, recipe_values
 from omnipersona.widgets.run_pictures import contact_sheet, token_paths
-from omnipersona.widgets import studio as studio_module
 from omnipersona.widgets.studio import ConceptStudio
 
 EVIL = "<img src=x onerror=alert(1)>"
@@ -195,7 +195,8 @@ def test_a_stopped_run_goes_on_from_its_checkpoint(s, bb, tmp_path):
             ),
             "/no/where: no such folder",
         ),
-        (lambda s: setattr(s.facts.rows[1][1], "value", EVIL), "does not know"),
+        (lambda s: setattr(s.facts.rows[1][1], "value", EVIL), "no such concept"),
+        (lambda s: setattr(s.facts.rows[1][1], "value", "a zeppelin"), "does not know"),
         (lambda s: setattr(s.form.boxes["steps"], "value", 0), "steps=0"),
         (lambda s: setattr(s.form.boxes["n_gen"], "value", 9999), "9999|tokens"),
     ],
@@ -318,11 +319,12 @@ def test_a_busy_kernel_hears_the_named_button_and_loses_nothing_else():
     jc = pytest.importorskip("jupyter_client.manager")
     km, kc = jc.start_new_kernel(kernel_name="python3")
 
-    def out(id):
+    def out(cell):
+        "What a cell printed, once it is done."
         text = ""
         while True:
             m = kc.get_iopub_msg(timeout=60)
-            if m["parent_header"].get("msg_id") != id:
+            if m["parent_header"].get("msg_id") != cell:
                 continue
             if m["msg_type"] == "stream" and m["content"]["name"] == "stdout":
                 text += m["content"]["text"]
@@ -330,9 +332,10 @@ def test_a_busy_kernel_hears_the_named_button_and_loses_nothing_else():
             if m["msg_type"] == "status" and m["content"]["execution_state"] == "idle":
                 return text.strip()
 
-    click = lambda id: kc.shell_channel.send(
-        kc.session.msg("comm_msg", dict(comm_id=id, data=dict(method="custom", content=dict(event="click"))))
-    )
+    def click(button):
+        message = dict(comm_id=button, data=dict(method="custom", content=dict(event="click")))
+        kc.shell_channel.send(kc.session.msg("comm_msg", message))
+
     try:
         b, other = out(kc.execute(SETUP)).split()
         loop = kc.execute(LOOP)

@@ -43,7 +43,7 @@ def test_small_pictures_are_enlarged_by_whole_pixels_and_keep_their_shape():
     small = Image.new("RGB", (40, 20), "red")
     small.putpixel((0, 0), (0, 0, 255))
     big = enlarged(small, 192)
-    assert big.size == (160, 80) and set(big.crop((0, 0, 4, 4)).getdata()) == {(0, 0, 255)}
+    assert big.size == (160, 80) and big.crop((0, 0, 4, 4)).getcolors() == [(16, (0, 0, 255))]
     assert enlarged(Image.new("RGB", (1000, 500)), 192).size == (192, 96)
     assert enlarged(Image.new("RGB", (1000, 2)), 192).size == (192, 1)
 

@@ -14,8 +14,7 @@ from .scores import learn_character
 from ..concept.losses import Recipe
 from ..concept.persona import Persona
 from ..inside.concept_maps import ConceptMaps, concept_maps
-from ..inside.edit_attention import find_character
-from ..inside.localization import iou_by_layer, photo_maps, pointing_by_layer
+from ..inside.localization import find_character, iou_by_layer, photo_maps, pointing_by_layer
 from ..model.loading import load_backbone
 from ..toyworld.scenery import PLACES
 from ..toyworld.scenes import Character

@@ -30,7 +30,7 @@ def run_identity(learner: Learner) -> dict:  # of texts
         data=learner.data_hash,
     )
 
-
+# %% ../../nbs/concept/407_checkpoints.ipynb #af3c2660
 def save_checkpoint(
     learner: Learner,
     output_dir: str | Path,  # the folder of the run; `~` is the home folder
@@ -68,7 +68,7 @@ def resume(
     learner.optimizer.state[learner.concept.embeddings] = moments
     return learner
 
-
+# %% ../../nbs/concept/407_checkpoints.ipynb #39b4ba1e
 def _read(file) -> tuple:
     "What a checkpoint says of itself, and its tensors."
     from safetensors import safe_open

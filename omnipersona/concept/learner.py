@@ -34,7 +34,7 @@ def as_data(
         )
     return data
 
-
+# %% ../../nbs/concept/406_learner.ipynb #0c81f0f4
 def data_hash(
     data: ConceptData,
 ) -> str:  # 16 hexadecimal digits
@@ -60,8 +60,7 @@ class Learner:
         accelerator=None,  # an accelerate.Accelerator for several processes
         encoded: EncodedData | None = None,  # of the same data, if it was encoded before
     ):
-        if torch.is_inference_mode_enabled():
-            raise OmniError("learning needs gradients, and torch.inference_mode() rules them out; learn outside of it")
+        _require_gradients()
         self.bb, self.recipe, self.seed, self.accelerator = bb, recipe, seed, accelerator
         data = as_data(data)
         self.data_hash = data_hash(data)
@@ -102,6 +101,7 @@ class Learner:
     @torch.enable_grad()
     def _compute(self):
         "Losses, and whether they and the gradient are finite. If so, the optimizer has made its step."
+        _require_gradients()
         recipe, acc = self.recipe, self.accelerator
         self.optimizer.param_groups[0]["lr"] = recipe.learning_rate * self.rate(self.global_step)
         share = slice(acc.process_index, None, acc.num_processes) if acc else slice(None)
@@ -121,7 +121,12 @@ class Learner:
             self.optimizer.step()
         return dict(step=self.global_step + 1, **{task: float(x) for task, x in zip(losses, means)}), finite
 
+# %% ../../nbs/concept/406_learner.ipynb #1af7f52b
+def _require_gradients():
+    if torch.is_inference_mode_enabled():
+        raise OmniError("learning needs gradients, and torch.inference_mode() rules them out; learn outside of it")
 
+# %% ../../nbs/concept/406_learner.ipynb #e7614953
 def _optimizer(embeddings, recipe) -> torch.optim.AdamW:
     "AdamW with its state made now: torch would make it by the default dtype and device of the first step."
     rate, decay = recipe.learning_rate, recipe.weight_decay

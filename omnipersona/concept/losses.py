@@ -66,12 +66,12 @@ class Recipe:
         "What to compute in on a device."
         return PRECISIONS[self.precision] or compute_dtype(device)
 
-
+# %% ../../nbs/concept/405_losses.ipynb #9cf6f97d
 def _check(name, value, kind, what):
     if not isinstance(value, kind) or not math.isfinite(value) or value < 0:
         raise OmniError(f"{name}={value!r}: {what} from 0 on is needed")
 
-
+# %% ../../nbs/concept/405_losses.ipynb #eb808281
 def _samples(given):
     "SamplesPerStep, also from the dict that JSON makes of it."
     if isinstance(given, SamplesPerStep):

@@ -52,10 +52,14 @@ class Result:
 
 # %% ../../nbs/concept/410_persona.ipynb #18a21a64
 def _same_length(*lists):
+    "Raises OmniError where lists do not have one entry for each request, or are no lists."
+    for x in lists:
+        if isinstance(x, (str, Path)) or not hasattr(x, "__len__"):
+            raise OmniError(f"{type(x).__name__}: a list is needed, with one entry for each request")
     if len({len(x) for x in lists}) > 1:
         raise OmniError(f"lists of {', '.join(str(len(x)) for x in lists)} entries; one of each belongs together")
 
-
+# %% ../../nbs/concept/410_persona.ipynb #8da6c7f1
 def _text_first(texts, images, call):
     "Raises OmniError where a picture was given in the place of a text."
     for text, image in zip(texts, images):
@@ -91,9 +95,8 @@ class Persona:
         max_new_tokens: int = 24,
     ) -> list:  # of Result
         "Answers to many questions at once."
+        _same_length(questions, questions if images is None else images)
         _text_first(questions, images or [None] * len(questions), "ask(question, image)")
-        if images is not None:
-            _same_length(questions, images)
         if not questions:
             return []
         begun = time.time()
@@ -157,8 +160,8 @@ class Persona:
         replay: bool | ReplayConfig = False,
     ) -> list:  # of Result
         "Many edits at once."
-        _text_first(instructions, images, "edit(instruction, image)")
         _same_length(instructions, images, seeds)
+        _text_first(instructions, images, "edit(instruction, image)")
         sources = [load_image(i) for i in images]
         traces = self._traces(instructions, replay)
         return self._pictures(instructions, traces, list(seeds), sampling or "edit", "last", sources)

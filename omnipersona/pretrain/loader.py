@@ -22,7 +22,7 @@ from .shard import Shard
 from .tasks import PretrainTasks
 
 # %% auto #0
-__all__ = ['NOT_SENT', 'IndexShard', 'ShardStore', 'batch_to_arrays', 'batch_from_arrays', 'BatchLoader', 'share']
+__all__ = ['NOT_SENT', 'IndexShard', 'ShardStore', 'batch_to_arrays', 'batch_from_arrays', 'BatchLoader', 'share_of_groups']
 
 # %% ../../nbs/pretrain/306_loader.ipynb #5a1c0e05
 def _numbered(n: int, tokens: int) -> Tensor:  # int32 (n, 7, tokens, 1)
@@ -189,7 +189,7 @@ class BatchLoader:
         self.groups, self.source = None, iter(())
 
 # %% ../../nbs/pretrain/306_loader.ipynb #c69fa22c
-def share(
+def share_of_groups(
     groups: dict,  # {name: group}
     rank: int,  # this process, from 0 on
     world: int,  # how many there are

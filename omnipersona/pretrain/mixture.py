@@ -19,10 +19,10 @@ from ..toyworld.scenery import OBJECTS, PLACES
 from ..toyworld.scenes import FACTS, KINDS, Character, random_facts, random_scene, random_traits
 
 # %% auto #0
-__all__ = ['DRAWING', 'COMPARING', 'TALKING', 'LOOKING', 'TELLING', 'STAGES', 'GROUPS', 'TOGETHER', 'IMPORTANCE', 'WORD_TASKS',
-           'facts_text', 'facts_sample', 'edit_requests', 'any_request', 'plain_request', 'request_and_question',
-           'any_key', 'question_sample', 'any_answer', 'rewrite_sample', 'text_sample', 'TaskBatch', 'counts_of',
-           'any_sample', 'step_batches']
+__all__ = ['DRAWING', 'COMPARING', 'TALKING', 'LOOKING', 'TELLING', 'TRAINING_STAGES', 'GROUPS', 'TOGETHER', 'IMPORTANCE',
+           'WORD_TASKS', 'facts_text', 'practise_facts', 'edit_requests', 'any_request', 'plain_request',
+           'request_and_question', 'any_key', 'practise_question', 'any_answer', 'practise_rewrite', 'practise_text',
+           'TaskBatch', 'counts_of', 'any_sample', 'step_batches']
 
 # %% ../../nbs/pretrain/305_mixture.ipynb #3d479398
 def facts_text(
@@ -38,7 +38,7 @@ def facts_text(
     return f"{name} is {description} . " + " ".join(f"the {k} of {name} is {facts[k]} ." for k in keys)
 
 # %% ../../nbs/pretrain/305_mixture.ipynb #c5409802
-def facts_sample(tasks: PretrainTasks, turns: int = 6) -> list:
+def practise_facts(tasks: PretrainTasks, turns: int = 6) -> list:
     "Facts of one to three names, then questions about any of them."
     rng, told, qa = tasks.rng, [], []
     for name in rng.permutation(tasks.tok.names)[: rng.integers(1, 4)]:
@@ -102,7 +102,7 @@ def any_key(tasks: PretrainTasks) -> str:
     return str(tasks.rng.choice(list(FACTS)))
 
 
-def question_sample(tasks: PretrainTasks, name: str, key: str) -> list:
+def practise_question(tasks: PretrainTasks, name: str, key: str) -> list:
     "After 0 to 6 examples: which question does a request raise?"
     out = []
     for _ in range(int(tasks.rng.choice([0, 1, 2, 4, 6], p=[0.4, 0.2, 0.2, 0.1, 0.1]))):
@@ -119,7 +119,7 @@ def any_answer(rng: np.random.Generator, key: str) -> str:
     return f"a {rng.choice(list(COLORS))} {rng.choice(KINDS)}"
 
 
-def rewrite_sample(tasks: PretrainTasks, name: str, key: str) -> list:
+def practise_rewrite(tasks: PretrainTasks, name: str, key: str) -> list:
     "With the answer at hand: write it into the request."
     answer = any_answer(tasks.rng, key)
     request, complete = any_request(tasks.rng, key, name, answer)
@@ -127,12 +127,12 @@ def rewrite_sample(tasks: PretrainTasks, name: str, key: str) -> list:
     return tasks.dialogue([(asked, complete)])
 
 # %% ../../nbs/pretrain/305_mixture.ipynb #c0e9c4d5
-def text_sample(tasks: PretrainTasks) -> list:
+def practise_text(tasks: PretrainTasks) -> list:
     "One of the three kinds: facts, the question that a request raises, or a request with its answer."
     name, key, kind = tasks.name(), any_key(tasks), tasks.rng.random()
     if kind < 0.45:
-        return facts_sample(tasks)
-    return question_sample(tasks, name, key) if kind < 0.75 else rewrite_sample(tasks, name, key)
+        return practise_facts(tasks)
+    return practise_question(tasks, name, key) if kind < 0.75 else practise_rewrite(tasks, name, key)
 
 # %% ../../nbs/pretrain/305_mixture.ipynb #db664850
 DRAWING = dict(t2i=(64, dict(t2i=1.0)), text=(4, dict(text=1.0)))
@@ -143,7 +143,13 @@ TALKING = dict(
 )
 LOOKING = dict(looks=(14, dict(looks=1.0)), talk=(4, dict(vqa=0.5, yesno=0.4, know=0.1)))
 TELLING = dict(talk=(24, dict(facts=1.0)))
-STAGES = ((3000, DRAWING), (250, COMPARING), (1500, TALKING), (900, LOOKING), (175, TELLING))  # (steps, groups)
+TRAINING_STAGES = (
+    (3000, DRAWING),
+    (250, COMPARING),
+    (1500, TALKING),
+    (900, LOOKING),
+    (175, TELLING),
+)  # (steps, groups)
 
 # %% ../../nbs/pretrain/305_mixture.ipynb #97dc4e84
 GROUPS = dict(
@@ -177,7 +183,7 @@ class TaskBatch:
         return self
 
 # %% ../../nbs/pretrain/305_mixture.ipynb #77b77eb1
-WORD_TASKS = dict(text=text_sample, facts=facts_sample)  # name -> function of (tasks)
+WORD_TASKS = dict(text=practise_text, facts=practise_facts)  # name -> function of (tasks)
 
 
 def counts_of(

@@ -19,9 +19,9 @@ from ..toyworld.draw import COLORS, Traits
 from ..toyworld.language import caption, open_questions, yes_no
 
 # %% auto #0
-__all__ = ['PICTURE_TASKS', 'PretrainTasks', 't2i_sample', 'subject_sample', 'edit_sample', 'photo_to_ask_about', 'vqa_sample',
-           'yesno_sample', 'color_question', 'colors_sample', 'words_sample', 'same_description', 'stranger',
-           'recognise_sample', 'looks_sample', 'know_sample']
+__all__ = ['PICTURE_TASKS', 'PretrainTasks', 'practise_t2i', 'practise_subject', 'practise_edit', 'photo_to_ask_about',
+           'practise_vqa', 'practise_yesno', 'color_question', 'practise_colors', 'practise_words', 'same_description',
+           'stranger', 'practise_recognise', 'practise_looks', 'practise_know']
 
 # %% ../../nbs/pretrain/304_tasks.ipynb #18533d04
 class PretrainTasks:
@@ -122,7 +122,7 @@ class PretrainTasks:
         return [self.shard.noised_image(i, j, float(t), self.generator) for t in times]
 
 # %% ../../nbs/pretrain/304_tasks.ipynb #4c93a06f
-def t2i_sample(tasks: PretrainTasks, i: int) -> list:
+def practise_t2i(tasks: PretrainTasks, i: int) -> list:
     "Draw what a caption says; in one sample of ten, without the caption."
     j = int(tasks.rng.choice([0, 1, 2, LOOK_ALIKE, SOLO], p=[0.2, 0.2, 0.2, 0.2, 0.2]))
     scene = tasks.shard.families[i].scenes[j]
@@ -130,7 +130,7 @@ def t2i_sample(tasks: PretrainTasks, i: int) -> list:
     return text + tasks.target(i, j, copies=1)
 
 # %% ../../nbs/pretrain/304_tasks.ipynb #2800e1ac
-def subject_sample(tasks: PretrainTasks, i: int) -> list:
+def practise_subject(tasks: PretrainTasks, i: int) -> list:
     "Draw a character that was introduced, somewhere else; in some samples without the introduction or the caption."
     name = tasks.name()
     known, drawn = (int(j) for j in tasks.rng.permutation(3)[:2])
@@ -141,7 +141,7 @@ def subject_sample(tasks: PretrainTasks, i: int) -> list:
     return context + tasks.target(i, drawn)
 
 # %% ../../nbs/pretrain/304_tasks.ipynb #b55ae8f0
-def edit_sample(tasks: PretrainTasks, i: int) -> list:
+def practise_edit(tasks: PretrainTasks, i: int) -> list:
     "Edit a picture; in some samples without the picture or the instruction."
     k = int(tasks.rng.integers(2))
     instruction = tasks.shard.families[i].edits[k][1]
@@ -167,14 +167,14 @@ def photo_to_ask_about(tasks: PretrainTasks, i: int) -> tuple:  # (scene, the ch
     return tasks.shard.families[i].scenes[j], name, [*segments, tasks.show(i, j)]
 
 # %% ../../nbs/pretrain/304_tasks.ipynb #27894088
-def vqa_sample(tasks: PretrainTasks, i: int, turns: int = 4) -> list:
+def practise_vqa(tasks: PretrainTasks, i: int, turns: int = 4) -> list:
     "Questions with a free answer, each once."
     scene, name, segments = photo_to_ask_about(tasks, i)
     qa = open_questions(scene, name)
     return segments + tasks.dialogue([qa[k] for k in tasks.rng.permutation(len(qa))[:turns]])
 
 
-def yesno_sample(tasks: PretrainTasks, i: int, turns: int = 8) -> list:
+def practise_yesno(tasks: PretrainTasks, i: int, turns: int = 8) -> list:
     "Yes/no questions of all kinds, which may repeat."
     scene, name, segments = photo_to_ask_about(tasks, i)
     return segments + tasks.dialogue([yes_no(scene, tasks.rng, name) for _ in range(turns)])
@@ -187,7 +187,7 @@ def color_question(tasks: PretrainTasks, who: str, color: str) -> tuple:  # (que
     return f"is {who} {tasks.rng.choice([c for c in COLORS if c != color])} ?", "no"
 
 
-def colors_sample(tasks: PretrainTasks, i: int, turns: int = 8) -> list:
+def practise_colors(tasks: PretrainTasks, i: int, turns: int = 8) -> list:
     "The simplest comparison: does the character in the photo have this colour?"
     j = int(tasks.rng.choice([0, 1, 2, LOOK_ALIKE]))
     t = tasks.shard.families[i].scenes[j].char
@@ -195,7 +195,7 @@ def colors_sample(tasks: PretrainTasks, i: int, turns: int = 8) -> list:
     return [photo, *tasks.dialogue([color_question(tasks, f"the {t.species}", t.color) for _ in range(turns)])]
 
 
-def words_sample(tasks: PretrainTasks, i: int, turns: int = 8) -> list:
+def practise_words(tasks: PretrainTasks, i: int, turns: int = 8) -> list:
     "The same without a picture: compare a word with a word."
     name, color = tasks.name(), tasks.character(i).color
     told = tasks.text(f"{name} is {tasks.description(i)} .")
@@ -221,7 +221,7 @@ def stranger(tasks: PretrainTasks, i: int) -> tuple:  # (family, place)
     return other, int(tasks.rng.integers(3))
 
 # %% ../../nbs/pretrain/304_tasks.ipynb #1d855c7a
-def recognise_sample(tasks: PretrainTasks, i: int, turns: int = 6, alike: float = 0.5) -> list:
+def practise_recognise(tasks: PretrainTasks, i: int, turns: int = 6, alike: float = 0.5) -> list:
     "A name, shown or described, then photos: is it there? `alike`: chance that a *no* has the same description."
     name, photos = tasks.name(), tasks.rng.permutation(3)
     if tasks.told:
@@ -243,12 +243,12 @@ def recognise_sample(tasks: PretrainTasks, i: int, turns: int = 6, alike: float 
     return out
 
 
-def looks_sample(tasks: PretrainTasks, i: int) -> list:
+def practise_looks(tasks: PretrainTasks, i: int) -> list:
     "The same, and every *no* has the same description."
-    return recognise_sample(tasks, i, alike=1.0)
+    return practise_recognise(tasks, i, alike=1.0)
 
 # %% ../../nbs/pretrain/304_tasks.ipynb #f530e036
-def know_sample(tasks: PretrainTasks, i: int) -> list:
+def practise_know(tasks: PretrainTasks, i: int) -> list:
     "A name that is shown: what is it?"
     name, t = tasks.name(), tasks.character(i)
     j = int(tasks.rng.integers(3))
@@ -262,14 +262,14 @@ def know_sample(tasks: PretrainTasks, i: int) -> list:
 
 # %% ../../nbs/pretrain/304_tasks.ipynb #5ad57149
 PICTURE_TASKS = dict(
-    t2i=t2i_sample,
-    subject=subject_sample,
-    edit=edit_sample,
-    vqa=vqa_sample,
-    yesno=yesno_sample,
-    colors=colors_sample,
-    words=words_sample,
-    recognise=recognise_sample,
-    looks=looks_sample,
-    know=know_sample,
+    t2i=practise_t2i,
+    subject=practise_subject,
+    edit=practise_edit,
+    vqa=practise_vqa,
+    yesno=practise_yesno,
+    colors=practise_colors,
+    words=practise_words,
+    recognise=practise_recognise,
+    looks=practise_looks,
+    know=practise_know,
 )  # name -> function of (tasks, family)

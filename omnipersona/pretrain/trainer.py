@@ -21,16 +21,16 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..basics import atomic_write
 from ..model.mot import MoT
-from .loader import BatchLoader, share
+from .loader import BatchLoader, share_of_groups
 from .losses import Aligner, TraitReader, pretrain_losses
 from .mixture import GROUPS
 from .tasks import PretrainTasks
 
 # %% auto #0
-__all__ = ['MOMENTS', 'REST', 'MasterWeights', 'TrainerConfig', 'wsd_schedule', 'rest_generation_expert', 'Trainer']
+__all__ = ['ADAM_MOMENTS', 'REST', 'MasterWeights', 'TrainerConfig', 'wsd_schedule', 'rest_generation_expert', 'Trainer']
 
 # %% ../../nbs/pretrain/308_trainer.ipynb #b9a52f26
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # of AdamW, for each parameter
+ADAM_MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # of AdamW, for each parameter
 
 
 class MasterWeights:
@@ -84,7 +84,7 @@ class MasterWeights:
         state = {f"w.{k}": p.detach() for k, p in self.params.items()}
         state |= {f"e.{k}": v for k, v in self.average.items()}
         moments = {k: self.optimizer.state[p] for k, p in self.params.items() if p in self.optimizer.state}
-        return state | {f"{m}.{k}": v[m] for k, v in moments.items() for m in MOMENTS}
+        return state | {f"{m}.{k}": v[m] for k, v in moments.items() for m in ADAM_MOMENTS}
 
     def load_state(self, state: dict):
         "Go on from a `state`. What it does not have, such as a hint that is new, stays as it is."
@@ -93,7 +93,7 @@ class MasterWeights:
                 p.data.copy_(state[f"w.{k}"])
                 self.average[k].copy_(state[f"e.{k}"])
             if f"step.{k}" in state:
-                self.optimizer.state[p] = {m: state[f"{m}.{k}"].to(p.device) for m in MOMENTS}
+                self.optimizer.state[p] = {m: state[f"{m}.{k}"].to(p.device) for m in ADAM_MOMENTS}
         self.publish()
 
 # %% ../../nbs/pretrain/308_trainer.ipynb #47481442
@@ -165,7 +165,7 @@ class Trainer:
         distributed = dist.is_available() and dist.is_initialized()
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
         stages = *config.stages, (float("inf"), config.groups or GROUPS)
-        self.stages = [(n, share(groups, self.rank, self.world)) for n, groups in stages]
+        self.stages = [(n, share_of_groups(groups, self.rank, self.world)) for n, groups in stages]
         self.aligner = Aligner(model).to(device, dtype) if config.align else None
         self.reader = TraitReader(model).to(device, dtype) if config.traits else None
         self.weights = MasterWeights(self._live(), config.learning_rate, config.ema_decay)

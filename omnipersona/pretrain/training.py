@@ -26,7 +26,7 @@ from ..model.vision import ViT
 from .encoders import eager_on_cpu, new_vit, train_autoencoder, train_vit
 from .families import families
 from .losses import DRAWS
-from .mixture import IMPORTANCE, STAGES, TOGETHER
+from .mixture import IMPORTANCE, TOGETHER, TRAINING_STAGES
 from .shard import Shard
 from .tasks import PretrainTasks
 from .trainer import Trainer, TrainerConfig
@@ -45,7 +45,7 @@ class PretrainConfig:
     start: Path | str | None = None  # a saved backbone to go on from, such as 'tiny'; None: from nothing
     n_families: int = 20_000
     first: int = 0  # number of the first family, and the seed of the samples
-    trainer: TrainerConfig = TrainerConfig(steps=10_000, cooldown_steps=2300, stages=STAGES)
+    trainer: TrainerConfig = TrainerConfig(steps=10_000, cooldown_steps=2300, stages=TRAINING_STAGES)
     seconds: float | None = None  # fit the loop's schedule into this time
     jobs: int = 2  # processes that draw the pictures
     processes: int = 2  # of one thread each, which share every step; on a GPU always 1

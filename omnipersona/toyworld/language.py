@@ -84,7 +84,7 @@ def _ask_thing(t, c, yes, r):
         kind = _other(r, SPECIES if isinstance(t, Traits) else OBJECTS, kind, c and c.species)
     return f"is there a {color} {kind} ?"
 
-# %% ../../nbs/toyworld/104_language.ipynb #16416066
+# %% ../../nbs/toyworld/104_language.ipynb #743167c3
 def _ask_character(s, kind, name, pick):
     "About the character of a scene; `pick` takes the truth and all options, and gives one of them."
     c, t = s.char, s.thing
@@ -96,7 +96,7 @@ def _ask_character(s, kind, name, pick):
         return f"is {name} on the {pick(s.side, SIDES)} ?"
     return f"is there a {pick(c.species, SPECIES, t.species if isinstance(t, Traits) else None)} ?"
 
-# %% ../../nbs/toyworld/104_language.ipynb #2ab34367
+# %% ../../nbs/toyworld/104_language.ipynb #92a46d8c
 def yes_no(
     s: Scene,
     r: np.random.Generator,
@@ -220,7 +220,7 @@ def _recolour(s, name, r, focus):
     color = _other(r, COLORS, s.thing.color)
     return f"make {_what(s.thing)} {color}", replace(s, thing=_in_color(s.thing, color))
 
-# %% ../../nbs/toyworld/104_language.ipynb #ba2c14d6
+# %% ../../nbs/toyworld/104_language.ipynb #811a100f
 def _move(s, name, r, focus):
     if s.char is None:
         return None

@@ -17,9 +17,10 @@ from ..basics import OmniError
 from ..concept.persona import Persona
 from ..inside.concept_maps import ConceptMaps, concept_maps, heat_image, select_part
 from ..inside.expert_attention import with_rollout
+from ..inside.figures import EXPERT_COLORS
 from ..model.flow import SamplingConfig
 from .attention_page import export_maps
-from .html import TOKEN_COLORS, View, data_url, plain
+from .html import View, data_url, plain
 
 # %% auto #0
 __all__ = ['recorded', 'patch_reads', 'panel_png', 'bars_png', 'AttentionExplorer']
@@ -92,7 +93,7 @@ def bars_png(
     pen, width, largest = ImageDraw.Draw(image), size / len(reads), max(float(np.max(reads)), 1e-12)
     for i, (share, expert) in enumerate(zip(reads, experts)):
         top = height - 1 - (height - 4) * float(share) / largest
-        pen.rectangle([i * width, top, (i + 0.8) * width, height - 1], fill=TOKEN_COLORS[expert])
+        pen.rectangle([i * width, top, (i + 0.8) * width, height - 1], fill=EXPERT_COLORS[expert])
     return _quick_png(image)
 
 # %% ../../nbs/widgets/714_attention_explorer.ipynb #306c7d42

@@ -9,7 +9,8 @@ import json
 from pathlib import Path
 
 from ..inside.concept_maps import ConceptMaps
-from .html import MOST_BYTES, TOKEN_COLORS, export_page
+from ..inside.figures import EXPERT_COLORS
+from .html import MOST_BYTES, export_page
 from .packed_maps import panel
 
 # %% auto #0
@@ -39,7 +40,7 @@ output { display: inline-block; min-width: 4em }
 canvas { display: block }
 </style>"""
 
-# %% ../../nbs/widgets/713_attention_page.ipynb #67442d72
+# %% ../../nbs/widgets/713_attention_page.ipynb #9d05596c
 SCRIPT_PANELS = """
 const data = JSON.parse(document.getElementById('data').textContent);
 const panels = data.panels, colors = data.colors;
@@ -81,7 +82,7 @@ function makePanel(panel) {
 }
 """
 
-# %% ../../nbs/widgets/713_attention_page.ipynb #f8af44dc
+# %% ../../nbs/widgets/713_attention_page.ipynb #495ee6ee
 SCRIPT_CONTROLS = """
 function option(menu, value, text) {
   element('option', text, menu).value = value;
@@ -110,7 +111,7 @@ function choosePatch(canvas, event) {
 }
 """
 
-# %% ../../nbs/widgets/713_attention_page.ipynb #e66e5f9a
+# %% ../../nbs/widgets/713_attention_page.ipynb #1f7282f8
 SCRIPT_SUMS = """
 const chosen = (id, n) => value(id) < 0 ? range(n) : [value(id)];
 const way = () => byId('how').value;
@@ -157,7 +158,7 @@ function readsOf(panel, cell) {
 }
 """
 
-# %% ../../nbs/widgets/713_attention_page.ipynb #61065557
+# %% ../../nbs/widgets/713_attention_page.ipynb #c2e4813e
 SCRIPT_PAINT = """
 const small = document.createElement('canvas');
 small.width = cols;
@@ -213,7 +214,7 @@ for (const id of ['token', 'how', 'step', 'layer', 'head', 'opacity', 'row', 'co
   byId(id).addEventListener('input', draw);
 """
 
-# %% ../../nbs/widgets/713_attention_page.ipynb #974ecf46
+# %% ../../nbs/widgets/713_attention_page.ipynb #60bfb8e2
 SCRIPT = SCRIPT_PANELS + SCRIPT_CONTROLS + SCRIPT_SUMS + SCRIPT_PAINT
 
 
@@ -221,7 +222,7 @@ def maps_parts(
     panels: list[dict],  # of `panel`, all of one shape
 ) -> list[str]:
     "HTML of the controls, the data and the script."
-    data = json.dumps(dict(panels=panels, colors=TOKEN_COLORS))
+    data = json.dumps(dict(panels=panels, colors=EXPERT_COLORS))
     data = data.replace("<", "\\u003c").replace("&", "\\u0026")
     return [CONTROLS, f'<script type="application/json" id="data">{data}</script>', f"<script>{SCRIPT}</script>"]
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..basics import OmniError
 from ..inside.crosstask import conflict_summary, minus_row, propagation_figure
-from .html import TOKEN_COLORS
+from ..inside.figures import EXPERT_COLORS, token_axis, token_colors
 from .run_pictures import figure_png
 
 # %% auto #0
@@ -61,19 +61,6 @@ def conflict_numbers(
     return conflict_summary(result | one)
 
 # %% ../../nbs/widgets/710_board_pictures.ipynb #4e09cfbe
-def _group_ticks(ax, labels):
-    "One tick in the middle of each group of tokens: name, und, gen."
-    kinds = [label.split()[0] for label in labels]
-    groups = list(dict.fromkeys(kinds))
-    middles = [float(np.mean([i for i, kind in enumerate(kinds) if kind == g])) for g in groups]
-    ax.set_xticks(middles, ["name" if g.startswith("<") else g.replace("$", "\\$") for g in groups], fontsize=9)
-
-
-def _token_color(label):
-    "The colour of a token's group, from its label such as 'und 3'."
-    return TOKEN_COLORS["name" if label.startswith("<") else "und" if label.startswith("und") else "gen"]
-
-
 def conflict_png(
     result: dict,  # of `gradient_conflict`
     i: int = 0,  # which record
@@ -85,7 +72,7 @@ def conflict_png(
     tokens, pairs = cosines.shape
     fig = Figure(figsize=(7, 0.5 + 1.2 * pairs), dpi=100, layout="constrained")
     axes = fig.subplots(pairs, 1, sharex=True, squeeze=False)[:, 0]
-    colors = [_token_color(label) for label in result["tokens"]]
+    colors = token_colors(result["tokens"])
     for ax, pair, cosine, limit in zip(axes, result["pairs"], cosines.T, limits.T):
         ax.bar(range(tokens), cosine, color=colors)
         ax.axhline(0, color="k", lw=0.6)
@@ -94,7 +81,7 @@ def conflict_png(
         ax.set_title(pair.replace("$", "\\$"), fontsize=9, pad=3)
         ax.set_ylabel("cosine", fontsize=9)
         ax.tick_params(labelsize=9)
-    _group_ticks(axes[-1], result["tokens"])
+    token_axis(axes[-1], result["tokens"])
     return figure_png(fig, None)
 
 # %% ../../nbs/widgets/710_board_pictures.ipynb #58893018
@@ -102,7 +89,7 @@ def _map_axis(ax, geometry, i):
     "The tokens of one layer or step as points."
     points = np.asarray(geometry["points"], float)
     sizes = [40 if group is None else 22 for group in geometry["groups"]]
-    colors = [TOKEN_COLORS[group or "name"] for group in geometry["groups"]]
+    colors = [EXPERT_COLORS[group or "name"] for group in geometry["groups"]]
     ax.scatter(points[i, :, 0], points[i, :, 1], s=sizes, c=colors, alpha=0.8, linewidths=0)
     if geometry.get("shared"):
         low, high = points.reshape(-1, 2).min(0), points.reshape(-1, 2).max(0)
@@ -124,7 +111,7 @@ def _separation_axis(ax, geometry, i):
     ax.tick_params(labelsize=9)
     ax.set_title(f"separation {separation[i]:+.2f}", fontsize=9)
 
-# %% ../../nbs/widgets/710_board_pictures.ipynb #1c0cda00
+# %% ../../nbs/widgets/710_board_pictures.ipynb #b72cc045
 def map_png(
     geometry: dict,  # of `token_geometry` or `token_history`
     i: int = 0,  # which layer or step

@@ -17,8 +17,8 @@ from ..basics import OmniError
 from ..pictures import png_bytes
 
 # %% auto #0
-__all__ = ['MOST_BYTES', 'STYLE', 'TOKEN_COLORS', 'plain', 'data_url', 'picture_html', 'enlarged', 'uploads', 'page',
-           'export_page', 'View', 'thinned']
+__all__ = ['MOST_BYTES', 'STYLE', 'plain', 'data_url', 'picture_html', 'enlarged', 'uploads', 'page', 'export_page', 'View',
+           'thinned']
 
 # %% ../../nbs/widgets/701_html.ipynb #6ea7db6c
 def plain(
@@ -45,7 +45,7 @@ def picture_html(
     picture = f'<img src="{data_url(png)}" alt="{text}">'
     return f'<figure style="display:inline-block;margin:.5em">{picture}<figcaption>{text}</figcaption></figure>'
 
-# %% ../../nbs/widgets/701_html.ipynb #3f5fbcc0
+# %% ../../nbs/widgets/701_html.ipynb #c4ecc725
 def enlarged(
     image: Image.Image,  # of any size and shape
     side: int = 192,  # longest side of the result, pixels
@@ -96,7 +96,7 @@ def export_page(
     path.write_bytes(data)
     return path
 
-# %% ../../nbs/widgets/701_html.ipynb #2825d2e1
+# %% ../../nbs/widgets/701_html.ipynb #f83c6c67
 class View:
     "A widget that can also be HTML and a page. A subclass sets `widget` and defines `title` and `parts`."
 
@@ -138,6 +138,3 @@ def thinned(
     if n <= most:
         return list(range(n)), ""
     return [i * (n - 1) // (most - 1) for i in range(most)], f"shown: {most} of {n}, evenly spread"
-
-# %% ../../nbs/widgets/701_html.ipynb #59e1b333
-TOKEN_COLORS = dict(name="#555555", und="#0072B2", gen="#D55E00")

@@ -15,23 +15,26 @@ from PIL import Image, ImageDraw, ImageOps
 from ..basics import OmniError
 from ..concept.concept import Concept
 from ..concept.learn import loss_figure
+from ..inside.figures import EXPERT_COLORS
 from ..pictures import png_bytes
-from .html import TOKEN_COLORS, enlarged, picture_html, plain, thinned
+from .html import enlarged, picture_html, plain, thinned
 
 # %% auto #0
 __all__ = ['RUN_CAPTIONS', 'contact_sheet', 'figure_png', 'token_paths', 'paths_figure', 'run_pictures', 'studio_parts']
 
 # %% ../../nbs/widgets/704_run_pictures.ipynb #966f5ce7
 def _thumbnail(image, side):
-    "A picture inside a white square of `side` pixels; small ones keep sharp pixels."
-    method = Image.Resampling.NEAREST if max(image.size) < side else Image.Resampling.LANCZOS
-    return ImageOps.pad(image.convert("RGB"), (side, side), method, color="white")
+    "A picture inside a white square of `side` pixels. Small ones are enlarged by whole pixels first, to stay sharp."
+    image, times = image.convert("RGB"), -(-side // max(image.size))
+    if times > 1:
+        image = image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
+    return ImageOps.pad(image, (side, side), Image.Resampling.LANCZOS, color="white")
 
-# %% ../../nbs/widgets/704_run_pictures.ipynb #16944038
+# %% ../../nbs/widgets/704_run_pictures.ipynb #e581145c
 def contact_sheet(
     images: Sequence[Image.Image],
     labels: Sequence[str] = (),  # short texts below the pictures
-    side: int = 128,  # of one picture, pixels
+    side: int = 96,  # of one picture, pixels
     cols: int = 10,  # pictures in a row
 ) -> bytes:  # PNG
     "Pictures side by side. Raises OmniError for none."
@@ -85,7 +88,7 @@ def paths_figure(
     ax = fig.subplots()
     groups = dict(name=slice(0, 1), und=slice(1, 1 + n_und), gen=slice(1 + n_und, None))
     for group, part in groups.items():
-        x, y, color = paths[:, part, 0], paths[:, part, 1], TOKEN_COLORS[group]
+        x, y, color = paths[:, part, 0], paths[:, part, 1], EXPERT_COLORS[group]
         ax.plot(x, y, color=color, lw=0.7, alpha=0.6)
         ax.scatter(x[0], y[0], s=14, facecolors="none", edgecolors=color, lw=0.7, alpha=0.7)
         ax.scatter(x[-1], y[-1], s=18, color=color, label=group if group == "name" else f"{group} tokens")

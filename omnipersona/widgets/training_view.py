@@ -11,7 +11,8 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-from ..concept.learn import Learner, preview_picture
+from ..concept.learn import preview_picture
+from ..concept.learner import Learner
 from ..model.backbone import Backbone
 from .inputs import StatusLine, picture_place, put_picture
 from .run_pictures import run_pictures
@@ -19,7 +20,7 @@ from .run_pictures import run_pictures
 # %% auto #0
 __all__ = ['progress_text', 'nothing', 'TrainingView']
 
-# %% ../../nbs/widgets/707_training_view.ipynb #a8fe43e4
+# %% ../../nbs/widgets/707_training_view.ipynb #a1a7d8cc
 def progress_text(
     step: int,  # done so far
     steps: int,  # of the whole run
