@@ -35,7 +35,7 @@ def test_edits_told_backwards_end_in_the_photograph():
     gone = [e for e in data.edits if e[1] == "remove <sks> from the photo"]
     assert told.edits[: len(data.edits)] == data.edits and len(new) == len(gone) == 4
     for (a, said, b), (source, _, target) in zip(new, gone):
-        assert said == "add <sks>" and a is target and b is source
+        assert said == "add <sks>" and a == target and b == source
     assert told.images == data.images and told.facts == data.facts
 
 

@@ -75,7 +75,7 @@ def test_every_task_is_measured_with_and_without_replay(bb, concept, judge, char
 
 
 def test_learnt_characters_are_kept(tmp_path):
-    "The same character, seed and recipe are read from the folder; another recipe and other data have places of their own."
+    "The same character, seed and recipe are read from the folder; other recipes and data have places of their own."
     recipe = Recipe(steps=1)
     made = scores.learn_character(123, 0, recipe, tmp_path)[3]
     again = scores.learn_character(123, 0, recipe, tmp_path)[3]

@@ -1,4 +1,4 @@
-"Where the tokens lie: states that are the model's own, points that keep distances, a separation that is the silhouette."
+"Where tokens lie: states are the model's own, points keep distances, the separation is the silhouette."
 
 import json
 
@@ -42,9 +42,8 @@ def test_states_are_the_models_own(bb, concept, routing):
     "The first are the rows; the last, normed, are what the model gives out."
     c = Concept(bb, "maeve", concept.embeddings.detach(), routing=routing)
     s = token_states(bb, c)
-    assert s.shape == (1 + bb.model.config.num_hidden_layers, 33, 64) and torch.allclose(
-        s[0], c.embeddings.detach().float(), atol=1e-6
-    )
+    assert s.shape == (1 + bb.model.config.num_hidden_layers, 33, 64)
+    assert torch.allclose(s[0], c.embeddings.detach().float(), atol=1e-6)
     b = pack([[c.prompt()]], bb.model.special, bb.model.config.latent_channels, c.gen_ids)
     with torch.no_grad():
         h = bb.model(b, splice=c.splice)
@@ -59,9 +58,8 @@ def test_states_are_the_models_own(bb, concept, routing):
 def test_reading_leaves_nothing_behind(bb, concept):
     a = token_states(bb, concept)
     layers = bb.model.language_model.model.layers
-    assert torch.equal(a, token_states(bb, concept)) and not any(
-        l._forward_hooks or l._forward_pre_hooks for l in layers
-    )
+    assert torch.equal(a, token_states(bb, concept))
+    assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers)
 
 
 def test_routing_changes_the_gen_tokens(bb, concept):
@@ -124,9 +122,8 @@ def test_separation_at_its_ends():
     far = r.normal(size=(33, 20)) * 0.01
     far[:17, 0] += 1
     far[17:, 1] += 1
-    assert separation(far, G) > 0.99 and separation(far * np.linspace(1, 9, 33)[:, None], G) == pytest.approx(
-        separation(far, G)
-    )
+    assert separation(far, G) > 0.99
+    assert separation(far * np.linspace(1, 9, 33)[:, None], G) == pytest.approx(separation(far, G))
     assert separation(far, [None, *["und", "gen"] * 16]) < 0.05  # labels that have nothing to do with it
     name = far.copy()
     name[0] = 100
@@ -144,13 +141,12 @@ def test_one_group_has_no_separation(groups):
 def test_geometry_of_a_concept(bb, concept, how):
     r = token_geometry(bb, concept, how)
     n = 1 + bb.model.config.num_hidden_layers
+    assert json.loads(json.dumps(r)) == r
+    assert np.shape(r["points"]) == (n, 33, 2)
+    assert len(r["at"]) == len(r["separation"]) == n
+    assert r["groups"] == G == token_groups(concept)
+    assert r["separation"][0] == pytest.approx(separation(token_states(bb, concept)[0], G), abs=1e-4)
     assert (
-        json.loads(json.dumps(r)) == r
-        and np.shape(r["points"]) == (n, 33, 2)
-        and len(r["at"]) == len(r["separation"]) == n
-        and r["groups"] == G == token_groups(concept)
-    )
-    assert r["separation"][0] == pytest.approx(separation(token_states(bb, concept)[0], G), abs=1e-4) and (
         r["how"],
         r["routing"],
         r["labels"][0],
@@ -159,20 +155,16 @@ def test_geometry_of_a_concept(bb, concept, how):
 
 
 def test_history_of_a_concept(bb, concept, snaps):
-    assert (
-        snaps.steps == [1, 3, 6]
-        and torch.equal(snaps.rows[-1], snaps.concept.embeddings)
-        and not torch.equal(snaps.rows[0], snaps.rows[1])
-    )
+    assert snaps.steps == [1, 3, 6]
+    assert torch.equal(snaps.embeddings[-1], snaps.concept.embeddings)
+    assert not torch.equal(snaps.embeddings[0], snaps.embeddings[1])
     h = token_history(bb, snaps.concept, snaps, layer=0)
     assert h["at"] == ["step 1", "step 3", "step 6"] and np.shape(h["points"]) == (3, 33, 2)
-    want = token_points(torch.stack(snaps.rows).float(), shared=True)
+    want = token_points(torch.stack(snaps.embeddings).float(), shared=True)
     assert np.allclose(h["points"], want, atol=2e-3)
     last = token_history(bb, snaps.concept, snaps)
-    assert (
-        last["separation"][-1] == token_geometry(bb, snaps.concept)["separation"][-1]
-        and len(geometry_figure(last).axes) == 3
-    )
+    assert last["separation"][-1] == token_geometry(bb, snaps.concept)["separation"][-1]
+    assert len(geometry_figure(last).axes) == 3
 
 
 def test_history_needs_snapshots(bb, concept):

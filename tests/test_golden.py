@@ -1,8 +1,10 @@
-"""What the shipped weights, and a random checkpoint in the official layout, gave before the code was renamed and rearranged.
+"""What the shipped weights, and a random checkpoint in the official layout, gave before the code was rearranged.
 
-`python tests/test_golden.py` writes tests/golden/ anew. Do that only for a change that is meant to change results, and say so in
-the changelog. Rows and latents are compared with a tolerance and pictures within one step of 255, since machines round differently; answers of the random network are
-cut off after eight words, before rounding can decide between two of them."""
+`python tests/test_golden.py` writes tests/golden/ anew. Do that only for a change that is meant to change results, and
+say so in the changelog. Rows and latents are compared with a tolerance and pictures within one step of 255, since
+machines round differently. Answers of the random network are cut off after eight words, before rounding can decide
+between two.
+"""
 
 import json
 from dataclasses import replace

@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -23,8 +24,12 @@ from omnipersona.bench.scores import (
     score_tokens,
 )
 from ..concept.losses import Recipe
+from ..model.backbone import Backbone
 from ..model.loading import load_backbone
 from ..toyworld.judge import ToyJudge
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # %% auto #0
 __all__ = ['CHARACTERS', 'COMPARED', 'WORDS_SCORES', 'RECIPES', 'run_cells', 'write_report', 'concepts_table', 'backbone_rows',
@@ -33,7 +38,7 @@ __all__ = ['CHARACTERS', 'COMPARED', 'WORDS_SCORES', 'RECIPES', 'run_cells', 'wr
 # %% ../../nbs/bench/603_main_bench.ipynb #46781414
 CHARACTERS = (123, 204, 305, 406, 507, 608, 709, 810)  # seeds of the held-out characters
 
-
+# %% ../../nbs/bench/603_main_bench.ipynb #5fce7e29
 def run_cells(
     cell: Callable,  # a function that joblib can send to a process
     todo: Sequence,  # a tuple of arguments for every call
@@ -53,7 +58,7 @@ def run_cells(
     return Parallel(jobs, verbose=5)(delayed(one)(*arguments) for arguments in todo)
 
 # %% ../../nbs/bench/603_main_bench.ipynb #c75f37bc
-def write_report(out: str | Path, report: dict):
+def write_report(out: str | Path, report: dict) -> None:
     "Write a report as JSON. Folders on the way are made."
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     Path(out).write_text(json.dumps(report, indent=1))
@@ -61,7 +66,7 @@ def write_report(out: str | Path, report: dict):
 # %% ../../nbs/bench/603_main_bench.ipynb #2b99a6c8
 COMPARED = ("recognition, look-alikes", "identity of drawings")  # tested in pairs, tokens against words
 
-
+# %% ../../nbs/bench/603_main_bench.ipynb #f19ae899
 def concepts_table(
     tokens: list,  # scores of learnt tokens, a dict for each cell
     words: list,  # scores of descriptions in words, for the same cells
@@ -72,7 +77,7 @@ def concepts_table(
     return rows, {k: paired([t[k] for t in tokens], [w[k] for w in words]) for k in COMPARED}
 
 # %% ../../nbs/bench/603_main_bench.ipynb #2c2d4b7e
-def backbone_rows(bb, judge: ToyJudge, n: int) -> dict:  # {name: summary}
+def backbone_rows(bb: Backbone, judge: ToyJudge, n: int) -> dict:  # {name: summary}
     "Scores of the backbone without a concept, over `n` drawings and questions, half as many edits and 16 subjects."
     scores = bench_drawing(bb, judge, n) | bench_vqa(bb, n) | bench_edits(bb, judge, n // 2)
     return {k: summary(v) for k, v in (scores | bench_subject(bb, judge, 16)).items()}
@@ -128,11 +133,11 @@ WORDS_SCORES = (
     "nearer than look-alikes",
 )
 
-
+# %% ../../nbs/bench/603_main_bench.ipynb #ee755725
 def tokens_and_words_figure(
     rows: dict,  # {name: summary}, as `main` returns them
     scores: Sequence[str] = WORDS_SCORES,
-):  # a matplotlib Figure
+) -> Figure:
     "Learnt tokens beside descriptions in words: mean and standard deviation of each score."
     import matplotlib.pyplot as plt
 

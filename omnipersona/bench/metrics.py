@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 import omnipersona
@@ -109,8 +110,8 @@ def drawn_right(
 
 # %% ../../nbs/bench/601_metrics.ipynb #cd23c74a
 def outside_error(
-    a,  # a picture, (H, W, 3) values of 0 to 255
-    b,  # another one of the same size
+    a: Image.Image | np.ndarray,  # a picture, (H, W, 3) values of 0 to 255
+    b: Image.Image | np.ndarray,  # another one of the same size
     mask: np.ndarray,  # (H, W), True where a difference is allowed
 ) -> float:
     "Mean absolute difference of two pictures outside a mask, as a share of the range of values; 0 to 1."
@@ -157,7 +158,7 @@ def table(
 # %% ../../nbs/bench/601_metrics.ipynb #18635297
 MEASURED = Path(omnipersona.__file__).parent / "measured"  # folder of the reports
 
-
+# %% ../../nbs/bench/601_metrics.ipynb #e9cc57dc
 def measured(
     name: str,  # of the benchmark: attention, conditions, crosstask, main or replay
 ) -> dict:

@@ -5,9 +5,9 @@
 # %% ../../nbs/bench/604_replay_bench.ipynb #4e6ab226
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from ..toyworld.language import fact_question, requests
 from ..toyworld.scenes import Character
 from ..toyworld.world import ToyWorld
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 # %% auto #0
 __all__ = ['SHOWN', 'FactRequest', 'fact_requests', 'share', 'word_scores', 'parg_scores', 'score_replay', 'main',
            'replay_figure']
@@ -36,7 +39,7 @@ class FactRequest(NamedTuple):
     told: str  # the same with the fact written in: a photo of <maeve> with a red kite
     fact: str  # a red kite
 
-
+# %% ../../nbs/bench/604_replay_bench.ipynb #3238a667
 def fact_requests(
     char: Character,
     name: str,  # of its concept, without brackets
@@ -49,11 +52,11 @@ def fact_requests(
     ]
 
 # %% ../../nbs/bench/604_replay_bench.ipynb #b80ebdcd
-def share(flags) -> float:
+def share(flags: Iterable) -> float:
     "Share of what is true."
     return float(np.mean(list(flags)))
 
-
+# %% ../../nbs/bench/604_replay_bench.ipynb #920de1a9
 def word_scores(
     traces: list,  # the `Trace` of every request
     todo: list,  # of FactRequest
@@ -141,8 +144,10 @@ def main(
 # %% ../../nbs/bench/604_replay_bench.ipynb #30c10038
 SHOWN = ("as given", "replay", "told")  # ways to draw a request
 
-
-def replay_figure(report: dict):  # a matplotlib Figure
+# %% ../../nbs/bench/604_replay_bench.ipynb #5c08b17b
+def replay_figure(
+    report: dict,  # with `rows` for every number of examples
+) -> Figure:
     "Left: how often the fact is drawn, for each way to draw. Right: replay's share of the time, by number of examples."
     import matplotlib.pyplot as plt
 

@@ -133,7 +133,8 @@ def held_out_edits(
     name: str | None = None,  # what the instruction calls the character
 ) -> list:  # of `Edit`
     "`n` edits of held-out photos. A photo that offers nothing of a kind is left out."
-    out, i = [], 0
+    out: list = []
+    i = 0
     while len(out) < n:
         photo = world.photo(char, seed=420_000 + 10_000 * seed + i)
         i += 1
@@ -162,7 +163,8 @@ def bench_edits(bb: Backbone, judge: ToyJudge, n: int = 60, seed: int = 0) -> di
 # %% ../../nbs/bench/602_scores.ipynb #08827242
 def bench_subject(bb: Backbone, judge: ToyJudge, n: int = 16, seed: int = 0) -> dict:  # one number for each character
     "Show one photo of a character, draw it in four other places, and measure the identity."
-    world, name, out = ToyWorld(bb.size), bb.tok.names[0], []
+    world, name = ToyWorld(bb.size), bb.tok.names[0]
+    identities = []
     for k in range(n):
         char = world.character(430_000 + 1000 * seed + k)
         photo = world.photo(char, seed=k, accessory=None)
@@ -170,8 +172,8 @@ def bench_subject(bb: Backbone, judge: ToyJudge, n: int = 16, seed: int = 0) -> 
         shown = [bb.text(f"{name} is"), *bb.encode_source(photo.image)[0]]
         requests = [[*shown, bb.text(f"a photo of {name} at the {place}")] for place in PLACES[:4]]
         drawn = judge.identity(bb.generate_images(requests, range(4)))
-        out.append(identity_scores(drawn, real)["ratio"])
-    return {"subject in context, identity": out}
+        identities.append(identity_scores(drawn, real)["ratio"])
+    return {"subject in context, identity": identities}
 
 # %% ../../nbs/bench/602_scores.ipynb #41945fac
 def concept_name(persona: Persona) -> str:
@@ -218,7 +220,7 @@ def answer_scores(persona: Persona, char: Character, mine: Sequence[Photo]) -> d
 def drawing_scores(persona: Persona, world: ToyWorld, judge: ToyJudge, char: Character, mine: Sequence[Photo]) -> dict:
     "Identity of drawings in eight places, against twelve fresh photos and four look-alikes."
     requests = [f"a photo of {concept_name(persona)} at the {place}" for place in PLACES]
-    drawn = judge.identity([r.image for r in persona.generate_many(requests, range(len(PLACES)))])
+    drawn = judge.identity([r.image for r in persona.generate_many(requests, list(range(len(PLACES))))])
     alike = [world.look_alike(char, 9100 + k) for k in range(4)]
     others = [judge.identity([world.photo(c, seed=470_000 + j).image for j in range(4)]) for c in alike]
     s = identity_scores(drawn, judge.identity([p.image for p in mine[:12]]), torch.stack(others))
@@ -229,7 +231,7 @@ def edit_scores(persona: Persona, world: ToyWorld, judge: ToyJudge, char: Charac
     "Edits of fresh photos in which the instruction names the character: done, and done and kept."
     kinds = ("remove", "recolour", "move", "replace")
     edits = held_out_edits(world, n, seed + 1, kinds, char, concept_name(persona)[1:-1])
-    made = persona.edit_many([e.instruction for e in edits], [e.source for e in edits], range(n))
+    made = persona.edit_many([e.instruction for e in edits], [e.source for e in edits], list(range(n)))
     right = judged_edits([r.image for r in made], edits, judge)
     return {
         "concept edits: done and kept": float(np.mean([r["both"] for r in right])),

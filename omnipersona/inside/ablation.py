@@ -143,7 +143,7 @@ def token_figure(
     effect: np.ndarray,  # (tokens,)
     labels: list,  # of the tokens
     effect_title: str = "needed: fall of the log-probability without the token, nats",
-    attention_title: str = "read: attention to the token",
+    attention_title: str = "read: attention to the token, sum over words and layers",
 ) -> Figure:
     "What was read, and what was needed, token by token."
     import matplotlib.pyplot as plt

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ..basics import OmniError
 from ..concept.concept import Concept
-from ..concept.learn import Learner, learn
+from ..concept.learn import learn
+from ..concept.learner import Learner
 from ..concept.losses import Recipe, group_losses, task_losses
 from ..concept.sampling import step_samples
 from ..data import ConceptData

@@ -64,9 +64,10 @@ def _heat_cell(ax, picture, percent, title, top):
     ax.set_title(title.replace("$", "\\$"), fontsize=9)
     ax.set_xticks([])
     ax.set_yticks([])
-    ax.imshow(picture if percent is None else picture.convert("L"), cmap="gray", interpolation="nearest")
     if percent is None:
+        ax.imshow(picture, cmap="gray", interpolation="nearest")
         return None
+    ax.imshow(picture.convert("L"), cmap="gray", vmin=-200, vmax=255, interpolation="nearest")  # light greys
     whole = (-0.5, picture.width - 0.5, picture.height - 0.5, -0.5)
     scale = dict(vmin=0, vmax=max(top, 1e-12))
     return ax.imshow(percent, cmap="inferno", alpha=0.7, extent=whole, interpolation="nearest", **scale)

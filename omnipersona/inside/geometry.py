@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..basics import OmniError
 from ..concept.concept import Concept
-from ..concept.learn import Learner
+from ..concept.learner import Learner
 from .figures import EXPERT_COLORS
 from .recording import token_experts, token_labels, token_positions
 from ..model.backbone import Backbone

@@ -70,7 +70,7 @@ _OFFICIAL = {
     "to_": "",
 }
 
-
+# %% ../../nbs/model/215_bagel_autoencoder.ipynb #8ddcd90a
 def bagel_ae_key(
     key: str,  # diffusers' name of a tensor
     levels: int,  # of resolution
@@ -93,7 +93,7 @@ def bagel_ae_state(
         state[official] = tensor[..., None, None] if matrix else tensor
     return state
 
-
+# %% ../../nbs/model/215_bagel_autoencoder.ipynb #8a9df5d8
 def ae_shapes(
     net: Any,  # diffusers' network
 ) -> dict[str, list[int]]:
@@ -108,7 +108,7 @@ def check_ae(
     "Raises OmniError for a file that is damaged or does not fit the config. Reads no weight."
     compare_keys(stored_shapes(path), ae_shapes(empty_ae(vae).net), str(path))
 
-
+# %% ../../nbs/model/215_bagel_autoencoder.ipynb #59b7ad91
 def load_ae(
     path: Path,  # ae.safetensors, checked
     vae: dict,  # fields of `vae_config`

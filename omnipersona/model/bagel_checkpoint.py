@@ -54,7 +54,7 @@ def _table(path, size):
     entries.pop("__metadata__", None)
     return entries, 8 + n + max(v["data_offsets"][1] for v in entries.values())
 
-
+# %% ../../nbs/model/213_bagel_checkpoint.ipynb #e0c061dc
 def stored_shapes(
     path: str | Path,  # a safetensors file
 ) -> dict[str, list[int]]:  # {name: shape}
@@ -81,7 +81,7 @@ def _some(keys: Iterable[str]):
     more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
     return ", ".join(keys[:5]) + more
 
-
+# %% ../../nbs/model/213_bagel_checkpoint.ipynb #7fe2ea86
 def compare_keys(
     have: Mapping,  # {name: shape} of the file
     want: Mapping,  # {name: shape} of the model

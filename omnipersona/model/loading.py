@@ -68,7 +68,7 @@ SAVED_FILES = (
     "ae/diffusion_pytorch_model.safetensors",
 )
 
-
+# %% ../../nbs/model/218_loading.ipynb #dd39567e
 def _read(path, dtype):
     "A backbone from a complete folder; any error where a file is damaged."
     import tokenizers

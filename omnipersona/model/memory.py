@@ -85,7 +85,7 @@ def _seconds(job: Workload, gpu: GPU, read_gb: float, quant: str | None):
     best = max(job.flops / (0.5 * peak), read / (0.9 * gpu.gb_s))
     return best, unpacking * max(job.flops / (0.1 * peak), read / (0.4 * gpu.gb_s))
 
-
+# %% ../../nbs/model/220_memory.ipynb #dc6eeec7
 def _assumptions(gpu: GPU, checkpointing: bool, offload: bool, quant: str | None):
     "What the numbers of a plan rest on, as texts."
     out = [

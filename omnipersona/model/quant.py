@@ -44,7 +44,7 @@ def _settings(quant, compute):
         bnb_4bit_compute_dtype=compute,
     )
 
-
+# %% ../../nbs/model/216_quant.ipynb #e1498379
 def quantise_layers(
     layers: nn.Module,  # on the meta device
     quant: str | None,  # 'nf4', 'int8', or None: nothing happens

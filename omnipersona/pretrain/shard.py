@@ -18,7 +18,7 @@ from ..model.autoencoder import Autoencoder
 from ..model.segments import LatentImage, ViTImage
 from ..model.vision import ViT, patchify
 from .encoders import N_TRAITS, autocast_to, figure_masks, trait_values, vit_features
-from .families import FAMILY_SIZE, as_pixels, families, family
+from .families import as_pixels, families, family
 
 # %% auto #0
 __all__ = ['FIGURE_SHARE', 'encode_pictures', 'figure_weights', 'Shard']

@@ -13,7 +13,7 @@ from PIL import Image
 from ..basics import OmniError
 from .draw import COLORS, PATTERNS, SPECIES, Traits
 from .scenery import ACCESSORIES, OBJECTS, PLACES
-from .scenes import FACTS, SIDES, Scene, Thing, random_thing, render, thing_name, worn
+from .scenes import FACTS, SIDES, Scene, random_thing, render, thing_name, worn
 
 # %% auto #0
 __all__ = ['EDITS', 'caption', 'open_questions', 'yes_no', 'fact_question', 'requests', 'Edit', 'edit_scene', 'make_edit',

@@ -13,7 +13,6 @@ from PIL import Image
 
 from ..basics import OmniError
 from ..data import NAME, ConceptData
-from .draw import Traits
 from .language import EDITS, Edit, edit_scene, make_edit, open_questions
 from omnipersona.toyworld.scenes import (
     Character,

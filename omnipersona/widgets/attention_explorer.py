@@ -21,6 +21,7 @@ from ..inside.figures import EXPERT_COLORS
 from ..model.flow import SamplingConfig
 from .attention_page import export_maps
 from .html import View, data_url, plain
+from .packed_maps import picture_of
 
 # %% auto #0
 __all__ = ['recorded', 'patch_reads', 'panel_png', 'bars_png', 'AttentionExplorer']
@@ -53,7 +54,7 @@ def patch_reads(
         raise OmniError(f"row {row}, col {col}: the picture has {rows} x {cols} patches; count from 0")
     if how == "rollout":
         maps.map(None, step, layer, head, how)  # raises where there is none
-        return select_part(maps.rollout, 0, "step", step)[:, :, row, col].mean(0)
+        return select_part(np.asarray(maps.rollout), 0, "step", step)[:, :, row, col].mean(0)
     weights = select_part(maps.weights, 0, "step", step)
     weights = select_part(weights, 1, "layer", layer, maps.layers)
     weights = select_part(weights, 2, "head", head)[..., row, col]
@@ -75,7 +76,7 @@ def panel_png(
     size: int = 256,  # pixels
 ) -> bytes:  # PNG
     "A map over the picture, with one patch framed."
-    image, (rows, cols) = heat_image(maps.picture, map2d, opacity, size), maps.weights.shape[-2:]
+    image, (rows, cols) = heat_image(picture_of(maps), map2d, opacity, size), maps.weights.shape[-2:]
     (row, col), height, width = patch, size / rows, size / cols
     corners = [col * width, row * height, (col + 1) * width - 1, (row + 1) * height - 1]
     ImageDraw.Draw(image).rectangle(corners, outline="white", width=2)

@@ -24,7 +24,7 @@ from .html import View, export_page, picture_html, plain, thinned
 __all__ = ['MATRIX_KEYS', 'CONFLICT_KEYS', 'GEOMETRY_KEYS', 'numbered_menu', 'MatrixMenu', 'ConflictMenu', 'CrossTaskBoard',
            'TokenMap']
 
-# %% ../../nbs/widgets/711_boards.ipynb #51766d07
+# %% ../../nbs/widgets/711_boards.ipynb #4873cf3d
 def numbered_menu(
     names: Iterable[str],  # what there is to choose from
     description: str,  # the label of the menu
@@ -121,7 +121,7 @@ class ConflictMenu:
             out.append(f"{picture}<p>{_numbers_html(conflict_numbers(c, last))}</p>")
         return out
 
-# %% ../../nbs/widgets/711_boards.ipynb #7848a0b5
+# %% ../../nbs/widgets/711_boards.ipynb #0fcd771b
 MATRIX_KEYS = ("rows", "columns", "mean", "n")
 CONFLICT_KEYS = ("steps", "tokens", "pairs", "cosine", "reliability")
 

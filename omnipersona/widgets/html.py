@@ -14,7 +14,6 @@ from typing import Any
 from PIL import Image
 
 from ..basics import OmniError
-from ..pictures import png_bytes
 
 # %% auto #0
 __all__ = ['MOST_BYTES', 'STYLE', 'plain', 'data_url', 'picture_html', 'enlarged', 'uploads', 'page', 'export_page', 'View',

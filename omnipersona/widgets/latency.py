@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from ..concept.persona import Persona
 from ..inside.concept_maps import ConceptMaps
 from ..inside.crosstask import score_matrix
 from ..inside.geometry import token_geometry
-from ..inside.recording import token_experts, token_labels
+from ..inside.recording import token_labels
 from ..model.backbone import Backbone
 from ..model.flow import SamplingConfig
 from ..model.loading import load_backbone
@@ -109,7 +108,7 @@ def random_conflict(
     about = dict(steps=list(range(1, 8)), tokens=labels, routing="decoupled")
     return about | dict(tasks=list("ugd"), pairs=["u / g", "u / d", "g / d"]) | numbers
 
-# %% ../../nbs/widgets/715_latency.ipynb #c5da8774
+# %% ../../nbs/widgets/715_latency.ipynb #fc9ba890
 def board_changes(
     bb: Backbone,
     concept: Concept,
@@ -187,10 +186,11 @@ def large_maps(
     seed: int = 0,
 ) -> ConceptMaps:
     "Random maps of side x side patches: as many as a drawing by BAGEL has, without BAGEL."
-    names = SimpleNamespace(name="maeve", n_und=16, n_gen=16)
+    groups = ["name"] + ["und"] * 16 + ["gen"] * 16
+    labels = ["<maeve>"] + [f"und {i + 1}" for i in range(16)] + [f"gen {i + 1}" for i in range(16)]
     weights = np.random.default_rng(seed).random((6, 8, 2, 33, side, side), np.float32) ** 6 * 0.02
     times = [1 - i / 6 for i in range(6)]
-    return ConceptMaps(weights, token_labels(names), token_experts(names), times, Image.new("RGB", (256, 256), "teal"))
+    return ConceptMaps(weights, labels, groups, times, Image.new("RGB", (256, 256), "teal"))
 
 # %% ../../nbs/widgets/715_latency.ipynb #52a5da1d
 def measured(
@@ -221,7 +221,7 @@ def measured(
             times |= page_times(large_file, browser, max(3, n // 2), "4,096 patches")
     return times, size
 
-# %% ../../nbs/widgets/715_latency.ipynb #fb416be2
+# %% ../../nbs/widgets/715_latency.ipynb #db9d1446
 def _verdict(what, spread):
     "Whether the limit of 100 ms is held; '' for what has no limit."
     if "generates" in what or "open" in what:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from PIL import Image
 
 from ..basics import OmniError
 from ..inside.concept_maps import ConceptMaps
@@ -15,7 +16,7 @@ from ..pictures import png_bytes
 from .html import data_url, enlarged, thinned
 
 # %% auto #0
-__all__ = ['STAGES', 'quantised', 'restored', 'pooled', 'fitted', 'panel']
+__all__ = ['STAGES', 'quantised', 'restored', 'pooled', 'fitted', 'picture_of', 'panel']
 
 # %% ../../nbs/widgets/712_packed_maps.ipynb #c467b034
 def quantised(
@@ -78,7 +79,7 @@ def _left_out(maps, kept, side):
         notes.append(f"{min(rows, side)} x {min(cols, side)} of {rows} x {cols} patches")
     return ", ".join(notes)
 
-# %% ../../nbs/widgets/712_packed_maps.ipynb #040b5ead
+# %% ../../nbs/widgets/712_packed_maps.ipynb #12a9354c
 def fitted(
     maps: ConceptMaps,
     budget: int,  # bytes, before base64
@@ -100,6 +101,15 @@ def fitted(
     weights = (weights if all_heads else weights.mean(2, keepdims=True))[:, :, :, kept[3]]
     return pooled(weights, side), kept, _left_out(maps, kept, side)
 
+# %% ../../nbs/widgets/712_packed_maps.ipynb #2aa11b27
+def picture_of(
+    maps: ConceptMaps,
+) -> Image.Image:
+    "What the maps lie on. Raises OmniError for maps without a picture."
+    if maps.picture is None:
+        raise OmniError("these maps have no picture to lie on; record them with concept_maps or photo_maps")
+    return maps.picture
+
 # %% ../../nbs/widgets/712_packed_maps.ipynb #91bd64e0
 def _packed(weights):
     "Weights (steps, layers, heads, tokens, cells) as base64, and the largest weight of each token."
@@ -117,7 +127,7 @@ def panel(
     steps, layers, _, tokens = kept
     q, largest = _packed(weights.reshape(*weights.shape[:4], -1))
     numbers = maps.layers or range(maps.weights.shape[1])
-    picture = maps.picture.convert("RGB")
+    picture = picture_of(maps).convert("RGB")
     picture = enlarged(picture, 256) if max(picture.size) > 256 else picture
     out = dict(title=title, shape=[*weights.shape], q=q, top=largest, said=note)
     out |= dict(labels=[maps.labels[i] for i in tokens], experts=[maps.experts[i] for i in tokens])
