@@ -220,6 +220,30 @@ def test_one_type_of_pixels(request, world, which):
     assert all(torch.equal(a.features, b.features) for a, b in zip(*again))
 
 
+@pytest.mark.parametrize("wrong", [np.zeros((40, 40, 3), np.uint8), torch.zeros(3, 40, 40), 7, None, [None]])
+def test_what_is_no_picture_is_refused(exact, wrong):
+    for encode in (exact.preprocess, exact.encode_vit, exact.encode_latents, exact.encode_source, exact.vit_grid):
+        with pytest.raises(OmniError, match="not a picture"):
+            encode(wrong)
+
+
+def test_the_default_dtype_does_not_matter(folder, exact, world):
+    "The same seed gives the same answer, drawing and edit, whatever torch makes tensors of by default."
+
+    def results(bb):
+        source = [*bb.encode_source(world.photo(seed=1).image)[0], bb.text("make it red")]
+        pictures = bb.generate_images([source, [bb.text("a dog")]], [1, 2], QUICK)
+        return [p.tobytes() for p in pictures], bb.generate_text([source], max_new_tokens=3)[0][1].logprobs
+
+    want = results(exact)
+    for dtype in (torch.float64, torch.bfloat16):
+        torch.set_default_dtype(dtype)
+        try:
+            assert results(load_backbone(folder, torch.float32, "cpu")) == want
+        finally:
+            torch.set_default_dtype(torch.float32)
+
+
 def test_shapes_do_not_mix(exact, world):
     "A batch of pictures of different shapes gives each what it gets alone: features, latents, answers and edits."
     shapes = [(128, 96), (80, 128), (128, 96), (64, 64)]

@@ -11,7 +11,7 @@ from omnipersona.concept.persona import Persona
 from omnipersona.inside.concept_maps import concept_maps
 from omnipersona.inside.edit_attention import edit_maps
 from omnipersona.inside.expert_attention import expert_attention, with_rollout
-from omnipersona.inside.figures import layers_figure, token_axis
+from omnipersona.inside.figures import by_layer_figure, token_axis
 from omnipersona.inside.recording import (
     first_named,
     observe,
@@ -131,7 +131,7 @@ def test_every_label_of_a_figure_is_readable(bb):
     assert len(texts) == 11 and [t.split("\n")[1] for t in texts if "\n" in t] == ["name", "und", "gen"]
     assert list(ax.get_xticks())[:3] == [0, 1, 4] and not any("name_0" in t for t in texts)
     plt.close(fig)
-    panels = layers_figure({"a": dict(und=[0.1], gen=[0.2], chance=[0.1]), "b": dict(und=[0.3])}).axes
+    panels = by_layer_figure({"a": dict(und=[0.1], gen=[0.2], chance=[0.1]), "b": dict(und=[0.3])}).axes
     assert [p.get_title() for p in panels] == ["a", "b"] and len(panels[0].lines) == 3
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .main_bench import CHARACTERS, run_cells, write_report
 from .metrics import summary
@@ -19,6 +20,9 @@ from ..model.loading import load_backbone
 from ..toyworld.scenery import PLACES
 from ..toyworld.scenes import Character
 from ..toyworld.world import ToyWorld
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # %% auto #0
 __all__ = ['KINDS', 'COLORS', 'layer_scores', 'drawing_maps', 'pointing_scores', 'layers_text', 'main', 'layers_figure']
@@ -98,11 +102,11 @@ def main(
 KINDS = {"photos, t = 0.6": "", "photos, t = 0.3": "t=0.3: ", "drawings": "drawn: "}  # {panel: prefix of its scores}
 COLORS = {"und": "#0072B2", "gen": "#E69F00"}
 
-
+# %% ../../nbs/bench/605_attention_bench.ipynb #dde835ca
 def layers_figure(
     report: dict,
     of: str = " of context",  # or "": of everything that a patch reads
-):  # a matplotlib Figure
+) -> Figure:
     "Pointing game for each layer, a panel for each kind of picture: mean and standard deviation over characters."
     import matplotlib.pyplot as plt
 

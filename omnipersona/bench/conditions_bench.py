@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..basics import OmniError
 from .crosstask_bench import all_rows, keep_row
@@ -21,6 +22,10 @@ from ..data import NAME, ConceptData
 from ..model.backbone import Backbone
 from ..model.loading import load_backbone
 from ..toyworld.judge import ToyJudge
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # %% auto #0
 __all__ = ['RANDOM', 'FEW', 'ROUTING', 'NO_DRAWING', 'EDITING', 'QUESTIONS', 'adding', 'split_lesson', 'one_side', 'condition',
@@ -60,13 +65,13 @@ QUESTIONS = {
     "editing data": (EDITING, ("with edits", "without edits")),
 }  # {question: (conditions, its two sides)}
 
-
+# %% ../../nbs/bench/610_conditions_bench.ipynb #fa2d7c28
 def split_lesson(lesson: str) -> tuple[str, str]:
     "Condition and side of a lesson: ('no drawing', 'with edits') of 'no drawing, with edits'."
     name, side = lesson.rsplit(", ", 1)
     return name, side
 
-
+# %% ../../nbs/bench/610_conditions_bench.ipynb #554d0678
 def one_side(recipe: Recipe, side: str) -> Recipe:
     "The recipe of one side of a comparison."
     if side == "coupled":
@@ -129,7 +134,7 @@ def conditions_of(lessons: Sequence[str], side: str) -> list:
     "The conditions among 'condition, side' lessons that have this side."
     return [k for k, of in map(split_lesson, lessons) if of == side]
 
-
+# %% ../../nbs/bench/610_conditions_bench.ipynb #65ed4a7f
 def conditions_report(
     cells: Sequence,  # for each character and seed {'condition, side': row}
 ) -> dict:  # {question: {condition: {score: see `compared`}}}
@@ -162,7 +167,7 @@ def conditions_text(
     return "\n".join(out)
 
 # %% ../../nbs/bench/610_conditions_bench.ipynb #7f0e03ab
-def conditions_panel(ax, score: str, rows: dict, sides: Sequence[str]):
+def conditions_panel(ax: Axes, score: str, rows: dict, sides: Sequence[str]) -> None:
     "Both sides of a comparison for one score: mean and standard deviation, a line for each condition."
     for side, label, color, shift in zip("ab", sides, ("#0072B2", "#E69F00"), (-0.12, 0.12)):
         means, sds = [s[side]["mean"] for s in rows.values()], [s[side]["sd"] for s in rows.values()]
@@ -178,7 +183,7 @@ def conditions_figure(
     report: dict,  # see `conditions_report`
     question: str = "routing",  # or 'editing data'
     scores: Sequence[str] = SHOWN,
-):  # a matplotlib Figure
+) -> Figure:
     "One panel for each score: both sides under every condition, mean and standard deviation."
     import matplotlib.pyplot as plt
 

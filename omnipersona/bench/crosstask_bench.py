@@ -27,7 +27,7 @@ from ..toyworld.judge import ToyJudge
 __all__ = ['RECORDS', 'keep_row', 'read_rows', 'all_rows', 'run_key', 'score_lesson', 'separations', 'main']
 
 # %% ../../nbs/bench/608_crosstask_bench.ipynb #6542899c
-def keep_row(file: str | Path, row: dict):
+def keep_row(file: str | Path, row: dict) -> None:
     "Add a line to a file of rows, whatever its last line looks like."
     Path(file).parent.mkdir(parents=True, exist_ok=True)
     with open(file, "a", encoding="utf-8") as f:
@@ -84,7 +84,7 @@ def run_key(
 # %% ../../nbs/bench/608_crosstask_bench.ipynb #d9e52f33
 RECORDS = 6  # of gradients, over a run
 
-
+# %% ../../nbs/bench/608_crosstask_bench.ipynb #2c0aaa73
 def score_lesson(
     cs: int,  # seed of the character
     seed: int,

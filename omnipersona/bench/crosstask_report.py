@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +14,10 @@ from ..basics import OmniError
 from .lessons import propagation_matrices
 from .metrics import paired, summary
 from ..inside.crosstask import conflict_summary, propagation_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # %% auto #0
 __all__ = ['COMPARED', 'SHOWN', 'PAPER', 'compared', 'mean_conflict', 'conflict_spread', 'crosstask_report', 'text_grid',
@@ -25,7 +30,7 @@ COMPARED = {
     **{f"with minus without {k} data": ("everything", f"no {k}") for k in ("editing", "generation", "understanding")},
 }  # {name: (lesson a, lesson b)}
 
-
+# %% ../../nbs/bench/607_crosstask_report.ipynb #a503c365
 def compared(
     cells: Sequence,  # for each character and seed {lesson: row with `scores`}
     a: str,  # lesson
@@ -89,7 +94,7 @@ def text_grid(
     head = f"{'':32}" + "".join(f"{c[: width - 1]:>{width}}" for c in columns)
     return "\n".join([head] + [f"{r:32}" + "".join(f"{value(r, c):>{width}}" for c in columns) for r in rows])
 
-
+# %% ../../nbs/bench/607_crosstask_report.ipynb #73d82d4c
 def mean_and_sd(s: dict, sign: str = "") -> str:
     "A summary as text: 0.88 (0.10)."
     return f"{s['mean']:{sign}.2f} ({s['sd']:.2f})"
@@ -128,7 +133,7 @@ def separation_text(separation: dict) -> str:  # of {lesson: [summary for each l
     title = "Separation of und and gen tokens (layer 0: before the first)\n"
     return title + text_grid(separation, layers, lambda k, name: mean_and_sd(separation[k][layers.index(name)]))
 
-
+# %% ../../nbs/bench/607_crosstask_report.ipynb #c96043a1
 def conflict_text(name: str, groups: dict, n: int) -> str:  # groups: see `conflict_spread`
     "What the gradients of a lesson's tasks did, for each group of tokens."
     numbers = next(iter(groups.values()))
@@ -161,11 +166,11 @@ SHOWN = (
     "concept edits: done and kept",
 )  # scores that figures show
 
-
+# %% ../../nbs/bench/607_crosstask_report.ipynb #da07b2e1
 def lessons_figure(
     report: dict,  # see `crosstask_report`
     scores: Sequence[str] = SHOWN,
-):  # a matplotlib Figure
+) -> Figure:
     "Every lesson (rows) and its scores (columns), mean and standard deviation."
     rows = report["scores"]
     parts = {k: [[by_score[s][k] for s in scores] for by_score in rows.values()] for k in ("mean", "sd")}
@@ -188,7 +193,7 @@ PAPER = {
 }  # arXiv 2601.06965, ablations; identity there is CLIP-I, edits the average
 
 # %% ../../nbs/bench/607_crosstask_report.ipynb #9e41411a
-def comparison_panel(ax, name: str, scores: dict):
+def comparison_panel(ax: Axes, name: str, scores: dict) -> None:
     "Bars of one comparison with standard errors, differences and p, and the paper's differences as diamonds."
     points = [100 * s["difference"] for s in scores.values()]
     errors = [100 * s["sd"] / s["n"] ** 0.5 for s in scores.values()]
@@ -208,7 +213,7 @@ def comparison_panel(ax, name: str, scores: dict):
 def comparison_figure(
     report: dict,  # see `crosstask_report`
     scores: Sequence[str] = SHOWN,
-):  # a matplotlib Figure
+) -> Figure:
     "A panel for each comparison of two lessons, two in a row."
     import matplotlib.pyplot as plt
 
@@ -230,7 +235,7 @@ def comparison_figure(
 # %% ../../nbs/bench/607_crosstask_report.ipynb #886ebe1f
 def separation_figure(
     separation: dict,  # {lesson: [summary for each layer]}
-):  # a matplotlib Figure
+) -> Figure:
     "Separation of und and gen tokens against the layer, a line for each lesson: mean and standard deviation."
     import matplotlib.pyplot as plt
 

@@ -59,7 +59,7 @@ def lesson(
 # %% ../../nbs/bench/606_lessons.ipynb #30164425
 COLUMNS = [f"{task}: {what}" for task in ONLY for what in ("fact", "look")]  # the eight numbers
 
-
+# %% ../../nbs/bench/606_lessons.ipynb #725e0a7d
 def said_scores(persona: Persona, world: ToyWorld, char: Character, seed: int, n: int) -> dict:
     "The four numbers of text QA and understanding; `n`: photos of each kind to recognise."
     name = concept_name(persona)
@@ -170,7 +170,7 @@ def taught_kind(name: str) -> str:
     "The kind of knowledge that a single lesson teaches, 'fact' or 'look'."
     return "fact" if name == "text QA only" else "look"
 
-
+# %% ../../nbs/bench/606_lessons.ipynb #3e9e225e
 def taught_cell(
     cell: dict,  # {lesson: {column: number}} of one character and seed
     gain: bool = True,  # less what the lesson 'nothing' has

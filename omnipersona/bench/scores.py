@@ -76,7 +76,7 @@ DRAWN = {
     "scene": "place",
 }  # {what a report says: key of `drawn_right`}
 
-
+# %% ../../nbs/bench/602_scores.ipynb #fd3649ac
 def bench_drawing(bb: Backbone, judge: ToyJudge, n: int = 64, seed: int = 0) -> dict:  # {name: list of 0. and 1.}
     "Draw the captions of `n` held-out scenes and judge every attribute."
     photos = [ToyWorld(bb.size).photo(seed=400_000 + 1000 * seed + i) for i in range(n)]

@@ -5,7 +5,7 @@
 # %% ../../nbs/inside/504_ablation.ipynb #790f9521
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -69,13 +69,13 @@ def _question_and_answer(p, question, answer, image):
     said = Text(p.bb.tok(replace_names(answer, p.concepts)[0]), True)
     return pack_for(p.bb.model, [[*prompts, *seen, q, said]], p.concepts)
 
-
+# %% ../../nbs/inside/504_ablation.ipynb #d0fd9a24
 @torch.no_grad()
 def answer_logprob(
     p: Persona,
     question: str,
     answer: str,
-    image=None,  # a picture, see `load_image`
+    image: Any = None,  # a picture, see `load_image`
 ) -> float:  # nats
     "Log-probability of an answer, its end included. Raises OmniError for unknown names and words."
     model, b = p.bb.model, _question_and_answer(p, question, answer, image)
@@ -89,7 +89,7 @@ def answer_attention(
     p: Persona,
     question: str,
     answer: str,
-    image=None,  # a picture, see `load_image`
+    image: Any = None,  # a picture, see `load_image`
 ) -> np.ndarray:  # (words and the end, tokens)
     """Attention from where each word of an answer is said to each token of the first concept named.
 
@@ -118,7 +118,7 @@ def answer_effects(
     p: Persona,
     question: str,
     answer: str,
-    image=None,  # a picture, see `load_image`
+    image: Any = None,  # a picture, see `load_image`
 ) -> np.ndarray:  # (tokens,), nats
     "By how much the log-probability of an answer falls without each token. Raises OmniError for no learnt concept."
     name, c = first_named(question, p.concepts)

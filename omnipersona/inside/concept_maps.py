@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -141,7 +141,7 @@ def heat_image(
 def chosen_sampling(
     bb: Backbone,
     sampling: SamplingConfig | str | None,  # a config, the name of a preset, or None
-    source=None,  # a picture to edit, or None: drawing
+    source: Any = None,  # a picture to edit, or None: drawing
 ) -> SamplingConfig:
     "The config given, the preset of that name, or the preset for drawing or editing."
     g = sampling or ("draw" if source is None else "edit")
@@ -187,7 +187,7 @@ def own_patches(b: Batch) -> range:
     noised = ((b.latent_pos[0] >= 0) & (b.t[0] > 0)).nonzero()[:, 0] + b.ids.shape[1]
     return range(int(noised[0]), int(noised[-1]) + 1)
 
-
+# %% ../../nbs/inside/502_concept_maps.ipynb #525bac40
 def with_outside(
     w: Tensor,  # (..., keys) weights
     tokens: list,  # n keys
@@ -201,7 +201,7 @@ def maps_bytes(
     persona: Persona,
     request: str,
     sampling: SamplingConfig | str | None = None,
-    source=None,  # a picture to edit
+    source: Any = None,  # a picture to edit
     layers: list | None = None,
     heads: list | str | None = None,
     every: int = 1,
@@ -251,7 +251,7 @@ def concept_maps(
     sampling: SamplingConfig | str | None = None,  # or the name of a preset; None: the backbone's own
     negative: str = "all",  # of a drawing, see `contexts`
     limit: float = 512e6,  # bytes kept at most, see `maps_bytes`
-    source=None,  # a picture to edit, see `load_image`
+    source: Any = None,  # a picture to edit, see `load_image`
     layers: list | None = None,  # numbers; None: all
     heads: list | str | None = None,  # numbers, None: all, or 'mean'
     every: int = 1,  # record every n-th step

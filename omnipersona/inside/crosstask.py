@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['TASK_COLORS', 'task_gradients', 'cosines', 'ConflictProbe', 'gradient_conflict', 'conflict_summary',
-           'conflict_figure', 'score_matrix', 'minus_row', 'propagation_figure']
+__all__ = ['task_gradients', 'cosines', 'ConflictProbe', 'gradient_conflict', 'conflict_summary', 'conflict_figure',
+           'score_matrix', 'minus_row', 'propagation_figure']
 
 # %% ../../nbs/inside/508_crosstask.ipynb #1ae0aee1
 @torch.enable_grad()
@@ -66,12 +66,12 @@ def _half(learner, draws, g):
     each = [task_gradients(bb, concept, batch, recipe) for batch in batches]
     return {k: np.mean([np.asarray(e[k].cpu()) for e in each], 0) for k in each[0]}
 
-
+# %% ../../nbs/inside/508_crosstask.ipynb #413485e0
 def _whole(record, task):
     "The mean of both halves."
     return (record["a"][task] + record["b"][task]) / 2
 
-
+# %% ../../nbs/inside/508_crosstask.ipynb #685d99a2
 def _listed(per_record):
     "A list (steps) of lists (pairs or tasks) of arrays (tokens,) as nested lists (steps, tokens, pairs or tasks)."
     return np.stack([np.stack(arrays, -1) for arrays in per_record]).round(5).tolist()
@@ -151,7 +151,7 @@ def _group_summary(result, of):
         out[f"{task}, reliability"] = float(reliability[..., k].mean())
     return out
 
-
+# %% ../../nbs/inside/508_crosstask.ipynb #5c0dabae
 def conflict_summary(
     result: dict,  # of `ConflictProbe.result`
 ) -> dict:  # {'name', 'und', 'gen': {...}}
@@ -163,7 +163,7 @@ def conflict_summary(
     return {group: _group_summary(result, groups == group) for group in ("name", "und", "gen")}
 
 # %% ../../nbs/inside/508_crosstask.ipynb #33684b7a
-TASK_COLORS = ("#0072B2", "#E69F00", "#009E73")  # understanding, generation, editing
+_GROUP_COLORS = ("#0072B2", "#E69F00", "#009E73")  # understanding, generation, editing
 
 
 def _steps_and_groups(ax, result):
@@ -182,7 +182,7 @@ def _steps_and_groups(ax, result):
 def _share_axis(ax, result):
     "Bars: each task's share of the gradients' length, for each group of tokens."
     summary, left = conflict_summary(result), np.zeros(3)
-    for task, color in zip(result["tasks"], TASK_COLORS):
+    for task, color in zip(result["tasks"], _GROUP_COLORS):
         share = np.array([summary[group][f"{task}, share"] for group in summary])
         ax.bar(list(summary), 100 * share, bottom=100 * left, label=task, color=color)
         left += share

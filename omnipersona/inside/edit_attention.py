@@ -76,15 +76,15 @@ def _places_of_source(b):
     latents = b.ids.shape[1] + (b.latent_pos[0] >= 0).nonzero()[:, 0]
     return [*latents.tolist(), *b.feature_at.tolist()]
 
-
+# %% ../../nbs/inside/507_edit_attention.ipynb #973c278a
 def _mean_of_heads(w):
     return w[0].mean(0)
 
-
+# %% ../../nbs/inside/507_edit_attention.ipynb #5a97f325
 def edit_maps(
     persona: Persona,
     instruction: str,
-    source,  # the picture to edit, see `load_image`
+    source: Any,  # the picture to edit, see `load_image`
     seed: int = 0,
     sampling: SamplingConfig | str | None = None,  # None: the backbone's own for edits
     layers: list | None = None,  # numbers; None: all

@@ -40,11 +40,11 @@ __all__ = ['token_kinds', 'ExpertAttention', 'expert_attention', 'expert_attenti
 def _kind_of_und(place, token, photo, special, names):
     return "photo" if place in photo else "frame" if token in special else names.get(token, "words")
 
-
+# %% ../../nbs/inside/506_expert_attention.ipynb #23a00e0a
 def _kind_of_gen(token, latent_pos, t, names):
     return names.get(token, "words") if latent_pos < 0 else "picture" if t > 0 else "source"
 
-
+# %% ../../nbs/inside/506_expert_attention.ipynb #488e3aa4
 def token_kinds(
     b: Batch,  # of one sample
     bb: Backbone,
@@ -76,7 +76,7 @@ def _spread(places, n):
     "At most n places, evenly spread."
     return [places[i] for i in np.unique(np.linspace(0, len(places) - 1, min(n, len(places))).astype(int))]
 
-
+# %% ../../nbs/inside/506_expert_attention.ipynb #4b69cfe0
 def _tables(of, kinds, n_und, per_kind):
     "Which rows to record, the matrix that averages them by kind, and the one that sums columns by kind and expert."
     some = {k: _spread([i for i, x in enumerate(of) if x == k], per_kind) for k in kinds}
@@ -90,10 +90,10 @@ def _tables(of, kinds, n_und, per_kind):
 def expert_attention(
     persona: Persona,
     request: str,
-    image=None,  # as for `packed_request`, like t, seed and source
+    image: Any = None,  # as for `packed_request`, like t, seed and source
     t: float = 1.0,
     seed: int = 0,
-    source=None,
+    source: Any = None,
     per_kind: int = 64,  # tokens that stand for a kind, at most
 ) -> ExpertAttention:
     "Count what is read in one pass over a request and its picture. Raises OmniError for no learnt concept."
@@ -126,7 +126,7 @@ def _across_axis(ax, counted):
     ax.legend(fontsize=9)
     ax.set_title("across the experts", fontsize=10)
 
-
+# %% ../../nbs/inside/506_expert_attention.ipynb #a2df6476
 def expert_attention_figure(
     counted: ExpertAttention,
 ) -> Figure:
@@ -186,7 +186,7 @@ def with_rollout(
     persona: Persona,
     request: str,  # what the maps were recorded of
     maps: ConceptMaps,
-    source=None,  # the picture that was edited
+    source: Any = None,  # the picture that was edited
 ) -> ConceptMaps:
     "The same maps with a rollout for each recorded step, one more pass each. Raises OmniError for no learnt concept."
     c, grid, out = first_named(request, persona.concepts)[1], maps.weights.shape[-2:], []

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['EXPERT_COLORS', 'token_groups_of', 'token_colors', 'token_axis', 'heat_figure', 'layers_figure']
+__all__ = ['EXPERT_COLORS', 'token_groups_of', 'token_colors', 'token_axis', 'heat_figure', 'by_layer_figure']
 
 # %% ../../nbs/inside/500_figures.ipynb #5a7189ae
 EXPERT_COLORS = dict(name="#666666", und="#0072B2", gen="#D55E00")
@@ -26,7 +26,7 @@ def token_groups_of(
     "'name', 'und' or 'gen', for each label."
     return ["name" if label.startswith("<") else label.split()[0] for label in labels]
 
-
+# %% ../../nbs/inside/500_figures.ipynb #bd925b3c
 def token_colors(labels: list) -> list:
     "The colour of each label's group."
     return [EXPERT_COLORS.get(group, "k") for group in token_groups_of(labels)]
@@ -43,7 +43,7 @@ def _token_ticks(labels):
             ticks[start + i] = number + (f"\n{group}" if i == some[len(some) // 2] else "")
     return ticks
 
-
+# %% ../../nbs/inside/500_figures.ipynb #2e2564f9
 def token_axis(
     ax: Axes,  # whose x axis counts tokens from 0
     labels: list,  # as for `token_groups_of`
@@ -96,7 +96,7 @@ def heat_figure(
     return fig
 
 # %% ../../nbs/inside/500_figures.ipynb #c5b641e4
-def layers_figure(
+def by_layer_figure(
     panels: dict,  # {title: {'und', 'gen', ...: a number for each layer}}
     numbers: list | None = None,  # of the layers; None: from 0
 ) -> Figure:

@@ -80,7 +80,7 @@ def _flat(x, how, seed):
     perplexity = min(15, max(2, (len(x) - 1) / 3))
     return TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(x)
 
-
+# %% ../../nbs/inside/509_geometry.ipynb #e68dfcb4
 def token_points(
     states: np.ndarray | Tensor,  # (S, K, D): S layers or steps, K tokens
     how: str = "pca",  # or 'tsne'

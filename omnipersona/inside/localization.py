@@ -18,6 +18,7 @@ from .concept_maps import ConceptMaps, maps_of_trace, own_patches, with_outside
 from .recording import first_named, packed_request, record, token_positions
 from ..toyworld.draw import Traits
 from ..toyworld.scenes import SIDES, Scene, masks, render
+from ..toyworld.world import Photo
 
 # %% auto #0
 __all__ = ['cells_on', 'pointing_game', 'photo_maps', 'pointing_by_layer', 'best_iou', 'shuffled_iou', 'iou_by_layer',
@@ -45,7 +46,7 @@ def pointing_game(
 # %% ../../nbs/inside/503_localization.ipynb #f9bbf055
 def photo_maps(
     persona: Persona,
-    photo,  # with .image and .mask, such as `ToyWorld.photo` gives
+    photo: Photo,  # of `ToyWorld.photo`, or anything with .image and .mask
     request: str,  # what the photo would be drawn for; names a learnt concept
     t: float = 0.6,  # the share of noise in it
     seed: int = 0,  # of the noise
@@ -78,7 +79,7 @@ def _mean_by_layer(
         float(np.mean([score(m.map(token, layer=layer, of=of), k) for m, k in zip(many, outlines)])) for layer in layers
     ]
 
-
+# %% ../../nbs/inside/503_localization.ipynb #73f9a03d
 def pointing_by_layer(
     many: list,  # of `ConceptMaps` with a mask
     of: str = "all",  # as for `ConceptMaps.map`
@@ -122,7 +123,7 @@ def shuffled_iou(
 def _iou(map2d, mask):
     return best_iou(map2d, mask)[0]
 
-
+# %% ../../nbs/inside/503_localization.ipynb #a3137ca1
 def iou_by_layer(
     many: list,  # of `ConceptMaps` with a mask
     of: str = "all",  # as for `ConceptMaps.map`
@@ -149,7 +150,7 @@ def _error(scene, want):
     "Mean absolute difference from a picture (H, W, 3), 0 to 1."
     return float(np.abs(np.asarray(render(scene, want.shape[0]), np.float32) / 255 - want).mean())
 
-
+# %% ../../nbs/inside/503_localization.ipynb #eb19eec5
 def find_character(
     picture: Image.Image,  # of the toy world, square
     traits: Traits,  # whom to look for

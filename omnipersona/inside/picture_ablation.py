@@ -56,7 +56,7 @@ def _similarity(judge, pictures, real):
     "Mean cosine of each picture to the real ones."
     return (judge.identity(pictures) @ judge.identity(list(real)).T).mean(1).numpy()
 
-
+# %% ../../nbs/inside/505_picture_ablation.ipynb #effde4b5
 def _draw(persona, request, source, seed, sampling):
     "The picture of a request; of an edit where there is a source."
     if source is None:
@@ -70,7 +70,7 @@ def picture_effects(
     groups: dict | None = None,  # {label: what `ablate` takes}; None: und and gen
     seed: int = 0,
     sampling: SamplingConfig | str | None = None,
-    source=None,  # a picture to edit, see `load_image`
+    source: Any = None,  # a picture to edit, see `load_image`
     other: Concept | None = None,  # whose tokens take their place; None: the mean of the expert's
     judge: Any = None,  # knows individuals, as `ToyJudge` does
     real: list | tuple = (),  # pictures of the character, for the judge

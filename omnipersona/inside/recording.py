@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,7 +51,7 @@ def _both(first: Callable | None, second: Callable) -> Callable:
 
     return observer
 
-
+# %% ../../nbs/inside/501_recording.ipynb #fb356b1f
 @contextmanager
 def observe(
     bb: Backbone,
@@ -87,12 +88,12 @@ class AttentionTrace:
         self.entries: list = []
         self.limit, self.bytes, self.calls = limit, 0, -1
 
-    def begin(self, model, args: tuple, kwargs: dict):
+    def begin(self, model: Any, args: tuple, kwargs: dict) -> None:
         "A pass of the model begins: a forward pre-hook."
         self.batch, self.calls = args[0], self.calls + 1
         self.cache = args[1] if len(args) > 1 else kwargs.get("cache")
 
-    def add(self, layer: int, weights: Tensor | np.ndarray):
+    def add(self, layer: int, weights: Tensor | np.ndarray) -> None:
         "Keep the weights of one layer. Raises OmniError over the limit."
         w = np.asarray(weights.float().cpu()) if isinstance(weights, Tensor) else np.asarray(weights)
         self.bytes += w.nbytes
@@ -161,7 +162,7 @@ def token_labels(c: Concept) -> list:
     "'<maeve>', 'und 1', ..., 'gen 16'."
     return [f"<{c.name}>"] + [f"und {i + 1}" for i in range(c.n_und)] + [f"gen {i + 1}" for i in range(c.n_gen)]
 
-
+# %% ../../nbs/inside/501_recording.ipynb #7feb830b
 def token_experts(c: Concept) -> list:
     "'name', 'und' or 'gen', for each token."
     return ["name"] + ["und"] * c.n_und + ["gen"] * c.n_gen
@@ -176,14 +177,14 @@ def _canvas(bb, grid, image, latents, t, seed):
     z = bb.encode_latents(image)[0]
     return LatentImage(z.x, z.grid, t, bb.initial_noise([seed], z.grid)[0].to(z.x))
 
-
+# %% ../../nbs/inside/501_recording.ipynb #69e3b4c6
 def packed_request(
     persona: Persona,
     request: str,
-    image=None,  # what is being drawn, if it is known: see `load_image`
+    image: Any = None,  # what is being drawn, if it is known: see `load_image`
     t: float = 1.0,  # the share of noise in it, over 0 and at most 1
     seed: int = 0,  # of the noise
-    source=None,  # a picture to edit, or its segments, as `encode_source` gives them
+    source: Any = None,  # a picture to edit, or its segments, as `encode_source` gives them
     latents: Tensor | None = None,  # (N, C): the canvas as it is, in place of `image`
     grid: tuple | None = None,  # its (rows, columns); None: the source's, or a square
 ) -> tuple:  # Batch of one sample, grid of the canvas

@@ -35,7 +35,7 @@ class GPU:
     bf16: bool = True
     overhead: float = 0.8  # GB that driver, libraries and fragmentation take
 
-# %% ../../nbs/model/219_costs.ipynb #3b7a912e
+# %% ../../nbs/model/219_costs.ipynb #ec786562
 GPUS = {
     "T4": GPU(15.8, 65, 320, False),
     "L4": GPU(24.1, 121, 300),
@@ -50,7 +50,7 @@ def _plain(name):
     "Small letters and digits of a name."
     return "".join(c for c in str(name).lower() if c.isalnum())
 
-# %% ../../nbs/model/219_costs.ipynb #46f060cb
+# %% ../../nbs/model/219_costs.ipynb #dfbd9be3
 def find_gpu(
     name: str,  # one of `GPUS`, or as torch.cuda.get_device_name says it
 ) -> GPU:
@@ -75,7 +75,7 @@ def _part(name):
         return "embedding and output words"
     return "understanding expert" if ".layers." in name else "other"
 
-# %% ../../nbs/model/219_costs.ipynb #c131e6a0
+# %% ../../nbs/model/219_costs.ipynb #cfa18af8
 def count_weights(
     c: MoTConfig,
     ae: nn.Module,  # the autoencoder, with memory or without
@@ -133,7 +133,7 @@ def vit_flops(
     ends = 3 * v["patch_size"] ** 2 * d + d * c.hidden_size + c.hidden_size**2
     return layers + tokens * 2 * ends
 
-# %% ../../nbs/model/219_costs.ipynb #e8ab19d7
+# %% ../../nbs/model/219_costs.ipynb #77b58453
 def word_flops(
     c: MoTConfig,
 ) -> int:
@@ -169,7 +169,7 @@ class Workload:
     steps: int = 1  # passes over the weights
     trains: bool = False
 
-# %% ../../nbs/model/219_costs.ipynb #cd5e7c46
+# %% ../../nbs/model/219_costs.ipynb #bcf78e97
 PROMPT, WORDS, ANSWER = 37, 24, 12
 
 
@@ -197,7 +197,7 @@ def _drawing(c, sampling: SamplingConfig, contexts: list, latents: int):
         steps=steps,
     )
 
-# %% ../../nbs/model/219_costs.ipynb #800c3983
+# %% ../../nbs/model/219_costs.ipynb #b8356c68
 def _learning(c, lengths: list, checkpointing: bool):
     "A step that learns from one sample of each of these lengths."
     counted = [layer_flops(c, n, n) for n in lengths]
