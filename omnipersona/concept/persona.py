@@ -29,7 +29,7 @@ __all__ = ['Result', 'Persona']
 class Result:
     """What came back: the `text` of an answer or an `image`, and how it came about.
 
-    It is data: it prints, copies and pickles, and `Persona.redraw` draws again from what it holds."""
+    It is data: it prints, copies and serialises, and `Persona.redraw` draws again from what it holds."""
 
     request: str  # what was asked
     prompt: str  # what the model was given
