@@ -136,7 +136,7 @@ def test_numbers_of_notebooks():
     numbers = [floor(nb) for nb in NBS if floor(nb) and nb.parent.name not in ("tutorials", "assignments")]
     assert not (twice := [n for n, k in Counter(numbers).items() if k > 1]), f"used twice: {twice}"
     index = (house.NBS / "index.ipynb").read_text(encoding="utf-8")
-    listed = [int(n) for n in re.findall(r"\]\([\w/]*?(\d{3})_\w+\.ipynb\)", index)]
+    listed = [int(n) for n in re.findall(r"\| \[(\d{3})_\w+\]\([\w/]+\.ipynb\)", index)]
     assert listed == sorted(numbers), (
         f"missing {set(numbers) - set(listed)}, gone {set(listed) - set(numbers)}, or order"
     )

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['KINDS', 'COLORS', 'layer_scores', 'drawing_maps', 'pointing_scores', 'layers_text', 'main', 'layers_figure']
+__all__ = ['PICTURE_KINDS', 'LAYER_COLORS', 'layer_scores', 'drawing_maps', 'pointing_scores', 'layers_text', 'main',
+           'layers_figure']
 
 # %% ../../nbs/bench/605_attention_bench.ipynb #36dd3204
 def layer_scores(
@@ -99,8 +100,12 @@ def main(
     return rows
 
 # %% ../../nbs/bench/605_attention_bench.ipynb #b8ef2995
-KINDS = {"photos, t = 0.6": "", "photos, t = 0.3": "t=0.3: ", "drawings": "drawn: "}  # {panel: prefix of its scores}
-COLORS = {"und": "#0072B2", "gen": "#E69F00"}
+PICTURE_KINDS = {
+    "photos, t = 0.6": "",
+    "photos, t = 0.3": "t=0.3: ",
+    "drawings": "drawn: ",
+}  # {panel: prefix of its scores}
+LAYER_COLORS = {"und": "#0072B2", "gen": "#E69F00"}
 
 # %% ../../nbs/bench/605_attention_bench.ipynb #dde835ca
 def layers_figure(
@@ -111,12 +116,12 @@ def layers_figure(
     import matplotlib.pyplot as plt
 
     rows = report["rows"]
-    kinds = {k: prefix for k, prefix in KINDS.items() if f"{prefix}gen" in rows}
+    kinds = {k: prefix for k, prefix in PICTURE_KINDS.items() if f"{prefix}gen" in rows}
     size = (2.7 * len(kinds), 2.9)
     fig, axes = plt.subplots(1, len(kinds), figsize=size, dpi=100, sharey=True, squeeze=False, layout="constrained")
     for ax, (kind, prefix) in zip(axes[0], kinds.items()):
         layers = range(len(rows[f"{prefix}gen"]))
-        for shift, (expert, color) in zip((-0.2, 0.2), COLORS.items()):
+        for shift, (expert, color) in zip((-0.2, 0.2), LAYER_COLORS.items()):
             by = rows[f"{prefix}{expert}{of}"]
             means, sds = [s["mean"] for s in by], [s["sd"] for s in by]
             ax.bar([i + shift for i in layers], means, 0.4, yerr=sds, color=color, capsize=2, label=f"{expert} tokens")

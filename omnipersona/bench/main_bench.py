@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['CHARACTERS', 'COMPARED', 'WORDS_SCORES', 'RECIPES', 'run_cells', 'write_report', 'concepts_table', 'backbone_rows',
-           'main', 'goals_table', 'tokens_and_words_figure', 'recipes_text', 'compare']
+__all__ = ['CHARACTERS', 'PAIRED_SCORES', 'WORDS_SCORES', 'RECIPES', 'run_cells', 'write_report', 'concepts_table',
+           'backbone_rows', 'main', 'goals_table', 'tokens_and_words_figure', 'recipes_text', 'compare']
 
 # %% ../../nbs/bench/603_main_bench.ipynb #46781414
 CHARACTERS = (123, 204, 305, 406, 507, 608, 709, 810)  # seeds of the held-out characters
@@ -64,7 +64,7 @@ def write_report(out: str | Path, report: dict) -> None:
     Path(out).write_text(json.dumps(report, indent=1))
 
 # %% ../../nbs/bench/603_main_bench.ipynb #2b99a6c8
-COMPARED = ("recognition, look-alikes", "identity of drawings")  # tested in pairs, tokens against words
+PAIRED_SCORES = ("recognition, look-alikes", "identity of drawings")  # tested in pairs, tokens against words
 
 # %% ../../nbs/bench/603_main_bench.ipynb #f19ae899
 def concepts_table(
@@ -74,7 +74,7 @@ def concepts_table(
     "Summaries of all scores, those of words under 'words: ...', and tokens against words in pairs."
     rows = {k: summary([scores[k] for scores in tokens]) for k in tokens[0]}
     rows |= {f"words: {k}": summary([scores[k] for scores in words]) for k in words[0]}
-    return rows, {k: paired([t[k] for t in tokens], [w[k] for w in words]) for k in COMPARED}
+    return rows, {k: paired([t[k] for t in tokens], [w[k] for w in words]) for k in PAIRED_SCORES}
 
 # %% ../../nbs/bench/603_main_bench.ipynb #2c2d4b7e
 def backbone_rows(bb: Backbone, judge: ToyJudge, n: int) -> dict:  # {name: summary}

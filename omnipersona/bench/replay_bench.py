@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['SHOWN', 'FactRequest', 'fact_requests', 'share', 'word_scores', 'parg_scores', 'score_replay', 'main',
+__all__ = ['WAYS_TO_ASK', 'FactRequest', 'fact_requests', 'share', 'word_scores', 'parg_scores', 'score_replay', 'main',
            'replay_figure']
 
 # %% ../../nbs/bench/604_replay_bench.ipynb #313446de
@@ -142,7 +142,7 @@ def main(
     return rows
 
 # %% ../../nbs/bench/604_replay_bench.ipynb #30c10038
-SHOWN = ("as given", "replay", "told")  # ways to draw a request
+WAYS_TO_ASK = ("as given", "replay", "told")  # ways to draw a request
 
 # %% ../../nbs/bench/604_replay_bench.ipynb #5c08b17b
 def replay_figure(
@@ -154,9 +154,9 @@ def replay_figure(
     rows = {int(n): scores for n, scores in report["rows"].items()}
     default = min(rows, key=lambda n: abs(n - ReplayConfig().n_examples))
     fig, (drawn, time) = plt.subplots(1, 2, figsize=(7.5, 2.6), dpi=100, layout="constrained")
-    bars = [rows[default][k] for k in SHOWN]
+    bars = [rows[default][k] for k in WAYS_TO_ASK]
     colors = ("#999999", "#0072B2", "#E69F00")
-    drawn.bar(SHOWN, [s["mean"] for s in bars], yerr=[s["sd"] for s in bars], color=colors, capsize=3)
+    drawn.bar(WAYS_TO_ASK, [s["mean"] for s in bars], yerr=[s["sd"] for s in bars], color=colors, capsize=3)
     drawn.set(ylim=(0, 1.1), ylabel="share of requests", title=f"fact drawn (n = {bars[0]['n']})")
     cost = [s["replay's share of the time"] for s in rows.values()]
     time.errorbar(list(rows), [s["mean"] for s in cost], yerr=[s["sd"] for s in cost], fmt="o-", color="#0072B2")

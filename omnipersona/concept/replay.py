@@ -67,7 +67,7 @@ class Stage:
 # %% ../../nbs/concept/409_replay.ipynb #6a562127
 @dataclass
 class Trace:
-    "A request T, its question Q, the answer A, and the refined prompt T'. It is data: it prints, copies and serialises."
+    "A request T, its question Q, the answer A, and the refined prompt T'. It is data: it prints and copies."
 
     request: str
     question: str = ""

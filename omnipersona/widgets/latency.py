@@ -36,7 +36,7 @@ from .replay_explorer import ReplayExplorer
 # %% auto #0
 __all__ = ['LIMIT_MS', 'BROWSER_ARGS', 'CHANGE', 'PAGE_CHANGES', 'kernel_times', 'spread_of', 'attention_changes',
            'replay_changes', 'random_matrix', 'random_conflict', 'board_changes', 'find_browser', 'page_times',
-           'large_maps', 'measured', 'main']
+           'large_maps', 'measure_latency', 'main']
 
 # %% ../../nbs/widgets/715_latency.ipynb #7b21eb39
 def _timed(work):
@@ -193,7 +193,7 @@ def large_maps(
     return ConceptMaps(weights, labels, groups, times, Image.new("RGB", (256, 256), "teal"))
 
 # %% ../../nbs/widgets/715_latency.ipynb #52a5da1d
-def measured(
+def measure_latency(
     bb: Backbone,
     n: int = 20,  # changes of each control
     sampling: SamplingConfig | None = None,  # of the drawings that are recorded; None: the backbone's own
@@ -237,7 +237,7 @@ def main(
     sampling: SamplingConfig | None = None,  # of the drawings that are recorded; None: the backbone's own
 ) -> dict[str, dict]:  # {what: median, max, n}
     "`make bench-widgets`: times in milliseconds, printed beside the limit and written as JSON."
-    times, size = measured(load_backbone("tiny"), n, sampling)
+    times, size = measure_latency(load_backbone("tiny"), n, sampling)
     rows = {what: spread_of(ms) for what, ms in times.items()}
     print(f"{'milliseconds':28}{'median':>9}{'max':>9}{'n':>6}   limit {LIMIT_MS:g}")
     for what, s in rows.items():
