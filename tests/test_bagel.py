@@ -220,11 +220,18 @@ def test_one_type_of_pixels(request, world, which):
     assert all(torch.equal(a.features, b.features) for a, b in zip(*again))
 
 
-@pytest.mark.parametrize("wrong", [np.zeros((40, 40, 3), np.uint8), torch.zeros(3, 40, 40), 7, None, [None]])
+@pytest.mark.parametrize("wrong", [np.zeros(40, np.uint8), torch.zeros(4, 3, 40, 40), 7, None, [None]])
 def test_what_is_no_picture_is_refused(exact, wrong):
     for encode in (exact.preprocess, exact.encode_vit, exact.encode_latents, exact.encode_source, exact.vit_grid):
-        with pytest.raises(OmniError, match="not a picture"):
+        with pytest.raises(OmniError, match="picture"):
             encode(wrong)
+
+
+def test_arrays_and_tensors_are_pictures(exact, world):
+    im = world.photo(seed=1).image
+    want = exact.encode_vit(im)[0].features
+    for picture in (np.asarray(im), to_tensor(im), world.photo(seed=1)):
+        assert torch.equal(exact.encode_vit(picture)[0].features, want)
 
 
 def test_the_default_dtype_does_not_matter(folder, exact, world):

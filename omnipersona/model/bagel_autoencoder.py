@@ -5,6 +5,7 @@
 # %% ../../nbs/model/215_bagel_autoencoder.ipynb #9e4078f2
 from __future__ import annotations
 
+import logging
 import re
 import tempfile
 from pathlib import Path
@@ -121,5 +122,7 @@ def load_ae(
     empty = empty_ae(vae)
     with tempfile.TemporaryDirectory() as config:
         empty.net.save_config(config)
+        # it would warn that no module at all has to stay in float32
+        logging.getLogger("diffusers.models.modeling_utils").setLevel(logging.ERROR)
         net = AutoencoderKL.from_single_file(str(path), config=config, torch_dtype=dtype, local_files_only=True)
     return Autoencoder(net, 1, empty.scale, empty.shift).to(device)

@@ -65,20 +65,9 @@ _SINGLE = (Image.Image, str, bytes, bytearray, os.PathLike, io.IOBase, Pixels)
 def as_list(
     images: Any,  # a picture, or several
 ) -> list:
-    "A list of pictures, also from a single one. Raises OmniError for what is no picture."
-    several = isinstance(images, Iterable) and not isinstance(images, _SINGLE) and not hasattr(images, "shape")
-    return [_checked(i) for i in (images if several else [images])]
-
-# %% ../../nbs/model/210_preprocessing.ipynb #a042676d
-def _checked(image):
-    "The same thing, if it can be a picture."
-    if isinstance(image, _SINGLE) or hasattr(image, "read"):
-        return image
-    inside = isinstance(getattr(image, "image", None), Image.Image)
-    hint = "give its .image" if inside else "give a path, the bytes of a file or a Pillow picture"
-    if hasattr(image, "shape"):
-        hint = "make it a picture first: PIL.Image.fromarray, or to_image for a tensor in [-1, 1]"
-    raise OmniError(f"a {type(image).__name__} is not a picture; {hint}")
+    "A list of pictures, also from a single one: what is not a collection, has a shape or holds an `.image`."
+    single = isinstance(images, _SINGLE) or hasattr(images, "shape") or hasattr(images, "image")
+    return [images] if single or not isinstance(images, Iterable) else list(images)
 
 # %% ../../nbs/model/210_preprocessing.ipynb #7963f1a7
 def open_pictures(

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from .objectives import Aligner, TraitReader, pretrain_losses
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -22,7 +23,6 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from ..basics import atomic_write
 from ..model.mot import MoT
 from .loader import BatchLoader, share_of_groups
-from .losses import Aligner, TraitReader, pretrain_losses
 from .mixture import GROUPS
 from .tasks import PretrainTasks
 

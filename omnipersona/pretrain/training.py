@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from .objectives import DRAWS
 from safetensors.torch import load_file, save_file
 
 from ..basics import compute_dtype, default_device
@@ -25,7 +26,6 @@ from ..model.tokenizer import Tokenizer, tiny_tokenizer
 from ..model.vision import ViT
 from .encoders import eager_on_cpu, new_vit, train_autoencoder, train_vit
 from .families import families
-from .losses import DRAWS
 from .mixture import IMPORTANCE, TOGETHER, TRAINING_STAGES
 from .shard import Shard
 from .tasks import PretrainTasks
