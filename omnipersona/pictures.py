@@ -216,7 +216,7 @@ def _from_tensor(x: torch.Tensor) -> Image.Image:
         raise OmniError(f"{what} is not a picture; a picture has the shape (3, H, W) and floats from -1 to 1")
     if not x.abs().max() < 2:  # also where a number is nan
         raise OmniError(f"{what} runs from {x.min():g} to {x.max():g}; use floats from -1 to 1")
-    return to_image(x)
+    return to_image(x + 1 / 255)  # `to_image` cuts decimals off: half a step up, and it rounds
 
 # %% ../nbs/002_pictures.ipynb #fc4dd605
 class HasImage(Protocol):

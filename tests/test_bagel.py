@@ -27,6 +27,7 @@ from omnipersona.model.loading import load_backbone
 from omnipersona.model.mot import image_loss
 from omnipersona.model.preprocessing import Pixels
 from omnipersona.model.segments import LatentImage, pack
+from omnipersona.pictures import to_tensor
 
 FORMATS = dict(
     float32=dict(dtype=torch.float32),
