@@ -185,7 +185,7 @@ def geometry_figure(
                 xy = points[[g == group for g in r["groups"]]]
                 ax.scatter(*xy.T, s=area, marker=marker, c=EXPERT_COLORS[group or "name"], alpha=0.8, linewidths=0)
             if r["shared"]:
-                ax.set(xlim=(1.05 * low[0], 1.05 * high[0]), ylim=(1.05 * low[1], 1.05 * high[1]))
+                ax.set(xlim=(1.15 * low[0], 1.15 * high[0]), ylim=(1.15 * low[1], 1.15 * high[1]))
             ax.set_title(f"{at}\n{value:+.2f}", fontsize=9)
             ax.set_xticks([])
             ax.set_yticks([])

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from .objectives import Aligner, TraitReader, pretrain_losses
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -24,6 +23,7 @@ from ..basics import atomic_write
 from ..model.mot import MoT
 from .loader import BatchLoader, share_of_groups
 from .mixture import GROUPS
+from .objectives import Aligner, TraitReader, pretrain_losses
 from .tasks import PretrainTasks
 
 # %% auto #0

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from .objectives import DRAWS
 from safetensors.torch import load_file, save_file
 
 from ..basics import compute_dtype, default_device
@@ -27,6 +26,7 @@ from ..model.vision import ViT
 from .encoders import eager_on_cpu, new_vit, train_autoencoder, train_vit
 from .families import families
 from .mixture import IMPORTANCE, TOGETHER, TRAINING_STAGES
+from .objectives import DRAWS
 from .shard import Shard
 from .tasks import PretrainTasks
 from .trainer import Trainer, TrainerConfig
