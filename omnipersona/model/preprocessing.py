@@ -15,7 +15,6 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from ..basics import OmniError
 from .experts import MoTConfig
 from .vision import ImageResize
 from ..pictures import load_image
