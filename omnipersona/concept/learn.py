@@ -214,6 +214,7 @@ def loss_figure(
     pictures.set_title("velocity error (MSE per latent token)", fontsize=10)
     for ax in (words, pictures):
         ax.set_xlabel("step", fontsize=9)
+        ax.xaxis.get_major_locator().set_params(integer=True)
         ax.tick_params(labelsize=9)
         ax.set_ylim(bottom=0)
     fig.tight_layout()

@@ -53,7 +53,9 @@ def _hint(name, known):
     "What may have been meant by a name that is not known."
     spelt = {k.lower(): k for k in known}
     near = get_close_matches(name.strip().lower(), spelt, 1, 0.75)
-    return f"did you mean <{spelt[near[0]]}>?" if near else f"known are {', '.join(f'<{k}>' for k in known) or 'none'}"
+    if near:
+        return f"did you mean <{spelt[near[0]]}>?"
+    return f"known are {', '.join(f'<{k}>' for k in known)}" if known else "write it without the brackets"
 
 # %% ../../nbs/concept/403_requests.ipynb #91ce837d
 def replace_names(
