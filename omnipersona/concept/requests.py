@@ -55,7 +55,7 @@ def _hint(name, known):
     near = get_close_matches(name.strip().lower(), spelt, 1, 0.75)
     if near:
         return f"did you mean <{spelt[near[0]]}>?"
-    return f"known are {', '.join(f'<{k}>' for k in known)}" if known else "write it without the brackets"
+    return f"known are {', '.join(f'<{k}>' for k in known)}" if known else "none are known here: leave the brackets out"
 
 # %% ../../nbs/concept/403_requests.ipynb #91ce837d
 def replace_names(
