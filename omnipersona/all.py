@@ -1,6 +1,7 @@
-"""What a student calls, for notebooks: `from omnipersona.all import *`. Everything else is imported from its own module.
+"""What a student calls, for notebooks: `from omnipersona.all import *`.
 
-Written by hand; tests keep the list short, complete in what the tutorials use, and free of names that notebooks use already."""
+Everything else is imported from its own module. Written by hand; tests keep the list short, and free of names that
+notebooks use already."""
 
 from .basics import OmniError, seed_all
 from .pictures import load_image, show_images
