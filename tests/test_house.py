@@ -230,7 +230,7 @@ def test_notebook_is_clean(nb):
 @each_nb
 def test_notebook_is_light(nb):
     parts, limit = nb.relative_to(house.NBS).parts, 300
-    if parts[0] in ("tutorials", "assignments", "900_results.ipynb"):  # pages to read, which nothing imports
+    if parts[0] in ("tutorials", "assignments"):
         limit = 1024
     heavy = max(
         ((len(json.dumps(c)), i) for i, c in enumerate(json.loads(nb.read_text(encoding="utf-8"))["cells"])),
