@@ -2,8 +2,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help venv export clean-notebooks readme picture docs build demo test test-notebooks test-colab lint pretrain \
-	bench-main bench-recipes bench-replay bench-attention bench-crosstask bench-conditions bench-widgets bench-7b
+.PHONY: help venv export clean-notebooks readme picture docs build demo test test-notebooks test-trust test-colab lint sbom licences hashes check-hashes audit pythons pretrain \
+	bench-main bench-recipes bench-replay bench-attention bench-crosstask bench-conditions bench-giveaway bench-widgets bench-7b
 
 VENV    ?= .venv
 WORKERS ?= 2
@@ -92,6 +92,8 @@ bench-conditions: $(READY) ## when decoupling and editing data help (65 minutes)
 	$(call RUN,bench.conditions_bench,main)
 bench-widgets: $(READY) ## how fast the widgets answer
 	$(call RUN,widgets.latency,main)
+bench-giveaway: $(READY) ## what a concept's folder gives away (half an hour)
+	$(call RUN,bench.giveaway,main)
 bench-7b: $(READY) ## BAGEL's real size on this CPU, random weights in four bits (about 12 GB of memory)
 	$(call RUN,bench.bagel_bench,main)
 
@@ -107,10 +109,27 @@ test: $(READY) ## everything that must hold
 	OMP_NUM_THREADS=$(WORKERS) $(BIN)/python -m pytest -q --ignore tests/test_house.py
 	@echo "All tests passed."
 
+test-trust: $(READY) ## everything that SECURITY.md promises, also what takes long; prints the table
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/trust/report.py $(AREAS)
+
 test-notebooks: .stamps/notebooks ## every cell of the library notebooks
 
 lint: $(READY) ## ruff and mypy
 	$(BIN)/ruff check . && $(BIN)/ruff format --check nbs tests tools setup.py omnipersona/all.py && $(BIN)/mypy
+
+# ---- what it stands on --------------------------------------------------------------------------------------------
+sbom: $(READY) ## the bill of materials: sbom.json (CycloneDX)
+	$(BIN)/python tools/supply.py sbom sbom.json
+licences: $(READY) ## of everything that is needed
+	@$(BIN)/python tools/supply.py licences
+hashes: $(READY) ## constraints-hashes.json, from what is installed here and was tested
+	$(BIN)/python tools/supply.py hashes
+check-hashes: $(READY) ## is what is installed here what was tested, file by file?
+	@$(BIN)/python tools/supply.py check-hashes
+audit: $(READY) ## known weaknesses of what is installed, where pip-audit is there
+	@$(BIN)/python tools/supply.py audit
+pythons: $(READY) ## which of Python 3.10 to 3.13 are here, and whether the package runs on them
+	@$(BIN)/python tools/supply.py pythons
 
 # One thread per worker: two workers with two threads each are slower than one. nbdev_test has no time limit of its own.
 .stamps/notebooks: $(LIBRARY) $(PACKAGE) $(READY)

@@ -22,6 +22,8 @@ from uuid import uuid4
 import numpy as np
 import torch
 
+from .arguments import OmniError, as_device, as_path, as_seed, printable
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -29,18 +31,16 @@ if TYPE_CHECKING:
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 # %% auto #0
-__all__ = ['OmniError', 'seed_all', 'default_device', 'compute_dtype', 'check_name', 'atomic_write', 'atomic_dir',
-           'warmup_cosine', 'picture_grid']
-
-# %% ../nbs/001_basics.ipynb #9b4a0770
-class OmniError(ValueError):
-    "Something in the *input* is wrong; the message names it and says what to do."
+__all__ = ['seed_all', 'default_device', 'compute_dtype', 'check_name', 'atomic_write', 'atomic_dir', 'warmup_cosine',
+           'picture_grid']
 
 # %% ../nbs/001_basics.ipynb #3e232a48
 def seed_all(
-    seed: int,  # any integer; the same one gives the same numbers
+    seed: int
+    | None,  # a whole number; the same one gives the same numbers. None: any, see `initial_seed` of the result
 ) -> torch.Generator:  # on the CPU, with that seed
-    "Seed python, numpy and torch (all devices)."
+    "Seed python, numpy and torch (all devices). Raises OmniError for what is no whole number."
+    seed = as_seed(seed)
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
@@ -49,7 +49,7 @@ def seed_all(
 # %% ../nbs/001_basics.ipynb #8a56a9c1
 def default_device() -> torch.device:
     "`cuda` if torch sees a GPU, else `cpu`."
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return as_device(None)
 
 # %% ../nbs/001_basics.ipynb #02d712df
 def _matmul_time(dtype, n=256, repeats=5):
@@ -70,16 +70,24 @@ def _cpu_dtype():
 
 # %% ../nbs/001_basics.ipynb #d610de64
 def compute_dtype(
-    device: torch.device | str | None = None,  # None: `default_device()`
+    device: torch.device | str | None = None,  # it need not be there; None: `default_device()`
     measure: bool = True,  # on a CPU, time bfloat16 against float32 (once per process); False: float32
 ) -> torch.dtype:  # what to run a model in
-    "The fastest format that the device really computes in."
-    device = torch.device(device or default_device())
+    "The fastest format that the device really computes in. Raises OmniError for what is no device."
+    device = as_device(device, present=False)
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
     if device.type == "cpu" and measure:
         return _cpu_dtype()
     return torch.float32
+
+# %% ../nbs/001_basics.ipynb #a4c0de21
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):  # a forked process inherits no threads of OpenMP and would wait for them for ever
+    os.register_at_fork(after_in_child=_one_thread)
 
 # %% ../nbs/001_basics.ipynb #5e1ae09d
 def check_name(
@@ -88,7 +96,8 @@ def check_name(
     "A concept's name: 1 to 32 letters (a-z), digits, `_` or `-`. Raises OmniError otherwise."
     if isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9_-]{1,32}", name):
         return name
-    shown = repr(name) if len(repr(name)) < 60 else repr(name)[:56] + "..."
+    full = repr(name) if isinstance(name, str) else printable(name)
+    shown = full if len(full) < 60 else full[:56] + "..."
     raise OmniError(f'{shown}: not a name for a concept; use 1 to 32 letters a-z, digits, _ or -, for example "maeve"')
 
 # %% ../nbs/001_basics.ipynb #d8083e91
@@ -102,7 +111,7 @@ def atomic_write(
     data: bytes | str,  # text is written as UTF-8
 ) -> Path:  # of the file
     "Write a file completely or not at all."
-    path = Path(path).expanduser()
+    path = as_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = _beside(path)
     try:
@@ -128,7 +137,7 @@ def atomic_dir(
     """Write a folder completely or not at all: it takes its place when the block ends without an error.
 
     Raises OmniError where a file has that name already."""
-    path = Path(path).expanduser().absolute()
+    path = as_path(path, "folder").absolute()
     if path.exists() and not path.is_dir():
         raise OmniError(f"{path}: a file of that name exists; choose another name for the folder")
     part = _beside(path)
@@ -214,6 +223,6 @@ def picture_grid(
         ax.imshow(a, cmap="gray", interpolation=enlarged if w >= a.shape[1] else "antialiased", aspect="auto")
         ax.axis("off")
         if i < len(texts):
-            ax.set_title(texts[i], fontsize=9, pad=2)
+            ax.set_title(texts[i].replace("$", "\\$"), fontsize=9, pad=2)  # text, not a formula
     plt.close(fig)  # the caller shows it; pyplot would show it a second time
     return fig

@@ -221,11 +221,19 @@ def test_one_type_of_pixels(request, world, which):
     assert all(torch.equal(a.features, b.features) for a, b in zip(*again))
 
 
-@pytest.mark.parametrize("wrong", [np.zeros(40, np.uint8), torch.zeros(4, 3, 40, 40), 7, None, [None]])
+@pytest.mark.parametrize("wrong", [np.zeros(40, np.uint8), torch.zeros(4, 5, 40, 40), 7, None, [None]])
 def test_what_is_no_picture_is_refused(exact, wrong):
     for encode in (exact.preprocess, exact.encode_vit, exact.encode_latents, exact.encode_source, exact.vit_grid):
         with pytest.raises(OmniError, match="picture"):
             encode(wrong)
+
+
+def test_a_batch_is_several_pictures_and_never_one(exact):
+    batch = torch.zeros(4, 3, 40, 40)
+    assert len(exact.preprocess(batch)) == len(exact.encode_vit(batch)) == len(exact.encode_latents(batch)) == 4
+    for grid in (exact.vit_grid, exact.latent_grid):  # of one picture: none of the four is dropped in silence
+        with pytest.raises(OmniError, match="4 pictures"):
+            grid(batch)
 
 
 def test_arrays_and_tensors_are_pictures(exact, world):

@@ -245,6 +245,7 @@ def test_any_peft_user_can_load_it(bb, tmp_path):
 
 
 def test_push_to_hub(bb, concept, monkeypatch):
+    import httpx
     import huggingface_hub
 
     calls = []
@@ -252,6 +253,10 @@ def test_push_to_hub(bb, concept, monkeypatch):
     class FakeApi:
         def __init__(self, token=None):
             calls.append(("token", token))
+
+        def model_info(self, repo_id, **kw):  # it does not exist yet
+            response = httpx.Response(404, request=httpx.Request("GET", "https://hub"))
+            raise huggingface_hub.errors.RepositoryNotFoundError(repo_id, response=response)
 
         def create_repo(self, repo_id, private=None, exist_ok=False, **kw):
             calls.append(("create", repo_id, private, exist_ok))

@@ -133,7 +133,7 @@ def test_no_name_twice():
 
 def test_numbers_of_notebooks():
     "Each number once; the index names the notebooks in the order of their numbers, all of them."
-    numbers = [floor(nb) for nb in NBS if floor(nb) and nb.parent.name not in ("tutorials", "assignments")]
+    numbers = [floor(nb) for nb in NBS if floor(nb) is not None and nb.parent.name not in ("tutorials", "assignments")]
     assert not (twice := [n for n, k in Counter(numbers).items() if k > 1]), f"used twice: {twice}"
     index = (house.NBS / "index.ipynb").read_text(encoding="utf-8")
     listed = [int(n) for n in re.findall(r"\| \[(\d{3})_\w+\]\([\w/]+\.ipynb\)", index)]

@@ -333,8 +333,8 @@ def test_a_failed_save_keeps_the_checkpoint(bb, data, concept, tmp_path, monkeyp
         return true(*a)
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(OSError):
-        run(bb, data, output_dir=tmp_path / "run", save_steps=2)
+    with pytest.warns(UserWarning, match="could not be written.*No space left"):
+        assert equal(run(bb, data, output_dir=tmp_path / "run", save_steps=2), concept)
     monkeypatch.undo()
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["checkpoint.safetensors"]
     assert resume(Learner(bb, data, "maeve", recipe=SHORT), tmp_path / "run").global_step == 2

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..arguments import as_path
 from .main_bench import CHARACTERS, run_cells, write_report
 from .metrics import summary
 from .scores import learn_character
@@ -91,7 +92,11 @@ def main(
     drawings: int = 8,  # of each character
 ) -> dict:  # {score: [summary for each layer]}
     "`make bench-attention`: scores of every layer over all characters, printed and written as JSON."
-    todo = [(c, s, recipe, n, drawings, (0.6, 0.3), Path(out).parent / "concepts") for c in characters for s in seeds]
+    todo = [
+        (c, s, recipe, n, drawings, (0.6, 0.3), as_path(out, "out").parent / "concepts")
+        for c in characters
+        for s in seeds
+    ]
     cells = run_cells(pointing_scores, todo, jobs)
     layers = range(len(cells[0]["gen"]))
     rows = {k: [summary([cell[k][layer] for cell in cells]) for layer in layers] for k in cells[0]}

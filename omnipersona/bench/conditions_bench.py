@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..arguments import as_path
 from ..basics import OmniError
 from .crosstask_bench import all_rows, keep_row
 from .crosstask_report import SHOWN, compared, mean_and_sd
@@ -117,7 +118,7 @@ def score_condition(
     "Learn a character on one side of a comparison, score it, and keep the row."
     begun = time.time()
     recipe, change = condition(*split_lesson(lesson), steps)
-    bb, judge, char, concept = learn_character(cs, seed, recipe, Path(file).parent / "concepts", change=change)
+    bb, judge, char, concept = learn_character(cs, seed, recipe, as_path(file).parent / "concepts", change=change)
     row = dict(
         character=cs,
         seed=seed,
@@ -219,7 +220,7 @@ def main(
     """`make bench-conditions`: learn and score what is not in the file of rows yet, print and write the report.
 
     Raises OmniError for unknown conditions."""
-    begun, file = time.time(), Path(out).with_suffix(".jsonl")
+    begun, file = time.time(), as_path(out, "out").with_suffix(".jsonl")
     bb, judge = load_backbone("tiny"), ToyJudge()
     lessons = [f"{k}, {side}" for conditions, sides in questions.values() for k in conditions for side in sides]
     about = conditions_key(bb, steps, n)
@@ -230,5 +231,5 @@ def main(
     report = conditions_report(all_rows(score_condition, cells, lessons, (steps, n, file), file, about, jobs))
     print(conditions_text(report))
     write_report(out, dict(report=report, judge=judge.accuracy, about=about, backbone=bb.fingerprint))
-    print(f"{time.time() - begun:.0f} s, written to {Path(out).name}")
+    print(f"{time.time() - begun:.0f} s, written to {as_path(out, 'out').name}")
     return report

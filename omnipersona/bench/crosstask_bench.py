@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ..arguments import as_path
 from .crosstask_report import crosstask_report, report_text
 from .lessons import LESSONS, SINGLE, SPREAD, lesson, propagated
 from .main_bench import CHARACTERS, run_cells, write_report
@@ -29,8 +30,8 @@ __all__ = ['RECORDS', 'keep_row', 'read_rows', 'all_rows', 'run_key', 'score_les
 # %% ../../nbs/bench/608_crosstask_bench.ipynb #6542899c
 def keep_row(file: str | Path, row: dict) -> None:
     "Add a line to a file of rows, whatever its last line looks like."
-    Path(file).parent.mkdir(parents=True, exist_ok=True)
-    with open(file, "a", encoding="utf-8") as f:
+    as_path(file).parent.mkdir(parents=True, exist_ok=True)
+    with open(as_path(file), "a", encoding="utf-8") as f:
         f.write(f"\n{json.dumps(row)}\n")
 
 # %% ../../nbs/bench/608_crosstask_bench.ipynb #caab1d31
@@ -39,10 +40,10 @@ def read_rows(
     **about,  # only rows that have these values
 ) -> dict:  # {(character, seed, lesson): row}
     "The whole rows of a file that agree with `about`. Where there is no file there are no rows."
-    if not Path(file).exists():
+    if not as_path(file).exists():
         return {}
     out = {}
-    for line in Path(file).read_text(encoding="utf-8").split("\n"):
+    for line in as_path(file).read_text(encoding="utf-8").split("\n"):
         try:
             row = json.loads(line)
         except ValueError:
@@ -65,7 +66,7 @@ def all_rows(
     done = read_rows(file, **about)
     wanted = [(c, s, k) for c, s in cells for k in lessons]
     todo = [key for key in wanted if key not in done]
-    print(f"{len(todo)} lessons to learn, {len(wanted) - len(todo)} are in {Path(file).name}", flush=True)
+    print(f"{len(todo)} lessons to learn, {len(wanted) - len(todo)} are in {as_path(file).name}", flush=True)
     run_cells(score, [(*key, *arguments) for key in todo], jobs)
     done = read_rows(file, **about)
     return [{k: done[c, s, k] for k in lessons} for c, s in cells]
@@ -98,7 +99,7 @@ def score_lesson(
     begun, recipe = time.time(), lesson(name, steps)
     watched = name in ("everything", "coupled")
     probes = [ConflictProbe(max(1, recipe.steps // (RECORDS - 1)), draws)] if watched else []
-    bb, judge, char, concept = learn_character(cs, seed, recipe, Path(file).parent / "concepts", probes)
+    bb, judge, char, concept = learn_character(cs, seed, recipe, as_path(file).parent / "concepts", probes)
     scores = {} if name in SINGLE else bench_concept(bb, judge, concept, char, n, seed)
     spread = propagated(Persona(bb, concept), judge, char, seed, n) if name in SPREAD else None
     row = dict(
@@ -143,7 +144,7 @@ def main(
     """`make bench-crosstask`: learn and score what is not in the file of rows yet, print and write the report.
 
     Raises OmniError for unknown lessons."""
-    begun, file = time.time(), Path(out).with_suffix(".jsonl")
+    begun, file = time.time(), as_path(out, "out").with_suffix(".jsonl")
     bb, judge = load_backbone("tiny"), ToyJudge()
     for k in lessons:
         lesson(k)
@@ -160,5 +161,5 @@ def main(
     )
     print(report_text(report))
     write_report(out, report)
-    print(f"{time.time() - begun:.0f} s, written to {Path(out).name}")
+    print(f"{time.time() - begun:.0f} s, written to {as_path(out, 'out').name}")
     return report

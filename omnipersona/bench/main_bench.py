@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..arguments import as_path
+from ..basics import atomic_write
 from .metrics import paired, summary, table
 from omnipersona.bench.scores import (
     FLOORS,
@@ -59,9 +61,8 @@ def run_cells(
 
 # %% ../../nbs/bench/603_main_bench.ipynb #c75f37bc
 def write_report(out: str | Path, report: dict) -> None:
-    "Write a report as JSON. Folders on the way are made."
-    Path(out).parent.mkdir(parents=True, exist_ok=True)
-    Path(out).write_text(json.dumps(report, indent=1))
+    "Write a report as JSON, completely or not at all. Folders on the way are made."
+    atomic_write(out, json.dumps(report, indent=1))
 
 # %% ../../nbs/bench/603_main_bench.ipynb #2b99a6c8
 PAIRED_SCORES = ("recognition, look-alikes", "identity of drawings")  # tested in pairs, tokens against words
@@ -97,7 +98,7 @@ def main(
     rows = backbone_rows(bb, judge, n)
     print(table(rows, FLOORS), flush=True)
     todo = [(c, s) for c in characters for s in seeds]
-    tokens = run_cells(score_tokens, [(*t, recipe, Path(out).parent / "concepts") for t in todo], jobs)
+    tokens = run_cells(score_tokens, [(*t, recipe, as_path(out, "out").parent / "concepts") for t in todo], jobs)
     more, against = concepts_table(tokens, run_cells(score_text_prompt, todo, jobs))
     rows |= more
     print(table(rows, FLOORS))
@@ -182,7 +183,7 @@ def compare(
 ) -> dict:  # {recipe: {score: summary}}
     "`make bench-recipes`: every score of each recipe on the same characters, printed side by side and written as JSON."
     todo = [(name, c, s) for name in recipes for c in characters for s in seeds]
-    folder = Path(out).parent / "concepts"
+    folder = as_path(out, "out").parent / "concepts"
     scores = run_cells(score_tokens, [(c, s, recipes[name], folder) for name, c, s in todo], jobs)
 
     def of_recipe(name):

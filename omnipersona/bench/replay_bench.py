@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from ..arguments import as_path
 from .main_bench import CHARACTERS, run_cells, write_report
 from .metrics import identity_scores, paired, summary, table
 from .scores import concept_name, learn_character
@@ -129,7 +130,7 @@ def main(
     "`make bench-replay`: all scores for each number of examples, replay against none in pairs; printed and written."
     judge = ToyJudge()
     print(judge)
-    folder = Path(out).parent / "concepts"
+    folder = as_path(out, "out").parent / "concepts"
     cells = run_cells(score_replay, [(c, s, examples, recipe, folder) for c in characters for s in seeds], jobs)
     rows = {n: {k: summary([cell[n][k] for cell in cells]) for k in cells[0][n]} for n in examples}
     for n in examples:

@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from ..arguments import as_path
 from ..basics import OmniError
 from omnipersona.bench.metrics import (
     chance_corrected,
@@ -261,7 +263,7 @@ def bench_concept(
 def concept_folder(bb: Backbone, cs: int, seed: int, recipe: Recipe, folder: str | Path) -> Path:
     "Where a learnt character is kept: the name holds the backbone's fingerprint, both seeds and a hash of the recipe."
     of_recipe = hashlib.sha256(repr(recipe).encode()).hexdigest()[:8]
-    return Path(folder) / f"{bb.fingerprint}-{cs}-{seed}-{of_recipe}"
+    return as_path(folder, "folder") / f"{bb.fingerprint}-{cs}-{seed}-{of_recipe}"
 
 # %% ../../nbs/bench/602_scores.ipynb #2211b7ea
 def learn_character(
@@ -279,12 +281,16 @@ def learn_character(
         path = path.with_name(f"{path.name}-{change.__name__}")
     if path.exists() and not callbacks:
         return bb, ToyJudge(), char, Concept.from_pretrained(path, bb)
-    data = world.concept_data(char, 10, seed)
-    if change:
-        data = change(data)
-    concept = learn(bb, data, "maeve", seed=seed, recipe=recipe, progress=False, callbacks=callbacks)
+    data = (change or (lambda d: d))(world.concept_data(char, 10, seed))
+    run = None if callbacks else path.with_name(f"{path.name}.run")  # a killed benchmark goes on from here
+    options: dict = dict(recipe=recipe, progress=False, callbacks=callbacks, output_dir=run)
+    concept = learn(bb, data, "maeve", seed=seed, **options)
+    if concept.summary["why"] == "interrupted":  # what is scored has to be learnt to the end
+        raise KeyboardInterrupt
     if concept.summary["steps"] == recipe.steps and not path.exists():
         concept.save_pretrained(path)
+    if run and path.exists():
+        shutil.rmtree(run, ignore_errors=True)
     return bb, ToyJudge(), char, concept
 
 # %% ../../nbs/bench/602_scores.ipynb #6836c054

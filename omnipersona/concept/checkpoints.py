@@ -5,15 +5,24 @@
 # %% ../../nbs/concept/407_checkpoints.ipynb #d7eb1093
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
+
+from ..arguments import as_path, printable
 from ..basics import OmniError, atomic_write
 from .learner import Learner
+from .losses import Recipe
+from ..data import ConceptData
+from ..model.backbone import Backbone
+from ..stored import read_bytes, tensors_of
 
 # %% auto #0
-__all__ = ['CHECKPOINT_FILE', 'MOMENTS', 'run_identity', 'save_checkpoint', 'resume']
+__all__ = ['CHECKPOINT_FILE', 'MOMENTS', 'run_identity', 'checkpoint_bytes', 'save_checkpoint', 'resume', 'saved_seed',
+           'data_counts', 'what_changed']
 
 # %% ../../nbs/concept/407_checkpoints.ipynb #bfdd6cd9
 CHECKPOINT_FILE = "checkpoint.safetensors"
@@ -21,29 +30,38 @@ MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps
 
 
 def run_identity(learner: Learner) -> dict:  # of texts
-    "Which run a learner is in. A checkpoint must agree with all of it."
+    "Which run a learner is in. A checkpoint must agree with all of it; in the recipe, only `steps` may differ."
+    start = learner.start.embeddings.detach().float().cpu().numpy().tobytes() if learner.start else b""
     return dict(
         recipe=json.dumps(asdict(learner.recipe)),
         seed=str(learner.seed),
         name=learner.concept.name,
         fingerprint=learner.bb.fingerprint,
         data=learner.data_hash,
+        start=hashlib.sha256(start).hexdigest()[:16] if start else "",
     )
 
 # %% ../../nbs/concept/407_checkpoints.ipynb #af3c2660
+def checkpoint_bytes(bb: Backbone, recipe: Recipe) -> int:
+    "About how large a checkpoint at the end of a run is, in bytes."
+    rows = 1 + recipe.n_und + recipe.n_gen
+    return 3 * 4 * rows * bb.model.config.hidden_size + 20_000 + 250 * recipe.steps
+
+
 def save_checkpoint(
     learner: Learner,
     output_dir: str | Path,  # the folder of the run; `~` is the home folder
 ) -> Path:
-    "Write checkpoint.safetensors, all or nothing; returns its path."
+    "Write checkpoint.safetensors, all or nothing; returns its path. Raises OSError where it cannot be written."
     from safetensors.torch import save
 
     moments = learner.optimizer.state[learner.concept.embeddings]
     tensors = dict(embeddings=learner.concept.embeddings.detach(), rng=learner.generator.get_state())
     tensors |= {k: moments[k].float() for k in MOMENTS}
     about = run_identity(learner) | dict(step=str(learner.global_step), history=json.dumps(learner.history))
+    about |= dict(runs=json.dumps(learner.runs), precision=str(learner.dtype).removeprefix("torch."))
     data = save({k: v.contiguous().cpu() for k, v in tensors.items()}, metadata=about)
-    return atomic_write(Path(output_dir).expanduser() / CHECKPOINT_FILE, data)
+    return atomic_write(as_path(output_dir, "output_dir") / CHECKPOINT_FILE, data)
 
 # %% ../../nbs/concept/407_checkpoints.ipynb #7b9f84f4
 def resume(
@@ -51,30 +69,123 @@ def resume(
     output_dir: str | Path,  # the folder of the run
 ) -> Learner:
     "Go on from a checkpoint if there is one. Raises OmniError where it is damaged or belongs to another run."
-    f = Path(output_dir).expanduser() / CHECKPOINT_FILE
+    f = as_path(output_dir, "output_dir") / CHECKPOINT_FILE
     if not f.exists():
         return learner
     about, tensors = _read(f)
-    for k, v in run_identity(learner).items():
-        if about.get(k) != v:
+    own, steps = run_identity(learner), learner.recipe.steps
+    for k, v in own.items():
+        if said := _difference(k, about.get(k, "" if k == "start" else None), v):
             raise OmniError(
-                f"{f}: belongs to a run with another {k} ({str(about.get(k))[:60]}); use another folder, "
-                "or delete it to begin again"
+                f"{f}: belongs to a run with another {said}; use another folder, or delete the file to begin again"
             )
-    learner.concept.embeddings.data.copy_(tensors["embeddings"])
-    learner.generator.set_state(tensors["rng"])
-    learner.global_step, learner.history = int(about["step"]), json.loads(about["history"])
-    moments = {k: tensors[k].to("cpu" if k == "step" else learner.bb.device) for k in MOMENTS}
-    learner.optimizer.state[learner.concept.embeddings] = moments
+    _check_tensors(f, tensors, learner)
+    try:
+        runs, dtype = _runs_and_dtype(learner, about)
+    except (KeyError, ValueError, TypeError, RuntimeError, AttributeError) as e:
+        raise OmniError(f"{f}: not a readable checkpoint ({printable(e)}); delete it to begin again") from None
+    step, moments = int(about["step"]), {k: tensors[k] for k in MOMENTS}
+    if step > steps:
+        raise OmniError(f"{f}: has learnt {step} steps; steps={steps} is fewer, so use another folder or more steps")
+    learner.set_state((step, tensors["rng"], tensors["embeddings"], moments), json.loads(about["history"]))
+    if learner.recipe.precision == "auto":
+        learner.dtype = dtype
+    learner.runs = [run for run in runs if run["from_step"] < step or run["steps"] == steps]
+    if not learner.runs or learner.runs[-1]["steps"] != steps:
+        learner.runs.append(dict(from_step=step, steps=steps))
     return learner
 
-# %% ../../nbs/concept/407_checkpoints.ipynb #39b4ba1e
-def _read(file) -> tuple:
-    "What a checkpoint says of itself, and its tensors."
-    from safetensors import safe_open
-
+# %% ../../nbs/concept/407_checkpoints.ipynb #t3c00001
+def _difference(key, found, own) -> str:
+    "What differs between the run of a checkpoint and this one, as text; nothing where they agree."
+    if found == own:
+        return ""
     try:
-        with safe_open(file, "pt") as f:
-            return f.metadata() or {}, {k: f.get_tensor(k) for k in ("embeddings", "rng", *MOMENTS)}
+        if key != "recipe" or not isinstance(theirs := json.loads(found), dict):
+            raise TypeError
+    except (TypeError, ValueError):
+        return f"{key} ({printable(found, 60)})"
+    mine = json.loads(own)
+    wrong = [k for k in sorted(mine | theirs) if k != "steps" and mine.get(k) != theirs.get(k)]
+    return f"recipe ({wrong[0]} was {printable(theirs.get(wrong[0]), 60)}, here {mine.get(wrong[0])})" if wrong else ""
+
+
+def _runs_and_dtype(learner, about):
+    "Which runs made a checkpoint, and what it was computed in; an error of any kind where they are impossible."
+    recipe = json.loads(about["recipe"])
+    runs = json.loads(about.get("runs", "[]")) or [dict(from_step=0, steps=recipe["steps"])]
+    if not all(isinstance(run[k], int) for run in runs for k in ("from_step", "steps")):
+        raise ValueError("its runs are no whole numbers")
+    dtype = getattr(torch, about["precision"]) if "precision" in about else learner.dtype
+    if not isinstance(dtype, torch.dtype):
+        raise ValueError(f"precision {about['precision']} is no number format")
+    return runs, dtype
+
+# %% ../../nbs/concept/407_checkpoints.ipynb #39b4ba1e
+def _check_tensors(file, tensors, learner):
+    "Raises OmniError for a tensor of another shape, with NaN, or that is no state of a random generator."
+    shape, bad = list(learner.concept.embeddings.shape), ""
+    for k in ("embeddings", *MOMENTS):
+        t, want = tensors[k], [] if k == "step" else shape
+        if list(t.shape) != want or not t.is_floating_point() or not torch.isfinite(t).all():
+            bad = f"{k} is {list(t.shape)} of {t.dtype}; finite float32 of shape {want} is needed"
+    try:
+        torch.Generator("cpu").set_state(tensors["rng"])
+    except (RuntimeError, TypeError) as e:
+        bad = f"rng: {e}"
+    if bad:
+        raise OmniError(f"{file}: not a readable checkpoint ({bad}); delete it to begin again")
+
+
+def _check_history(about):
+    "Raises ValueError where the history does not belong to the step."
+    step, history = int(about["step"]), json.loads(about["history"])
+    if not isinstance(history, list) or not all(isinstance(losses, dict) for losses in history):
+        raise ValueError("its history is no list of losses")
+    if step < 0 or len(history) != step:
+        raise ValueError(f"step {step} and {len(history)} entries of history")
+
+
+def _read(file) -> tuple:
+    "What a checkpoint says of itself, and its tensors. Raises OmniError for damage."
+    try:
+        tensors, about = tensors_of(read_bytes(file), ("embeddings", "rng", *MOMENTS), file.name)
+        _check_history(about)
+        return about, tensors
     except Exception as e:
         raise OmniError(f"{file}: not a readable checkpoint ({e}); delete it to begin again") from None
+
+# %% ../../nbs/concept/407_checkpoints.ipynb #39b4ba20
+def saved_seed(
+    output_dir: str | Path | None,  # the folder of a run
+) -> int | None:
+    "The seed of the run that a folder holds; None where it holds none. Raises OmniError for a damaged checkpoint."
+    f = None if output_dir is None else as_path(output_dir, "output_dir") / CHECKPOINT_FILE
+    return int(_read(f)[0].get("seed", 0)) if f and f.exists() else None
+
+# %% ../../nbs/concept/407_checkpoints.ipynb #t3c00004
+def data_counts(
+    data: ConceptData,
+) -> dict:  # {field: number of entries}
+    "How much of everything is learnt from."
+    fields = ("images", "facts", "qa", "edits", "look_alikes", "others")
+    return {k: len(getattr(data, k)) for k in fields}
+
+
+def what_changed(learner: Learner) -> dict:  # for JSON
+    "What a run changed against the concept that it began with: numbers of pictures and facts, fields of the recipe."
+    start, data = learner.start, learner.data
+    if start is None:
+        return {}
+    was, before = (found if isinstance(found := start.summary.get(k), dict) else {} for k in ("data", "recipe"))
+    now, after = data_counts(data), asdict(learner.recipe)
+    both = start.facts.keys() & data.facts.keys()
+    return dict(
+        name=start.name,
+        steps=start.summary.get("steps"),
+        data={k: [was.get(k), n] for k, n in now.items() if was.get(k) != n},
+        new_facts=len(data.facts.keys() - start.facts.keys()),
+        changed_facts=sum(start.facts[k] != data.facts[k] for k in both),
+        recipe={k: [before[k], v] for k, v in after.items() if k in before and before[k] != v},
+        start=start.summary.get("start"),
+    )

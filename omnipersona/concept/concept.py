@@ -6,52 +6,34 @@
 from __future__ import annotations
 
 import copy
-import json
+import re
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ..arguments import as_path
 from ..basics import OmniError, atomic_dir, check_name
-from .tokens import STRIDE, concept_token_ids, initial_embeddings, splice
+from omnipersona.concept.adapter import (
+    KEY,
+    MOST_TOKENS,
+    PARTS,
+    ROUTINGS,
+    check_embeddings,
+    described,
+    read_concept,
+    require_own_folder,
+    texts_only,
+)
+from .tokens import STRIDE, concept_token_ids, initial_embeddings, splice, text_ids
+from ..hub import upload
 from ..model.backbone import Backbone
 from ..model.segments import Text
+from ..settings import choice, whole
 
 # %% auto #0
-__all__ = ['FORMAT', 'KEY', 'ABOUT', 'read_concept', 'check_backbone', 'Concept', 'TextPrompt', 'Concepts', 'as_concept']
-
-# %% ../../nbs/concept/402_concept.ipynb #b0e103d9
-FORMAT = 1  # of the folder
-KEY = "base_model.model.language_model.model.embed_tokens.trainable_tokens_delta"  # where peft expects the embeddings
-ABOUT = ("format", "name", "n_und", "n_gen", "routing", "slot", "backbone", "fingerprint", "facts", "summary")
-
-
-def read_concept(
-    path: Path,  # of an adapter folder
-) -> tuple:  # concept.json as a dict, embeddings (1 + n_und + n_gen, D)
-    "What an adapter folder holds. Raises OmniError for what is missing or damaged."
-    for f in ("concept.json", "adapter_model.safetensors"):
-        if not (path / f).exists():
-            raise OmniError(f"{path}: {f} is missing; this is not a concept folder")
-    try:
-        about = json.loads((path / "concept.json").read_text(encoding="utf-8"))
-        embeddings = load_file(path / "adapter_model.safetensors")[KEY]
-        _check(about, embeddings)
-    except Exception as e:
-        raise OmniError(f"{path}: cannot be read as a concept ({type(e).__name__}: {e}); save it again") from None
-    return about, embeddings
-
-# %% ../../nbs/concept/402_concept.ipynb #81b52cf1
-def _check(about, embeddings):
-    "Raises ValueError where concept.json is not complete, or says something else than the embeddings."
-    if missing := [k for k in ABOUT if k not in about]:
-        raise ValueError(f"concept.json has no {missing[0]}")
-    if about["format"] > FORMAT:
-        raise ValueError(f"format {about['format']} is newer than this package")
-    finite = bool(torch.isfinite(embeddings).all())
-    if len(embeddings) != 1 + about["n_und"] + about["n_gen"] or not finite:
-        raise ValueError(f"{len(embeddings)} embeddings, finite: {finite}")
+__all__ = ['check_backbone', 'Concept', 'TextPrompt', 'Concepts', 'as_concept']
 
 # %% ../../nbs/concept/402_concept.ipynb #9e562ce8
 def check_backbone(
@@ -87,13 +69,12 @@ class Concept(nn.Module):
         summary: dict | None = None,  # how it was trained, for the record
     ):
         super().__init__()
-        if routing not in ("decoupled", "coupled"):
-            raise OmniError(f"routing={routing!r}: one of decoupled, coupled")
-        self.name, self.routing, self.n_und, self.n_gen = check_name(name), routing, n_und, n_gen
-        self.facts, self.summary = facts or {}, summary or {}
+        self.name, self.routing = check_name(name), choice("routing", routing, ROUTINGS)
+        self.n_und, self.n_gen = (whole(k, n, 0, MOST_TOKENS) for k, n in (("n_und", n_und), ("n_gen", n_gen)))
+        self.facts, self.summary = texts_only("facts", facts), dict(summary or {})
         self.backbone, self.fingerprint = bb.name, bb.fingerprint
         start = initial_embeddings(bb, n_und, n_gen, "random") if embeddings is None else embeddings
-        self.embeddings = nn.Parameter(start)
+        self.embeddings = nn.Parameter(check_embeddings(start, 1 + n_und + n_gen, bb.model.config.hidden_size))
         self.place(bb, slot)
 
     def place(self, bb: Backbone, slot: int) -> Concept:
@@ -134,60 +115,69 @@ class Concept(nn.Module):
         tokens = f"{self.n_und} und + {self.n_gen} gen tokens"
         return f"Concept(<{self.name}>, {tokens}, {self.routing}, for {self.backbone} {self.fingerprint})"
 
-    def save_pretrained(self, path: str | Path) -> Path:
-        "Write the adapter folder, all or nothing; returns its path. `~` is the home folder."
+    def save_pretrained(
+        self,
+        path: str | Path,  # the folder; `~` is the home folder
+        facts: bool = True,  # False: concept.json gets none; the embeddings still know what was learnt
+        overwrite: bool = False,  # replace another concept that is saved there
+    ) -> Path:
+        "Write the adapter folder, all or nothing; returns its path. Raises OmniError for another concept's folder."
         from peft import TrainableTokensConfig
 
-        path = Path(path).expanduser()
+        path = as_path(path)
+        if not overwrite:
+            require_own_folder(path, self.name, self.fingerprint)
         config = TrainableTokensConfig(
             token_indices=self.ids,
             target_modules=["embed_tokens"],
             base_model_name_or_path=self.backbone,
             inference_mode=True,
         )
-        about = {"format": FORMAT} | {k: getattr(self, k) for k in ABOUT if k != "format"}
+        about = described(self, facts)
         with atomic_dir(path) as d:
             config.save_pretrained(str(d))
-            save_file({KEY: self.embeddings.detach().float().cpu().contiguous()}, d / "adapter_model.safetensors")
-            (d / "concept.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+            save_file({KEY: self.embeddings.detach().float().cpu().contiguous()}, d / PARTS[1])
+            (d / PARTS[0]).write_text(about, encoding="utf-8")
         return path
 
     @classmethod
     def from_pretrained(
         cls,
-        path: str | Path,  # an adapter folder; `~` is the home folder
+        path: str | Path | bytes,  # a folder, a zip file, the content of one, or owner/name on the hub
         bb: Backbone,  # the backbone it was made for
         slot: int | None = None,  # None: the slot it was saved in
+        revision: str | None = None,  # on the hub: a branch, a tag or a commit; None: the newest state
+        token: str | None = None,  # of the hub; None: the one you are logged in with
+        name: str = "the zip file",  # what errors call content
     ) -> Concept:
-        "Read an adapter folder for `bb`. Raises OmniError for what is missing, damaged or made for another backbone."
-        path = Path(path).expanduser()
-        about, embeddings = read_concept(path)
-        check_backbone(about["name"], about["backbone"], about["fingerprint"], bb, f"{path}: ")
-        width, own = embeddings.shape[1], bb.model.config.hidden_size
-        if width != own:
-            raise OmniError(f"{path}: embeddings of width {width}, this backbone's are {own} wide")
+        "Read a saved concept for `bb`. Raises OmniError for what is missing, damaged or made for another backbone."
+        if isinstance(path, nn.Module) or not hasattr(bb, "fingerprint"):
+            raise OmniError("from_pretrained: the folder comes first, then the backbone")
+        about, embeddings, where = read_concept(path, revision, token, name)
+        check_backbone(about["name"], about["backbone"], about["fingerprint"], bb, f"{where}: ")
         slot = about["slot"] if slot is None else slot
         sizes = about["n_und"], about["n_gen"], about["routing"]
-        return cls(bb, about["name"], embeddings.to(bb.device), *sizes, slot, about["facts"], about["summary"])
+        try:
+            return cls(bb, about["name"], embeddings.to(bb.device), *sizes, slot, about["facts"], about["summary"])
+        except OmniError as e:
+            raise OmniError(f"{where}: {e}") from None
 
     def push_to_hub(
         self,
         repo_id: str,  # 'your-name/maeve'
-        private: bool = True,  # readable by its owner only
+        private: bool = True,  # readable by its owner only; a repository that is public already is refused
         token: str | None = None,  # of the Hugging Face hub; None: the one you are logged in with
+        facts: bool = True,  # False: concept.json gets none
     ) -> str:
         """Upload the adapter folder to the Hugging Face hub; returns its address.
 
-        Everyone who can read the repository can read embeddings and facts."""
+        Everyone who can read the repository can read embeddings and facts. Raises OmniError before anything is sent
+        where a public repository of this name exists and `private` is True, and where the hub refuses."""
         import tempfile
 
-        from huggingface_hub import HfApi
-
-        api = HfApi(token=token)
-        api.create_repo(repo_id, private=private, exist_ok=True)
         with tempfile.TemporaryDirectory() as d:
-            folder = str(self.save_pretrained(Path(d) / "concept"))
-            return api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=f"Concept <{self.name}>")
+            folder = self.save_pretrained(Path(d) / "concept", facts)
+            return upload(folder, repo_id, f"Concept <{self.name}>", private, token)
 
 # %% ../../nbs/concept/402_concept.ipynb #a815a7dc
 class TextPrompt:
@@ -215,10 +205,17 @@ class TextPrompt:
         if not 0 <= slot < len(bb.tok.names):
             raise OmniError(f"slot {slot}: this backbone has {len(bb.tok.names)} reserved names; load fewer concepts")
         self.slot, self.token = slot, bb.tok.names[slot]
-        facts = " ".join(f"the {k} of {self.token} is {v} ." for k, v in self.facts.items())
-        text = f"{self.token} is {self.description} . {facts}".strip()
-        self.prompt_ids = bb.tok(text.replace(f"<{self.name}>", self.token).replace("<sks>", self.token))
+        facts = " ".join(f"the {self._named(k)} of {self.token} is {self._named(v)} ." for k, v in self.facts.items())
+        text = f"{self.token} is {self._named(self.description)} . {facts}".strip()
+        self.prompt_ids = text_ids(bb, text, [self.token])
         return self
+
+    def _named(self, text):
+        "The text with the reserved name. Raises OmniError for another name in brackets."
+        for name in re.findall(r"<([^<>|]*)>", text):
+            if name not in (self.name, "sks"):
+                raise OmniError(f"<{name}>: a text about <{self.name}> names no other concept; leave the brackets out")
+        return text.replace(f"<{self.name}>", self.token).replace("<sks>", self.token)
 
     def in_slot(self, bb: Backbone, slot: int) -> TextPrompt:
         "A copy in another slot."

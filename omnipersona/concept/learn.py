@@ -5,8 +5,11 @@
 # %% ../../nbs/concept/408_learn.ipynb #d7eb1093
 from __future__ import annotations
 
+import math
 import time
+import warnings
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack, closing
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
@@ -14,12 +17,21 @@ import torch
 from PIL import Image
 
 from ..basics import OmniError
-from .checkpoints import resume, save_checkpoint
+from omnipersona.concept.checkpoints import (
+    checkpoint_bytes,
+    data_counts,
+    resume,
+    save_checkpoint,
+    saved_seed,
+    what_changed,
+)
 from .concept import Concept
-from .learner import Learner
+from .learner import Diverged, Learner
 from .losses import Recipe
 from ..data import ConceptData
 from ..model.backbone import Backbone
+from ..model.out_of_memory import OutOfMemory, explain_memory
+from ..run_folder import RunFolder, uninterrupted
 
 # %% auto #0
 __all__ = ['TASK_COLORS', 'with_fields', 'preview_picture', 'Previews', 'Checkpoints', 'ProgressBar', 'learn', 'last_losses',
@@ -74,23 +86,40 @@ def _whole(name, value):
 
 # %% ../../nbs/concept/408_learn.ipynb #1417e72c
 class Checkpoints:
-    "A callback that saves a checkpoint after every so many steps. Raises OmniError where `every` is no such number."
+    """A callback that saves a checkpoint after every so many steps. One that cannot be written warns, and no more.
+
+    Raises OmniError where `every` is no such number."""
 
     def __init__(
         self,
         folder: str | Path | None,  # None: nothing is saved
         every: int,  # steps between checkpoints; 0: only the one at the end
+        held: RunFolder | None = None,  # the same folder, locked
     ):
-        self.folder, self.every = folder, _whole("save_steps", every)
+        self.folder, self.every, self.held = folder, _whole("save_steps", every), held
+        self.failed = ""  # why the last checkpoint could not be written
 
     def __call__(self, learner: Learner) -> None:
         if self.every and learner.global_step % self.every == 0:
             self.save(learner)
 
     def save(self, learner: Learner) -> None:
-        "Save now, in the main process."
-        if self.folder and _is_main(learner):
-            save_checkpoint(learner, self.folder)
+        "Save now, in the main process. Warns where that fails, and where the folder was gone."
+        if not self.folder or not _is_main(learner):
+            return
+        step, folder = learner.global_step, self.held.path if self.held else self.folder
+        try:
+            if self.held and not self.held.hold():
+                warnings.warn(
+                    f"{folder} was gone at step {step} and was made again: what it held is lost", stacklevel=2
+                )
+            save_checkpoint(learner, folder)
+            self.failed = ""
+        except (OSError, OmniError, MemoryError) as e:
+            self.failed = f"the checkpoint of step {step} could not be written to {folder} ({e})"
+            warnings.warn(
+                f"{self.failed}; learning goes on, so free some space or save the concept elsewhere", stacklevel=2
+            )
 
 # %% ../../nbs/concept/408_learn.ipynb #b43aa932
 def _is_main(learner):
@@ -127,55 +156,94 @@ def learn(
     data: ConceptData | str | Path,  # pictures and facts, or a folder of pictures
     name: str = "sks",  # what the concept is called: <name>
     *,
-    seed: int = 0,  # of first values and samples
+    seed: int | None = 0,  # of first values and samples; None: any, and `summary` holds it
     recipe: Recipe | dict = Recipe(),  # a dict holds some fields of it
     output_dir: str | Path | None = None,  # checkpoints go here, and a run goes on from here
     save_steps: int = 50,  # steps between checkpoints; 0: only one at the end
+    start: Concept | str | Path | None = None,  # a concept to go on from, with other data
     progress: bool = True,  # a progress bar
     callbacks: Iterable[Callable] = (),  # called as callback(learner) after every step; True ends the run
     preview: int = 0,  # draw a picture with fixed noise before the first step and after every so many; 0: none
     accelerator=None,  # an accelerate.Accelerator for several processes
     **changes,  # any field of the recipe: steps=200
 ) -> Concept:
-    """Learn a concept. An interrupt stops cleanly and keeps what was learnt.
+    """Learn a concept. What was learnt is kept when the run is interrupted, diverges or finds no more memory or disk.
 
     `concept.summary` holds losses, seconds and the recipe; `concept.history` the losses of every step;
-    `concept.previews` a list of (step, picture). Raises OmniError for unknown fields and words, and as `Learner`."""
-    recipe, previews = with_fields(recipe, changes), Previews(preview)
-    checkpoints, begun = Checkpoints(output_dir, save_steps), time.time()
-    learner = Learner(bb, data, name, seed, recipe, accelerator)
-    if output_dir:
-        resume(learner, output_dir)
-    bar = ProgressBar(learner, progress)
-    watchers: list = [bar, checkpoints, previews, *callbacks]
-    stopped = False
+    `concept.previews` a list of (step, picture). Raises OmniError for unknown fields and words, for a folder that is in
+    use or cannot be written, where nothing could be learnt, and as `Learner`."""
+    recipe, previews, begun = with_fields(recipe, changes), Previews(preview), time.time()
+    with ExitStack() as until_end:
+        checkpoints = Checkpoints(output_dir, save_steps)
+        if output_dir is not None and (accelerator is None or accelerator.is_main_process):
+            checkpoints.held = until_end.enter_context(RunFolder(output_dir, checkpoint_bytes(bb, recipe)))
+        with explain_memory(bb, "reading the pictures"):
+            seed = saved_seed(output_dir) if seed is None else seed  # any seed: a run that goes on keeps its own
+            learner = Learner(bb, data, name, seed, recipe, accelerator, start=start)
+        if output_dir is not None:
+            resume(learner, output_dir)
+        bar = until_end.enter_context(closing(ProgressBar(learner, progress)))
+        why = _all_steps(learner, [bar, checkpoints, previews, *callbacks], until_end, checkpoints)
+        return _learnt(learner, previews.pictures, why, time.time() - begun, checkpoints.failed)
+
+# %% ../../nbs/concept/408_learn.ipynb #t3n00001
+def _all_steps(learner, watchers, until_end, checkpoints) -> str:  # why the run ended early; nothing if it did not
+    "Learn to the end, save, and let nothing interrupt what follows. Raises OmniError where nothing was learnt."
+    why = "an error"
     try:
-        previews(learner)
-        while learner.global_step < recipe.steps and not stopped:
+        why = _steps(learner, watchers)
+        until_end.enter_context(uninterrupted(forget=True))
+    except KeyboardInterrupt:
+        until_end.enter_context(uninterrupted(forget=True))
+        why = "interrupted"
+    except OmniError as e:
+        moved = float(learner.optimizer.state[learner.concept.embeddings]["step"])
+        if not moved or not isinstance(e, (Diverged, OutOfMemory)):
+            raise
+        why = str(e)
+        warnings.warn(
+            f"learning <{learner.concept.name}> has stopped after step {learner.global_step}: {why}", stacklevel=3
+        )
+    finally:
+        with uninterrupted(forget=True):
+            checkpoints.save(learner)
+    return why
+
+
+def _steps(learner, watchers) -> str:  # as above
+    "Every step that is left, each watched. The preview before the first step is drawn here."
+    total, stopped = learner.recipe.steps, False
+    with explain_memory(learner.bb, "learning"):
+        for watch in watchers:
+            if isinstance(watch, Previews):
+                watch(learner)
+        while learner.global_step < total and not stopped:
             learner.step()
             stopped = any([watch(learner) for watch in watchers])
-    except KeyboardInterrupt:
-        stopped = True
-    finally:
-        bar.close()
-        checkpoints.save(learner)
-    return _learnt(learner, previews.pictures, stopped, time.time() - begun)
+    return "ended by a callback" if stopped else ""
 
 # %% ../../nbs/concept/408_learn.ipynb #09db557b
-def _learnt(learner, previews, stopped, seconds):
+def _learnt(learner, previews, why, seconds, failed):
     "The concept, with what is known of the run."
     concept = learner.concept.requires_grad_(False)
     concept.history, concept.previews = learner.history, previews
-    used = learner.recipe.dtype(learner.bb.device) if learner.bb.dtype == torch.float32 else learner.bb.dtype
+    used = learner.dtype if learner.bb.dtype == torch.float32 else learner.bb.dtype
     concept.summary = dict(
         steps=learner.global_step,
-        stopped=stopped,
+        stopped=bool(why),
+        why=why,
         seed=learner.seed,
         seconds=round(seconds, 1),
         recipe=asdict(learner.recipe),
         precision=str(used).removeprefix("torch."),
         last=last_losses(learner.history),
+        data=data_counts(learner.data),
+        runs=learner.runs,
     )
+    if learner.start:
+        concept.summary["start"] = what_changed(learner)
+    if failed:
+        concept.summary["not_saved"] = failed
     return concept
 
 # %% ../../nbs/concept/408_learn.ipynb #7138546e
@@ -183,10 +251,11 @@ def last_losses(
     history: list,  # of dicts of losses by task, one for each step
     n: int = 20,
 ) -> dict:  # {task: loss}
-    "Mean losses by task over the last `n` steps."
+    "Mean losses by task over the last `n` steps, as far as they are finite."
     last = history[-n:]
     tasks = [k for k in (last[-1] if last else {}) if k != "step"]
-    return {k: round(sum(losses.get(k, 0) for losses in last) / len(last), 4) for k in tasks}
+    finite = {k: [v for losses in last if math.isfinite(v := losses.get(k, 0))] for k in tasks}
+    return {k: round(sum(values) / len(values), 4) for k, values in finite.items() if values}
 
 # %% ../../nbs/concept/408_learn.ipynb #bd1dfbc5
 TASK_COLORS = dict(recognise="#0072B2", vqa="#56B4E9", facts="#009E73", draw="#E69F00", edit="#D55E00")

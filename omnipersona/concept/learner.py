@@ -6,27 +6,31 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import os
 from pathlib import Path
 
 import torch
 
+from ..arguments import as_seed
 from ..basics import OmniError, check_name, warmup_cosine
-from .concept import Concept
+from .concept import Concept, as_concept, check_backbone
 from .losses import Recipe, group_losses, task_losses
 from .sampling import EncodedData, step_samples
 from .tokens import initial_embeddings
 from ..data import ConceptData
 from ..model.backbone import Backbone
+from ..run_folder import uninterrupted
 
 # %% auto #0
-__all__ = ['as_data', 'data_hash', 'Learner']
+__all__ = ['WINDOW', 'as_data', 'data_hash', 'as_start', 'LossWatch', 'Diverged', 'Learner']
 
 # %% ../../nbs/concept/406_learner.ipynb #a4be50a5
 def as_data(
-    data: ConceptData | str | Path,  # what a person brings, or a folder of pictures
+    data: ConceptData | str | os.PathLike,  # what a person brings, or a folder of pictures
 ) -> ConceptData:
     "The data, read from its folder if need be. Raises OmniError for anything else, and as `ConceptData.from_folder`."
-    if isinstance(data, (str, Path)):
+    if isinstance(data, (str, os.PathLike)):
         return ConceptData.from_folder(data)
     if not isinstance(data, ConceptData):
         raise OmniError(
@@ -44,69 +48,198 @@ def data_hash(
     pictures = [*data.images, *data.look_alikes, *data.others, *edited]
     return hashlib.sha256(texts + b"".join(p.tobytes() for p in pictures)).hexdigest()[:16]
 
+# %% ../../nbs/concept/406_learner.ipynb #t3l00002
+def as_start(
+    start: Concept | str | Path,  # a concept, or the folder it was saved in
+    bb: Backbone,
+    recipe: Recipe,  # of the run that begins with it
+) -> Concept:
+    "The concept that a run begins with. Raises OmniError where it fits neither the backbone nor the recipe."
+    concept = as_concept(start, bb)
+    if not isinstance(concept, Concept):
+        raise OmniError(f"start: <{concept.name}> is a {type(concept).__name__} and has no embeddings to begin with")
+    check_backbone(concept.name, concept.backbone, concept.fingerprint, bb, "start: ")
+    for k in ("n_und", "n_gen", "routing"):
+        if getattr(concept, k) != getattr(recipe, k):
+            has = f"{k}={getattr(concept, k)!r}"
+            raise OmniError(
+                f"start: <{concept.name}> has {has}, and the recipe says {getattr(recipe, k)!r}; learn with {has}"
+            )
+    return concept
+
+# %% ../../nbs/concept/406_learner.ipynb #t3l00004
+WINDOW = 10  # steps over which a loss is averaged, and in a row that may fail
+
+
+class LossWatch:
+    "Follows the total loss of a run."
+
+    def __init__(
+        self,
+        recipe: Recipe,  # for the weights
+    ):
+        self.recipe = recipe
+        self.last: list = []  # total losses of the last steps whose losses are finite
+        self.first, self.best = math.inf, math.inf  # first loss, lowest mean
+
+    def total(
+        self,
+        losses: dict,  # {'step': number, task: loss}
+    ) -> float:
+        "The weighted sum of the losses of a step."
+        return sum(loss * self.recipe.weight(task) for task, loss in losses.items() if task != "step")
+
+    def __call__(self, losses: dict) -> str:  # 'falling', 'rising' or 'diverged'
+        "Take in the losses of a step and say how the run goes."
+        total = self.total(losses)
+        if not math.isfinite(total):
+            return "rising"
+        self.first = min(self.first, total) if not self.last else self.first
+        self.last = [*self.last, total][-WINDOW:]
+        if len(self.last) < WINDOW:
+            return "falling"
+        mean = sum(self.last) / WINDOW
+        self.best = min(self.best, mean)
+        if mean > max(3 * min(self.best, 4 * self.first), 4 * self.first) + 1:
+            return "diverged"
+        return "falling" if mean <= 1.5 * min(self.best, 4 * self.first) + 0.5 else "rising"
+
 # %% ../../nbs/concept/406_learner.ipynb #f9f967ec
+class Diverged(OmniError, FloatingPointError):
+    "The numbers of a run are no longer useful. The learner is at its last good state."
+
+
 class Learner:
     """Learns one concept step by step. `history` holds the losses of every step, `global_step` how many there were.
 
-    Raises OmniError for what is no data, an impossible name, unknown words, and under `torch.inference_mode()`."""
+    Raises OmniError for what is no data, an impossible name, unknown words, another backbone's or another size of
+    `start`, and under `torch.inference_mode()`."""
 
     def __init__(
         self,
         bb: Backbone,  # stays frozen
-        data: ConceptData | str | Path,  # pictures and facts, or a folder of pictures
+        data: ConceptData | str | os.PathLike,  # pictures and facts, or a folder of pictures
         name: str,  # what the concept is called: <name>
-        seed: int = 0,  # of first values and samples
+        seed: int | None = 0,  # of first values and samples; None: any, and `seed` holds it
         recipe: Recipe = Recipe(),
         accelerator=None,  # an accelerate.Accelerator for several processes
         encoded: EncodedData | None = None,  # of the same data, if it was encoded before
+        start: Concept | str | Path | None = None,  # a concept to go on from, or its folder
     ):
         _require_gradients()
+        seed = as_seed(seed)
         self.bb, self.recipe, self.seed, self.accelerator = bb, recipe, seed, accelerator
-        data = as_data(data)
+        self.data = data = as_data(data)
         self.data_hash = data_hash(data)
+        self.start = None if start is None else as_start(start, bb, recipe)
         self.encoded = encoded or EncodedData(bb, data, check_name(name))
-        photos = self.encoded.images, self.encoded.latents
-        start = initial_embeddings(bb, recipe.n_und, recipe.n_gen, recipe.init, *photos, data.description, seed)
+        facts = (self.start.facts if self.start else {}) | data.facts
         sizes = recipe.n_und, recipe.n_gen, recipe.routing
-        self.concept = Concept(bb, name, start, *sizes, facts=dict(data.facts))
+        self.concept = Concept(bb, name, self._first_embeddings(), *sizes, facts=facts)
         self.optimizer = _optimizer(self.concept.embeddings, recipe)
         self.rate = warmup_cosine(recipe.warmup_steps, recipe.steps)
+        self.dtype = recipe.dtype(bb.device)  # of matrix products
         self.generator = torch.Generator("cpu").manual_seed(seed)
         self.global_step, self.skipped = 0, 0
         self.history: list = []
+        self.runs = [dict(from_step=0, steps=recipe.steps)]  # the number of steps may be raised later
+        self.watch, self.good = LossWatch(recipe), self.state()
+
+    def _first_embeddings(self):
+        if self.start:
+            return self.start.embeddings.detach().clone()
+        recipe, photos = self.recipe, (self.encoded.images, self.encoded.latents)
+        sizes = recipe.n_und, recipe.n_gen, recipe.init
+        return initial_embeddings(self.bb, *sizes, *photos, self.data.description, self.seed)
+
+    def state(self) -> tuple:  # (step, generator's state, embeddings, moments of AdamW by name), copies
+        "All that the next step depends on."
+        moments = self.optimizer.state[self.concept.embeddings]
+        copies = {k: v.clone() for k, v in moments.items()}
+        return self.global_step, self.generator.get_state(), self.concept.embeddings.detach().clone(), copies
+
+    def set_state(
+        self,
+        state: tuple,  # from `state`
+        history: list | None = None,  # losses of all its steps; None: the beginning of the present ones
+    ) -> None:
+        "Take a state. What has been learnt since then is gone."
+        step, generator, embeddings, moments = state
+        self.concept.embeddings.data.copy_(embeddings)
+        own = self.optimizer.state[self.concept.embeddings]
+        for k, v in moments.items():
+            own[k].copy_(v)
+        self.generator.set_state(generator)
+        self.global_step, self.history = step, (self.history if history is None else history)[:step]
+        self.watch, self.good, self.skipped = LossWatch(self.recipe), self.state(), 0
+        for losses in self.history:
+            self.watch(losses)
+            self.skipped = 0 if math.isfinite(self.watch.total(losses)) else self.skipped + 1
 
     def step(self) -> dict:  # {'step': number, task: loss}
-        "One step. Raises FloatingPointError after ten in a row whose loss or gradient is not finite."
-        before = self.generator.get_state()
-        try:
-            losses, finite = self._compute()
-        except BaseException:  # the stop button, too
-            self.generator.set_state(before)
-            raise
-        self.global_step += 1
-        self.history.append(losses)
-        self.skipped = 0 if finite else self.skipped + 1
-        if self.skipped >= 10:
-            raise FloatingPointError(
-                f"the loss is not finite since step {self.global_step - 9}; lower the learning rate "
-                f"({self.recipe.learning_rate}) or use float32"
-            )
+        "One step. Raises Diverged after ten in a row whose numbers are not finite, and for a loss out of hand."
+        generator = torch.Generator("cpu")
+        generator.set_state(self.generator.get_state())
+        losses, finite = self._compute(generator)
+        with uninterrupted():
+            finite = self._move() if finite else False
+            self.generator.set_state(generator.get_state())
+            self.global_step += 1
+            self.history.append(losses)
+            self.skipped = 0 if finite else self.skipped + 1
+            trend = self.watch(losses)
+            if trend == "falling" and finite:
+                self.good = self.state()
+        if self.skipped >= WINDOW or trend == "diverged":
+            self._stop()
         return losses
+
+    def _move(self) -> bool:
+        "A step of the optimizer; none, and False, where something would not be finite any more."
+        before = self.state()
+        try:
+            self.optimizer.step()
+            _, _, *after = self.state()
+            finite = all(bool(torch.isfinite(x).all()) for x in (after[0], *after[1].values()))
+        except BaseException:
+            finite = False
+            raise
+        finally:
+            if not finite:
+                own = self.optimizer.state[self.concept.embeddings]
+                for x, old in ((self.concept.embeddings.data, before[2]), *((own[k], v) for k, v in before[3].items())):
+                    x.copy_(old)
+        return finite
+
+    def _stop(self):
+        "Raises Diverged, at the last good state."
+        rate, last = self.recipe.learning_rate, self.global_step
+        if self.skipped >= WINDOW:
+            raise Diverged(
+                f"the loss is not finite since step {last - WINDOW + 1}; lower the learning rate ({rate}) "
+                f"or use float32 (here {str(self.dtype).removeprefix('torch.')})"
+            )
+        mean = sum(self.watch.last) / WINDOW
+        with uninterrupted():
+            self.set_state(self.good)
+        raise Diverged(
+            f"the loss diverges: its mean over {WINDOW} steps is {mean:.3g} at step {last}, and was "
+            f"{self.watch.best:.3g}; back to step {self.global_step}; lower the learning rate ({rate})"
+        )
 
     def _cast(self):
         "Matrix products in the recipe's precision, where the backbone is kept in float32."
-        dtype = self.recipe.dtype(self.bb.device)
-        return torch.autocast(self.bb.device.type, dtype, enabled=self.bb.dtype == torch.float32 != dtype)
+        return torch.autocast(self.bb.device.type, self.dtype, enabled=self.bb.dtype == torch.float32 != self.dtype)
 
     @torch.enable_grad()
-    def _compute(self):
-        "Losses, and whether they and the gradient are finite. If so, the optimizer has made its step."
+    def _compute(self, generator):
+        "Losses, whether they and the gradient are finite, and the gradient in its place. Nothing else is changed."
         _require_gradients()
         recipe, acc = self.recipe, self.accelerator
         self.optimizer.param_groups[0]["lr"] = recipe.learning_rate * self.rate(self.global_step)
         share = slice(acc.process_index, None, acc.num_processes) if acc else slice(None)
         with self._cast():
-            samples = step_samples(self.encoded, recipe.samples, self.generator)
+            samples = step_samples(self.encoded, recipe.samples, generator)
             losses = task_losses(self.bb, self.concept, samples, share)
         self.optimizer.zero_grad()
         sum(group_losses(losses, recipe).values()).backward()
@@ -118,7 +251,6 @@ class Learner:
         finite = bool(torch.isfinite(gradient).all() and torch.isfinite(means).all())
         if finite:
             torch.nn.utils.clip_grad_norm_([self.concept.embeddings], recipe.max_grad_norm)
-            self.optimizer.step()
         return dict(step=self.global_step + 1, **{task: float(x) for task, x in zip(losses, means)}), finite
 
 # %% ../../nbs/concept/406_learner.ipynb #1af7f52b

@@ -5,35 +5,40 @@
 # %% ../../nbs/concept/405_losses.ipynb #edb3c5ec
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..basics import OmniError, compute_dtype
+from ..basics import compute_dtype
+from .adapter import MOST_TOKENS, ROUTINGS
 from .concept import Concept
 from .sampling import SamplesPerStep
+from .tokens import INITS
 from ..model.attention import KVCache
 from ..model.backbone import Backbone
 from ..model.generate import pack_for
 from ..model.mot import MoT
 from ..model.segments import Batch, LatentImage, Text
+from ..settings import choice, from_saved, named_settings, number, whole
 
 # %% auto #0
-__all__ = ['PRECISIONS', 'TEXT_TASKS', 'DRAWING_TASKS', 'LOSS_GROUPS', 'Recipe', 'concept_cache', 'expand_cache', 'task_losses',
-           'group_losses']
+__all__ = ['PRECISIONS', 'MOST_STEPS', 'TEXT_TASKS', 'DRAWING_TASKS', 'LOSS_GROUPS', 'Recipe', 'concept_cache', 'expand_cache',
+           'task_losses', 'group_losses']
 
 # %% ../../nbs/concept/405_losses.ipynb #c8ac37de
 PRECISIONS = dict(auto=None, float32=torch.float32, bfloat16=torch.bfloat16, float16=torch.float16)
+MOST_STEPS = 10**7  # of a run
 
 
+@named_settings
 @dataclass(frozen=True)
 class Recipe:
     """Hyper-parameters. The defaults are the recommended recipe for the tiny backbone.
 
-    `Recipe(**asdict(recipe))` is equal to the recipe, also after JSON. Raises OmniError for impossible values."""
+    `Recipe(**asdict(recipe))` is equal to the recipe, also after JSON. Raises OmniError for unknown names and for
+    impossible values, and names what is wrong."""
 
     steps: int = 440
     learning_rate: float = 3e-2  # at its peak
@@ -50,13 +55,17 @@ class Recipe:
     precision: str = "auto"  # of matrix products: 'auto' is the fastest here, or 'float32', 'bfloat16', 'float16'
 
     def __post_init__(self):
-        object.__setattr__(self, "samples", _samples(self.samples))
-        for k in ("steps", "warmup_steps", "n_und", "n_gen"):
-            _check(k, getattr(self, k), int, "a whole number")
+        checked = dict(samples=from_saved(SamplesPerStep, self.samples, "samples"))
+        for k in ("steps", "warmup_steps"):
+            checked[k] = whole(k, getattr(self, k), 0, MOST_STEPS)
+        for k in ("n_und", "n_gen"):
+            checked[k] = whole(k, getattr(self, k), 0, MOST_TOKENS)
         for k in ("learning_rate", "weight_decay", "max_grad_norm", "lambda_image", "lambda_edit"):
-            _check(k, getattr(self, k), (int, float), "a number")
-        if self.precision not in PRECISIONS:
-            raise OmniError(f"precision={self.precision!r}: one of {', '.join(PRECISIONS)}")
+            checked[k] = number(k, getattr(self, k))
+        for k, known in (("routing", ROUTINGS), ("init", INITS), ("precision", PRECISIONS)):
+            checked[k] = choice(k, getattr(self, k), known)
+        for k, value in checked.items():
+            object.__setattr__(self, k, value)
 
     def weight(self, task: str) -> float:
         "What the loss of a task is multiplied with."
@@ -65,22 +74,6 @@ class Recipe:
     def dtype(self, device: torch.device | str) -> torch.dtype:
         "What to compute in on a device."
         return PRECISIONS[self.precision] or compute_dtype(device)
-
-# %% ../../nbs/concept/405_losses.ipynb #9cf6f97d
-def _check(name, value, kind, what):
-    if not isinstance(value, kind) or not math.isfinite(value) or value < 0:
-        raise OmniError(f"{name}={value!r}: {what} from 0 on is needed")
-
-# %% ../../nbs/concept/405_losses.ipynb #eb808281
-def _samples(given):
-    "SamplesPerStep, also from the dict that JSON makes of it."
-    if isinstance(given, SamplesPerStep):
-        return given
-    try:
-        return SamplesPerStep(**given)
-    except TypeError:
-        fields = ", ".join(SamplesPerStep.__dataclass_fields__)
-        raise OmniError(f"samples={given!r}: a SamplesPerStep, or a dict with some of {fields}") from None
 
 # %% ../../nbs/concept/405_losses.ipynb #f0d4343e
 def concept_cache(

@@ -8,18 +8,22 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
 
+from ..arguments import as_seed
 from ..basics import OmniError
 from .concept import Concept, Concepts, TextPrompt
-from .replay import Replay, ReplayConfig, Trace
+from .replay import MOST_NEW_TOKENS, Replay, ReplayConfig, Trace
 from .requests import request_segments, restore_names
 from ..model.backbone import Backbone
-from ..model.flow import SamplingConfig
-from ..pictures import load_image
+from ..model.flow import SamplingConfig, as_sampling
+from ..model.out_of_memory import explains_memory
+from ..pictures import load_image, one_picture
+from ..settings import brief, from_saved, whole
 
 # %% auto #0
 __all__ = ['Result', 'Persona']
@@ -86,8 +90,9 @@ class Persona:
         max_new_tokens: int = 24,
     ) -> Result:
         "Answer a question, about a picture if one is given."
-        return self.ask_many([question], None if image is None else [image], max_new_tokens)[0]
+        return self.ask_many([question], None if image is None else [one_picture(image)], max_new_tokens)[0]
 
+    @explains_memory("asking")
     def ask_many(
         self,
         questions: list,
@@ -95,6 +100,7 @@ class Persona:
         max_new_tokens: int = 24,
     ) -> list:  # of Result
         "Answers to many questions at once."
+        max_new_tokens = whole("max_new_tokens", max_new_tokens, 1, MOST_NEW_TOKENS)
         _same_length(questions, questions if images is None else images)
         _text_first(questions, images or [None] * len(questions), "ask(question, image)")
         if not questions:
@@ -120,7 +126,7 @@ class Persona:
     def generate(
         self,
         prompt: str,  # 'a photo of <maeve> at the beach'
-        seed: int = 0,
+        seed: int | None = 0,  # a whole number; None: any, and the result holds it
         sampling: SamplingConfig | str | None = None,  # or the name of a preset; None: the backbone's own
         negative: str = "all",  # what guidance compares with, 'all' or 'last', see `contexts`
         replay: bool | ReplayConfig = False,  # say what is known before drawing
@@ -128,6 +134,7 @@ class Persona:
         "Draw a picture. The same seed starts from the same noise."
         return self.generate_many([prompt], [seed], sampling, negative, replay)[0]
 
+    @explains_memory("drawing")
     def generate_many(
         self,
         prompts: list,
@@ -138,19 +145,21 @@ class Persona:
     ) -> list:  # of Result
         "Pictures for many prompts at once."
         _same_length(prompts, seeds)
+        seeds = [as_seed(seed) for seed in seeds]
         return self._pictures(prompts, self._traces(prompts, replay), list(seeds), sampling or "draw", negative)
 
     def edit(
         self,
         instruction: str,  # 'remove <maeve> from the photo'
         image,  # a picture, see `load_image`
-        seed: int = 0,
+        seed: int | None = 0,
         sampling: SamplingConfig | str | None = None,
         replay: bool | ReplayConfig = False,
     ) -> Result:
         "Change a picture as told."
-        return self.edit_many([instruction], [image], [seed], sampling, replay)[0]
+        return self.edit_many([instruction], [one_picture(image)], [seed], sampling, replay)[0]
 
+    @explains_memory("editing")
     def edit_many(
         self,
         instructions: list,
@@ -161,6 +170,7 @@ class Persona:
     ) -> list:  # of Result
         "Many edits at once."
         _same_length(instructions, images, seeds)
+        seeds = [as_seed(seed) for seed in seeds]
         _text_first(instructions, images, "edit(instruction, image)")
         sources = [load_image(i) for i in images]
         traces = self._traces(instructions, replay)
@@ -170,19 +180,16 @@ class Persona:
         "What is replayed before drawing: a Trace for every request, or None for each."
         if not replay:
             return [None] * len(requests)
-        return Replay(self.bb, self.concepts, replay if isinstance(replay, ReplayConfig) else ReplayConfig())(requests)
-
-    def _sampling(self, chosen):
-        "The configuration that a name stands for."
-        if isinstance(chosen, str) and chosen not in self.bb.presets:
-            raise OmniError(f"sampling={chosen!r}: a SamplingConfig, or one of {', '.join(self.bb.presets)}")
-        return self.bb.presets[chosen] if isinstance(chosen, str) else chosen
+        if replay is not True and not isinstance(replay, (ReplayConfig, Mapping)):
+            raise OmniError(f"replay={brief(replay)}: True, False or a ReplayConfig is needed")
+        config = ReplayConfig() if replay is True else from_saved(ReplayConfig, replay, "replay")
+        return Replay(self.bb, self.concepts, config)(requests)
 
     def _pictures(self, requests, traces, seeds, sampling, negative, sources=None):
         "Results with pictures, drawn after the prompts of their traces if there are any; `sources`: pictures to edit."
         if not requests:
             return []
-        begun, sampling = time.time(), self._sampling(sampling)
+        begun, sampling = time.time(), as_sampling(sampling, self.bb.presets)
         given = [trace.prompt if trace else request for request, trace in zip(requests, traces)]
         read = [request_segments(self.bb, g, self.concepts) for g in given]
         encoded = [[]] * len(read) if sources is None else self.bb.encode_source(sources)
@@ -220,7 +227,7 @@ class Persona:
             changes = {"trace": None} | changes
         r = replace(result, **changes)
         sources = None if r.source is None else [r.source]
-        return self._pictures([r.request], [r.trace], [r.seed], r.sampling, r.negative, sources)[0]
+        return self._pictures([r.request], [r.trace], [as_seed(r.seed)], r.sampling, r.negative, sources)[0]
 
     def what_if(
         self,

@@ -7,19 +7,24 @@ from __future__ import annotations
 
 import html
 import json
+import re
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from PIL import Image, ImageChops
 
+from ..arguments import as_path
 from ..basics import OmniError, atomic_write
 from .concept import Concepts
 from .requests import replace_names, request_segments, restore_names
+from .tokens import text_ids
 from ..model.backbone import Backbone
+from ..model.segments import Text
+from ..settings import brief, named_settings, whole
 
 # %% auto #0
-__all__ = ['EXAMPLES', 'ReplayConfig', 'Stage', 'Trace', 'Replay', 'difference', 'effect_figure']
+__all__ = ['EXAMPLES', 'MOST_NEW_TOKENS', 'ReplayConfig', 'Stage', 'Trace', 'Replay', 'difference', 'effect_figure']
 
 # %% ../../nbs/concept/409_replay.ipynb #677d29a5
 EXAMPLES = (
@@ -30,8 +35,10 @@ EXAMPLES = (
     ("add the food of {name}", "what is the food of {name} ?"),
     ("a photo of {name} with a blue car", "nothing"),
 )
+MOST_NEW_TOKENS = 10_000  # of a text that the model generates
 
 
+@named_settings
 @dataclass(frozen=True)
 class ReplayConfig:
     "How knowledge is replayed. Raises OmniError for examples that do not fit."
@@ -41,13 +48,19 @@ class ReplayConfig:
     max_new_tokens: int = 24  # of a pass; a longer text is taken for nonsense
 
     def __post_init__(self):
+        if not isinstance(self.examples, (tuple, list)):
+            raise OmniError(f"examples={brief(self.examples)}: a list of (request, question) pairs is needed")
         for e in self.examples:
             if not (isinstance(e, (tuple, list)) and len(e) == 2 and all(isinstance(x, str) and x.strip() for x in e)):
-                raise OmniError(f"{e!r}: an example is a pair of texts, a request and the question it raises")
+                raise OmniError(f"{brief(e)}: an example is a pair of texts, a request and the question it raises")
+            if named := re.search(r"<[^<>|]*>", " ".join(e)):
+                raise OmniError(f"{brief(e)}: an example speaks of another character, {{name}}, and not of {named[0]}")
+        object.__setattr__(self, "examples", tuple(tuple(e) for e in self.examples))  # JSON knows lists only
+        object.__setattr__(self, "max_new_tokens", whole("max_new_tokens", self.max_new_tokens, 1, MOST_NEW_TOKENS))
         n = len(self.examples)
-        if not 0 <= self.n_examples <= n:
+        if type(self.n_examples) is not int or not 0 <= self.n_examples <= n:
             raise OmniError(
-                f"n_examples={self.n_examples}: there are {n} examples; take 0 to {n} of them, or give more"
+                f"n_examples={brief(self.n_examples)}: there are {n} examples; take 0 to {n} of them, or give more"
             )
 
 # %% ../../nbs/concept/409_replay.ipynb #e27d6ad7
@@ -99,7 +112,7 @@ class Trace:
     ) -> Path:
         "Write it as JSON."
         about = asdict(self) | dict(needed=self.needed)
-        return atomic_write(Path(path).expanduser(), json.dumps(about, indent=1))
+        return atomic_write(as_path(path), json.dumps(about, indent=1))
 
     def __str__(self):
         lines = [f"{k:9} {text}" + (f"   ({note})" if note else "") for k, text, note in _lines(self)]
@@ -146,10 +159,15 @@ class Replay:
         taken = {c.token for c in concepts.items.values()}
         free = [n for n in bb.tok.names if n not in taken] or bb.tok.names
         chosen = config.examples[: config.n_examples]
-        self.examples = [tuple(x.format(name=free[i % len(free)]) for x in e) for i, e in enumerate(chosen)]
+        self.free = free  # reserved names that stand for other characters
+        self.examples = [tuple(x.replace("{name}", free[i % len(free)]) for x in e) for i, e in enumerate(chosen)]
 
     def _named(self, text):
         return replace_names(text, self.concepts)[0]
+
+    def _segment(self, text, names=None):
+        "A text with reserved names, of the concepts or of an example, as a segment."
+        return Text(text_ids(self.bb, text, names or [c.token for c in self.concepts.items.values()]))
 
     def _pass(self, name, samples, texts, personal=False):
         "Stages of one pass over many requests. `samples`: segments; `texts`: what they say; `personal`: see above."
@@ -175,9 +193,10 @@ class Replay:
 
     def intents(self, requests: list) -> list:  # (question or '', Stage) of each request
         "Q = text(T): what each request needs to know."
-        examples = [self.bb.text(x) for T, Q in self.examples for x in (f"request : {T} question :", Q)]
+        shown = [x for T, Q in self.examples for x in (f"request : {T} question :", Q)]
+        examples = [self._segment(x, self.free) for x in shown]
         texts = [f"request : {self._named(r)} question :" for r in requests]
-        stages = self._pass("intent", [[*examples, self.bb.text(t)] for t in texts], texts)
+        stages = self._pass("intent", [[*examples, self._segment(t)] for t in texts], texts)
         return [("" if s.said == "nothing" else s.said, s) for s in stages]
 
     def retrieve(self, questions: list) -> list:  # (answer, Stage) of each question
@@ -192,7 +211,7 @@ class Replay:
         labels = "request", "question", "answer"
         parts = [[f"{k} : {self._named(x)}" for k, x in zip(labels, each)] for each in known]
         texts = [" ".join([*p, "rewrite :"]) for p in parts]
-        stages = self._pass("rewriting", [[self.bb.text(t)] for t in texts], texts)
+        stages = self._pass("rewriting", [[self._segment(t)] for t in texts], texts)
         return [(s.said, s) for s in stages]
 
     def _problem(self, text, stage):
@@ -200,10 +219,10 @@ class Replay:
         if stage.problem:
             return f"{stage.name}: {stage.problem}"
         try:
-            names = replace_names(text, self.concepts)[1]
+            prompts = request_segments(self.bb, text, self.concepts)[0]
         except OmniError as e:
             return f"{stage.name}: {e}"
-        return f"{stage.name}: names no concept" if stage.name == "intent" and not names else ""
+        return f"{stage.name}: names no concept" if stage.name == "intent" and not prompts else ""
 
     def _note(self, traces, results, store):
         "Note a stage in every trace; returns those that went well."

@@ -6,12 +6,16 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 
+from ..arguments import as_text
 from ..basics import OmniError
 from .concept import Concepts
+from .tokens import text_ids
 from ..model.backbone import Backbone
+from ..model.segments import Text
 
 # %% auto #0
 __all__ = ['replace_brackets', 'replace_names', 'restore_names', 'request_segments']
@@ -31,6 +35,7 @@ def replace_brackets(
     brackets only: the model would read it as a word, and no concept."""
     if not isinstance(text, str) or not text.strip():
         raise OmniError(f"{text!r}: an empty request; write what you want to know or see")
+    as_text(text, "request")
     found, known = list(dict.fromkeys(_NAME.findall(text))), list(known)
     for name in found:
         if token_of(name) is None:
@@ -44,9 +49,15 @@ def replace_brackets(
     return _NAME.sub(lambda m: str(token_of(m[1])), text), found
 
 # %% ../../nbs/concept/403_requests.ipynb #07fea44a
+def _plainly(text):
+    "A text as it looks: full-width letters as usual ones, and nothing invisible."
+    return "".join(c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c) != "Cf")
+
+
 def _says(text, word):
     "Whether the text holds the word, in small letters or capitals, outside of brackets."
-    return re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", _NAME.sub(" ", text), re.IGNORECASE)
+    outside = _plainly(_NAME.sub(" ", text))
+    return re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", outside, re.IGNORECASE)
 
 # %% ../../nbs/concept/403_requests.ipynb #437d9fe4
 def _hint(name, known):
@@ -80,9 +91,10 @@ def request_segments(
     text: str,  # a request, names in brackets
     concepts: Concepts,
 ) -> tuple:  # (system prompts, text with reserved names, its segment)
-    "What the model is given for a request. Raises OmniError for unknown names and words."
+    "What the model is given for a request. Raises OmniError for unknown names and words, and forged tokens."
     replaced, names = replace_names(text, concepts)
     try:
-        return [concepts[n].prompt() for n in names], replaced, bb.text(replaced)
+        ids = text_ids(bb, replaced, [concepts[n].token for n in names])
+        return [concepts[n].prompt() for n in names], replaced, Text(ids)
     except OmniError as e:
         raise OmniError(restore_names(str(e), concepts)) from None

@@ -11,16 +11,18 @@ import torch
 
 from ..basics import OmniError
 from .requests import replace_brackets
+from .tokens import text_ids
 from ..data import NAME, ConceptData
 from ..model.backbone import Backbone
 from ..model.flow import shift_time
 from ..model.segments import LatentImage, Text, ViTImage
+from ..settings import named_settings, number, whole
 from ..toyworld.language import fact_question
 from ..toyworld.world import stranger_pictures
 
 # %% auto #0
-__all__ = ['TASKS', 'EncodedData', 'noised_copies', 'Choices', 'recognition_sample', 'SamplesPerStep', 'vqa_sample',
-           'fact_sample', 'draw_sample', 'edit_sample', 'step_samples']
+__all__ = ['TASKS', 'MOST_SAMPLES', 'EncodedData', 'noised_copies', 'Choices', 'recognition_sample', 'SamplesPerStep',
+           'vqa_sample', 'fact_sample', 'draw_sample', 'edit_sample', 'step_samples']
 
 # %% ../../nbs/concept/404_sampling.ipynb #9560f0a1
 class EncodedData:
@@ -58,11 +60,14 @@ class EncodedData:
 
     def say(self, text: str) -> Text:
         "A text about the concept as a segment."
-        return self.bb.text(replace_brackets(text, self.token_of, [self.name, "sks"])[0])
+        return Text(self._ids(text, [self.name, "sks"]))
 
     def answer(self, text: str) -> list:
         "The ids of what the model learns to say; in an answer the name may stand without brackets."
-        return self.bb.tok(replace_brackets(text, self.token_of, [])[0])
+        return self._ids(text, [])
+
+    def _ids(self, text, known):
+        return text_ids(self.bb, replace_brackets(text, self.token_of, known)[0], self.bb.tok.names[:1])
 
 # %% ../../nbs/concept/404_sampling.ipynb #d2c3b60c
 def noised_copies(
@@ -118,11 +123,13 @@ def _character(encoded, is_concept, choices) -> ViTImage:
 
 # %% ../../nbs/concept/404_sampling.ipynb #144c08ab
 TASKS = ("recognise", "vqa", "facts", "draw", "edit")
+MOST_SAMPLES = 10_000  # of a task in one step
 
 
+@named_settings
 @dataclass(frozen=True)
 class SamplesPerStep:
-    "Samples of each task in a step, and noised copies of each drawn picture. Raises OmniError for impossible numbers."
+    "Samples of each task in a step, and noised copies of each drawn picture. Raises OmniError for no such number."
 
     recognise: int = 2
     vqa: int = 1
@@ -134,10 +141,9 @@ class SamplesPerStep:
 
     def __post_init__(self):
         for k in (*TASKS, "copies"):
-            least, v = int(k == "copies"), getattr(self, k)
-            if not isinstance(v, int) or v < least:
-                hint = "" if least else ", 0 leaves the task out"
-                raise OmniError(f"SamplesPerStep: {k}={v!r}; a whole number from {least} on is needed{hint}")
+            least, hint = int(k == "copies"), "" if k == "copies" else ", 0 leaves the task out"
+            object.__setattr__(self, k, whole(k, getattr(self, k), least, MOST_SAMPLES, f"{hint} (SamplesPerStep)"))
+        object.__setattr__(self, "shift", number("shift", self.shift, above=0, most=1000))
 
     def without(self, *tasks: str) -> SamplesPerStep:
         "The same with no samples of some tasks; the others keep theirs. Raises OmniError for unknown tasks."

@@ -5,18 +5,23 @@
 # %% ../../nbs/concept/401_tokens.ipynb #11de50a3
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..arguments import as_seed
 from ..basics import OmniError
 from ..model.backbone import Backbone
 from ..model.mot import MoT
+from ..model.tokenizer import SPECIALS, Tokenizer
 from ..model.vision import grid_ids
+from ..settings import brief, choice
 
 # %% auto #0
-__all__ = ['STRIDE', 'concept_capacity', 'concept_token_ids', 'splice', 'mean_cells', 'repeated', 'embed_pictures',
-           'initial_embeddings']
+__all__ = ['STRIDE', 'INITS', 'concept_capacity', 'concept_token_ids', 'own_tokens', 'text_ids', 'splice', 'mean_cells',
+           'repeated', 'embed_pictures', 'initial_embeddings']
 
 # %% ../../nbs/concept/401_tokens.ipynb #e1fd16f7
 STRIDE = 32  # spare rows between the first rows of two slots
@@ -37,10 +42,31 @@ def concept_token_ids(
 ) -> list:  # [id of the name, n spare ids]
     "The token ids of a slot. Raises OmniError where the backbone has no such slot."
     capacity = concept_capacity(bb, n)
-    if not 0 <= slot < capacity:
-        raise OmniError(f"slot {slot}: this backbone holds {capacity} concepts of {n} tokens at once; load fewer")
+    if type(slot) is not int or not 0 <= slot < capacity:
+        raise OmniError(
+            f"slot {brief(slot)}: this backbone holds {capacity} concepts of {n} tokens at once; load fewer"
+        )
     first = bb.tok.spare + slot * max(n, STRIDE)
     return [bb.tok(bb.tok.names[slot])[0], *range(first, first + n)]
+
+# %% ../../nbs/concept/401_tokens.ipynb #a4c0de02
+def own_tokens(tok: Tokenizer) -> dict[int, str]:  # {id: how it is written}
+    "The tokens that only the model and this package may write: control tokens, reserved names, all that were added."
+    added = {i: str(t.content) for i, t in tok.hf.get_added_tokens_decoder().items()}
+    written = [*SPECIALS.values(), *tok.names]
+    return added | {i: t for t in written if (i := tok.hf.token_to_id(t)) is not None}
+
+
+def text_ids(
+    bb: Backbone,
+    text: str,  # what a person wrote, its names replaced already
+    names: Iterable[str] = (),  # the reserved names that were put into it
+) -> list[int]:
+    "Token ids of a text. Raises OmniError for unknown words and for tokens that are the model's own."
+    ids, own, names = bb.tok(text), own_tokens(bb.tok), set(names)
+    if forged := [own[i] for i in ids if i in own and own[i] not in names]:
+        raise OmniError(f"{text!r}: {forged[0]} is a token of the model's own, which no text may hold; leave it out")
+    return ids
 
 # %% ../../nbs/concept/401_tokens.ipynb #7dff844a
 def splice(
@@ -89,6 +115,9 @@ def embed_pictures(
     return [x.float() for x in und], [x.float() for x in gen]
 
 # %% ../../nbs/concept/401_tokens.ipynb #b9038266
+INITS = ("images", "words", "random")  # what embeddings can begin as
+
+
 @torch.no_grad()
 def initial_embeddings(
     bb: Backbone,
@@ -102,11 +131,13 @@ def initial_embeddings(
     slot: int = 0,  # whose reserved name the first row begins as
 ) -> Tensor:  # (1 + n_und + n_gen, D) float32: name, und tokens, gen tokens
     "Embeddings to begin with. Raises OmniError for an unknown `init`, and for 'images' without photos."
+    ids = concept_token_ids(bb, slot, n_und + n_gen)  # refuses more than there is room for
+    choice("init", init, INITS)
     table = bb.model.get_input_embeddings().weight.float()
-    name = table[concept_token_ids(bb, slot)[0]][None]
+    name = table[ids[0]][None]
     und, gen = _noise(table, bb.tok.spare, n_und, n_gen, seed)
     if init == "words":
-        known = table[bb.tok(words)] if words else und
+        known = table[text_ids(bb, words)] if words else und
         und, gen = repeated(known, n_und) + 0.1 * und, repeated(known, n_gen) + gen
     elif init == "images":
         if not images or not latents:
@@ -116,14 +147,12 @@ def initial_embeddings(
         seen, drawn = embed_pictures(bb.model, images, latents)
         und = mean_cells(seen, [s.grid for s in images], n_und) + 0.1 * und
         gen = mean_cells(drawn, [s.grid for s in latents], n_gen) + 0.1 * gen
-    elif init != "random":
-        raise OmniError(f"init={init!r}: one of images, words, random")
     return torch.cat([name, und, gen]).float()
 
 # %% ../../nbs/concept/401_tokens.ipynb #31c90f6f
 def _noise(table, n_words, n_und, n_gen, seed):
     "Random und tokens with the spread of words, and random gen tokens with that of latents."
-    generator = torch.Generator("cpu").manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(as_seed(seed))
     und, gen = (
         torch.randn(n, table.shape[1], generator=generator, dtype=torch.float32, device="cpu") for n in (n_und, n_gen)
     )

@@ -89,7 +89,7 @@ def heat_figure(
         shown = [_heat_cell(ax, c[0], m, c[2], top) for ax, c, m in zip(line, cells, percents)]
         for ax in line[len(cells) :]:
             ax.set_axis_off()
-        line[0].set_ylabel(text, fontsize=9)
+        line[0].set_ylabel(text.replace("$", "\\$"), fontsize=9)
         if heat := next((x for x in reversed(shown) if x is not None), None):
             fig.colorbar(heat, ax=line, shrink=0.8, pad=0.01, format="%g %%").ax.tick_params(labelsize=9)
     plt.close(fig)
@@ -112,11 +112,19 @@ def by_layer_figure(
             color = EXPERT_COLORS.get(name.split()[0])
             style = next(greys) if color is None else "--" if "context" in name else "-"
             x = range(len(values)) if numbers is None else numbers
-            ax.plot(x, values, style, marker=None if color is None else "o", ms=4, color=color or "#888888", label=name)
+            ax.plot(
+                x,
+                values,
+                style,
+                marker=None if color is None else "o",
+                ms=4,
+                color=color or "#888888",
+                label=name.replace("$", "\\$"),
+            )
         ax.set_xticks(list(x))
         ax.set_ylim(0, 1.02)
         ax.set_xlabel("layer", fontsize=9)
-        ax.set_title(title, fontsize=10)
+        ax.set_title(title.replace("$", "\\$"), fontsize=10)
         ax.legend(fontsize=9, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.2), frameon=False)
     plt.close(fig)
     return fig

@@ -5,6 +5,7 @@
 # %% ../../nbs/inside/501_recording.ipynb #32eaca86
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -24,8 +25,8 @@ from ..model.generate import pack_for
 from ..model.segments import Batch, LatentImage
 
 # %% auto #0
-__all__ = ['rows_of_attention', 'observe', 'AttentionTrace', 'record', 'first_named', 'token_positions', 'token_labels',
-           'token_experts', 'packed_request']
+__all__ = ['ONE_AT_A_TIME', 'rows_of_attention', 'observe', 'AttentionTrace', 'record', 'first_named', 'token_positions',
+           'token_labels', 'token_experts', 'packed_request']
 
 # %% ../../nbs/inside/501_recording.ipynb #a7700004
 def rows_of_attention(
@@ -52,6 +53,9 @@ def _both(first: Callable | None, second: Callable) -> Callable:
     return observer
 
 # %% ../../nbs/inside/501_recording.ipynb #fb356b1f
+ONE_AT_A_TIME = threading.RLock()  # recordings of two threads wait for each other
+
+
 @contextmanager
 def observe(
     bb: Backbone,
@@ -62,15 +66,22 @@ def observe(
     blocks = bb.model.language_model.model.layers
     if unknown := [i for i in layers or [] if i not in range(len(blocks))]:
         raise OmniError(f"layers={layers}: no layer {unknown[0]}; this backbone has layers 0 to {len(blocks) - 1}")
+    thread = threading.get_ident()  # what other threads do meanwhile is none of its business
+
+    def look_here(layer, q, k, mask):
+        if threading.get_ident() == thread:
+            look(layer, q, k, mask)
+
     watched = [(i, block.self_attn) for i, block in enumerate(blocks) if layers is None or i in layers]
-    before = [attention.observer for _, attention in watched]
-    try:
-        for i, attention in watched:
-            attention.observer = _both(attention.observer, partial(look, i))
-        yield
-    finally:
-        for (_, attention), observer in zip(watched, before):
-            attention.observer = observer
+    with ONE_AT_A_TIME:
+        before = [attention.observer for _, attention in watched]
+        try:
+            for i, attention in watched:
+                attention.observer = _both(attention.observer, partial(look_here, i))
+            yield
+        finally:
+            for (_, attention), observer in zip(watched, before):
+                attention.observer = observer
 
 # %% ../../nbs/inside/501_recording.ipynb #a7700005
 class AttentionTrace:
@@ -130,7 +141,12 @@ def record(
         w = w[..., keys(trace.batch, trace.cache)] if keys else w
         trace.add(layer, reduce(w) if reduce else w)
 
-    hook = bb.model.register_forward_pre_hook(trace.begin, with_kwargs=True)
+    thread = threading.get_ident()
+
+    def begin(*args):
+        return trace.begin(*args) if threading.get_ident() == thread else None
+
+    hook = bb.model.register_forward_pre_hook(begin, with_kwargs=True)
     try:
         with observe(bb, look, layers):
             yield trace

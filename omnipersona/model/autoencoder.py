@@ -5,6 +5,7 @@
 # %% ../../nbs/model/204_autoencoder.ipynb #abf5f3c3
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..arguments import OmniError, read_json
+from ..stored import read_bytes, require_modest, tensors_of
+
 # %% auto #0
-__all__ = ['Refiner', 'Autoencoder', 'pca_autoencoder']
+__all__ = ['MOST_WEIGHTS', 'Refiner', 'Autoencoder', 'pca_autoencoder']
 
 # %% ../../nbs/model/204_autoencoder.ipynb #79dab098
 class Refiner(nn.Module):
@@ -45,6 +49,9 @@ class Refiner(nn.Module):
         return x + F.pixel_shuffle(self.write(self.mid(self.read(F.pixel_unshuffle(x, cell)))), cell)
 
 # %% ../../nbs/model/204_autoencoder.ipynb #0cdc0793
+MOST_WEIGHTS = 2_000_000_000  # bytes of a small autoencoder
+
+
 def _store_as(file: Path, dtype: torch.dtype):
     "Rewrite a safetensors file with every tensor as `dtype`."
     from safetensors.torch import load_file, save_file
@@ -61,14 +68,36 @@ def _tidy_config(file: Path):
     file.write_text(json.dumps(o, indent=1))
 
 
+def _filled(net: Any, file: Path) -> Any:
+    "A network without memory gets the float32 weights of a file. Raises OmniError for a file of other tensors."
+    want = {k: v.shape for k, v in net.state_dict().items()}
+    tensors, _ = tensors_of(read_bytes(file, MOST_WEIGHTS), list(want), str(file))
+    if bad := [k for k, shape in want.items() if tensors[k].shape != shape or not torch.isfinite(tensors[k]).all()]:
+        raise OmniError(
+            f"{file}: {bad[0]} has another shape than its configuration says, or is not finite; copy it again"
+        )
+    net.load_state_dict({k: v.float() for k, v in tensors.items()}, assign=True)
+    return net.eval()
+
+
+def _load_net(path: Path) -> Any:
+    "The `AutoencoderTiny` of a folder. Only the settings that it knows are taken from the file."
+    from diffusers import AutoencoderTiny
+
+    config = read_json(path / "config.json", dict)
+    require_modest(config, str(path / "config.json"))
+    known = inspect.signature(AutoencoderTiny.__init__).parameters
+    with torch.device("meta"):
+        net = AutoencoderTiny(**{k: v for k, v in config.items() if k in known and k != "self"})
+    return _filled(net, path / "diffusion_pytorch_model.safetensors")
+
+
 def _load_refiner(path: Path, shape: dict) -> Refiner:
     "A refiner from a folder, in float32 on the CPU."
-    from safetensors.torch import load_file
-
-    with torch.device("cpu"):
+    require_modest(shape, str(path / "outer.json"))
+    with torch.device("meta"):
         refiner = Refiner(**shape).float()
-    refiner.load_state_dict({k: v.float() for k, v in load_file(path / "refiner.safetensors").items()})
-    return refiner
+    return _filled(refiner, path / "refiner.safetensors")
 
 # %% ../../nbs/model/204_autoencoder.ipynb #b7b2d448
 class Autoencoder(nn.Module):
@@ -140,13 +169,11 @@ class Autoencoder(nn.Module):
         cls,
         path: str | Path,  # a folder that `save_pretrained` wrote, with an `AutoencoderTiny`
     ) -> Autoencoder:
-        "Read what `save_pretrained` wrote, in float32. Raises OSError where a file is missing."
-        from diffusers import AutoencoderTiny
-
-        outer = json.loads(Path(path, "outer.json").read_text())
+        "Read what `save_pretrained` wrote, in float32. Raises OmniError where a file is missing or damaged."
+        outer = read_json(Path(path, "outer.json"), dict)
         shape = outer.pop("refiner", None)
         refiner = _load_refiner(Path(path), shape) if shape else None
-        return cls(AutoencoderTiny.from_pretrained(path, torch_dtype=torch.float32), **outer, refiner=refiner)
+        return cls(_load_net(Path(path)), **outer, refiner=refiner)
 
 # %% ../../nbs/model/204_autoencoder.ipynb #c7490525
 def _components(

@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..arguments import as_device, as_seed
 from ..basics import atomic_dir
 from .autoencoder import Autoencoder
 from .fingerprint import tensor_signature, weights_fingerprint
-from .flow import PRESETS, SamplingConfig
+from .flow import PRESETS, SamplingConfig, as_sampling
 from .generate import generate_text, prefill, require_finite, sample_latents, score_next
 from .mot import MoT
 from omnipersona.model.preprocessing import (
@@ -26,6 +27,7 @@ from omnipersona.model.preprocessing import (
     at_once,
     cells,
     in_groups,
+    open_picture,
     open_pictures,
     square_resizes,
     two_copies,
@@ -94,14 +96,14 @@ class Backbone:
         "Latent tokens of the picture that is drawn. Nothing is encoded for this."
         if image is None:
             return self.grid
-        return cells(self.vae_resize.size(open_pictures(image)[0].size), self._token_side)
+        return cells(self.vae_resize.size(open_picture(image).size), self._token_side)
 
     def vit_grid(
         self,
         image: Any,  # a picture, see `load_image`
     ) -> tuple[int, int]:  # (rows, columns)
         "Patches of the ViT's copy of a picture. Nothing is encoded for this."
-        size = self.vit_resize.size(self.vae_resize.size(open_pictures(image)[0].size))
+        size = self.vit_resize.size(self.vae_resize.size(open_picture(image).size))
         return cells(size, self.model.vit_model.config.patch_size)
 
     @property
@@ -112,7 +114,8 @@ class Backbone:
         return weights_fingerprint(own)
 
     def to(self, device: torch.device | str) -> Backbone:
-        "Move everything to a device."
+        "Move everything to a device. Raises OmniError for one that is not there."
+        device = as_device(device)
         self.model.to(device)
         self.ae.to(device)
         return self
@@ -206,11 +209,11 @@ class Backbone:
         seeds: Any,  # B integers
         grid: tuple | None = None,  # (rows, columns); None: a square picture's
     ) -> Tensor:  # (B, N, C)
-        "Starting noise, one seed for each picture, the same on every device."
+        "Starting noise, one seed for each picture, the same on every device. Raises OmniError for what is no seed."
         rows, columns = grid or self.grid
         n = (rows * columns, self.model.config.latent_channels)
         noise = [
-            torch.randn(n, generator=torch.Generator("cpu").manual_seed(int(s)), dtype=torch.float32, device="cpu")
+            torch.randn(n, generator=torch.Generator("cpu").manual_seed(as_seed(s)), dtype=torch.float32, device="cpu")
             for s in seeds
         ]
         return torch.stack(noise).to(self.device)
@@ -249,7 +252,7 @@ class Backbone:
         callback: Callable | None = None,  # see `euler`
     ) -> list:  # B PIL pictures
         "A picture after each list of segments. Pictures of one shape are drawn together."
-        chosen = self.presets[sampling] if isinstance(sampling, str) else sampling
+        chosen = as_sampling(sampling, self.presets)
 
         def shape(item):
             source = next((s.grid for s in reversed(item[0]) if isinstance(s, LatentImage)), self.grid)

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..basics import compute_dtype, default_device
+from ..arguments import OmniError, as_device, as_dtype, as_path, as_seed, read_json
+from ..basics import compute_dtype
 from .backbone import Backbone
 from .bagel_autoencoder import bagel_ae_state, check_ae, empty_ae, load_ae
-from .bagel_checkpoint import CONFIGS, check_folder, compare_keys, read_json, stored_shapes
+from .bagel_checkpoint import CONFIGS, check_folder, compare_keys, stored_shapes
 from omnipersona.model.bagel_config import (
     bagel_tokenizer,
     default_resizes,
@@ -29,19 +30,27 @@ from .flow import BAGEL_PRESETS
 from .mot import MoT
 from .quant import check_quant, quantise_layers, set_parameter
 from .vision import ImageResize
+from ..stored import require_modest
 
 # %% auto #0
-__all__ = ['SMALL', 'load_bagel', 'random_checkpoint']
+__all__ = ['SMALL', 'fill', 'load_bagel', 'random_checkpoint']
 
 # %% ../../nbs/model/217_bagel.ipynb #14c57752
-def _fill(module, path, dtype, device):
-    "Read a file into a memoryless module, tensor by tensor; returns the signatures of what is stored."
+def fill(
+    module: nn.Module,  # on the meta device
+    path: Path,  # a safetensors file whose table fits the module, see `compare_keys`
+    dtype: torch.dtype,
+    device: torch.device | str,
+) -> dict[str, bytes]:  # {name: signature of what is stored}
+    "Read a file into a module without memory, tensor by tensor. Raises OmniError for whole numbers instead of weights."
     from safetensors import safe_open
 
     signatures = {}
     with safe_open(str(path), "pt") as f:
         for k, old in list(module.state_dict().items()):
             t = f.get_tensor(k).view(old.shape)
+            if not t.is_floating_point():
+                raise OmniError(f"{path}: {k} holds {t.dtype}, and weights are needed; download it again")
             signatures[k] = tensor_signature(t)
             set_parameter(module, k, t, device, dtype)
     return signatures
@@ -53,9 +62,17 @@ def _sides(shapes):
     return {k: math.isqrt(shapes[t][0]) for k, t in tables.items() if t in shapes}
 
 # %% ../../nbs/model/217_bagel.ipynb #3998bd4c
+def _configs(path):
+    "What the three configuration files hold. Raises OmniError for impossible sizes."
+    configs = [read_json(path / f, dict) for f in CONFIGS]
+    for f, config in zip(CONFIGS, configs):
+        require_modest(config, str(path / f))
+    return configs
+
+
 def _empty(path: Path, image_size: int | None):
     "(model without memory, resizes, tokenizer, vae_config) of a checkpoint whose files fit together. Reads no weight."
-    llm, vit, outer = (read_json(path / f) for f in CONFIGS)
+    llm, vit, outer = _configs(path)
     have, vae = stored_shapes(path / "ema.safetensors"), outer.get("vae_config", {})
     c = mot_config(llm, vit, outer | _sides(have))
     resizes = default_resizes(c, image_size)
@@ -81,11 +98,11 @@ def load_bagel(
     wrong shape."""
     path = check_folder(path)
     check_quant(quant)
-    device = device or default_device()
-    dtype = dtype or compute_dtype(device)
+    device = as_device(device)
+    dtype = as_dtype(dtype) or compute_dtype(device)
     model, official, tok, vae = _empty(path, image_size)
     quantise_layers(model.language_model.model.layers, quant, dtype)
-    signatures = _fill(model, path / "ema.safetensors", dtype, device)
+    signatures = fill(model, path / "ema.safetensors", dtype, device)
     exact = torch.float32 if dtype == torch.float16 else dtype  # float16 is too short for the autoencoder's sums
     ae = load_ae(path / "ae.safetensors", vae, exact, device)
     bb = Backbone(model, ae, tok, resizes or official, BAGEL_PRESETS, path.name)
@@ -130,13 +147,13 @@ def random_checkpoint(
     "Write a random checkpoint in the official layout. The tokenizer's words are single bytes."
     from safetensors.torch import save_file
 
-    path = Path(path)
+    path = as_path(path, "folder")
     path.mkdir(parents=True, exist_ok=True)
     for f, part in zip(CONFIGS, ("llm", "vit", "outer")):
         (path / f).write_text(json.dumps(sizes[part], indent=1), encoding="utf-8")
     save_byte_tokenizer(path)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(as_seed(seed))
         model = MoT(mot_config(**sizes))
         net = _random_state(empty_ae(sizes["outer"].get("vae_config", {})).net)
     save_file(dict(model.state_dict()), path / "ema.safetensors")

@@ -5,37 +5,26 @@
 # %% ../../nbs/model/213_bagel_checkpoint.ipynb #495118d8
 from __future__ import annotations
 
-import json
-import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from ..basics import OmniError
+from ..arguments import OmniError, as_path
+from ..stored import tensor_table
 
 # %% auto #0
-__all__ = ['CONFIGS', 'FILES', 'OLD_TOKENIZER', 'read_json', 'check_folder', 'stored_shapes', 'compare_keys']
+__all__ = ['CONFIGS', 'FILES', 'OLD_TOKENIZER', 'check_folder', 'stored_shapes', 'compare_keys']
 
 # %% ../../nbs/model/213_bagel_checkpoint.ipynb #ad4c7149
 CONFIGS = ("llm_config.json", "vit_config.json", "config.json")
 FILES = (*CONFIGS, "ema.safetensors", "ae.safetensors")
 OLD_TOKENIZER = ("vocab.json", "merges.txt", "tokenizer_config.json")
 
-
-def read_json(
-    path: Path,
-) -> dict:
-    "The contents of a JSON file. Raises OmniError that names a file which is not JSON."
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as e:
-        raise OmniError(f"{path}: not readable as JSON ({e}); download it again") from None
-
 # %% ../../nbs/model/213_bagel_checkpoint.ipynb #1f7a01c6
 def check_folder(
     path: str | Path,
 ) -> Path:  # the same folder
     "A folder that holds all files of an official checkpoint. Raises OmniError that names those missing."
-    path = Path(path)
+    path = as_path(path)
     if not path.is_dir():
         raise OmniError(f"{path}: no such folder; give the folder of a downloaded BAGEL checkpoint")
     wanted = list(FILES)
@@ -45,28 +34,20 @@ def check_folder(
         raise OmniError(f"{path}: {', '.join(missing)} missing; this is not a complete BAGEL checkpoint")
     return path
 
-# %% ../../nbs/model/213_bagel_checkpoint.ipynb #ab96e80c
-def _table(path, size):
-    "(entries by name, number of bytes that the whole file should have); ValueError and the like for other files."
-    with path.open("rb") as f:
-        (n,) = struct.unpack("<Q", f.read(8))
-        entries = json.loads(f.read(n) if 8 + n <= size else b"")
-    entries.pop("__metadata__", None)
-    return entries, 8 + n + max(v["data_offsets"][1] for v in entries.values())
-
 # %% ../../nbs/model/213_bagel_checkpoint.ipynb #e0c061dc
 def stored_shapes(
     path: str | Path,  # a safetensors file
 ) -> dict[str, list[int]]:  # {name: shape}
     "Names and shapes, from the file's table. Raises OmniError where the file is shorter or longer than the table says."
-    path = Path(path)
+    path = as_path(path)
     size = path.stat().st_size
     try:
-        entries, end = _table(path, size)
-        shapes = {k: list(v["shape"]) for k, v in entries.items()}
-    except (ValueError, LookupError, AttributeError, TypeError, struct.error):
+        with path.open("rb") as f:
+            entries, _, end = tensor_table(f, size)
+        shapes = {k: shape for k, (_, shape) in entries.items()}
+    except ValueError as e:
         raise OmniError(
-            f"{path}: {size:,} bytes that are no whole safetensors table; the download stopped early "
+            f"{path}: {size:,} bytes that are no whole safetensors table ({e}); the download stopped early "
             "or this is another kind of file: download it again"
         ) from None
     if end != size:

@@ -155,9 +155,9 @@ def _read_tokenizer(path):
     try:
         if (path / "tokenizer.json").is_file():
             return tokenizers.Tokenizer.from_file(str(path / "tokenizer.json"))
-        from transformers import AutoTokenizer
+        from transformers import Qwen2TokenizerFast  # this class and no other, whatever a file asks for
 
-        return AutoTokenizer.from_pretrained(path, local_files_only=True).backend_tokenizer
+        return Qwen2TokenizerFast.from_pretrained(path, local_files_only=True).backend_tokenizer
     except Exception as e:
         raise OmniError(f"{path}: its tokenizer cannot be read ({e}); download tokenizer.json again") from None
 

@@ -184,8 +184,9 @@ class MoTAttention(nn.Module):
         new = (k, v)
         if cache is not None:
             k, v = cache.join(layer, k, v)
-        if self.observer is not None:
-            self.observer(q, k, mask)
+        observer = self.observer  # another thread may take it away meanwhile
+        if observer is not None:
+            observer(q, k, mask)
         o = attend(q, k, v, mask).transpose(1, 2).flatten(2)
         return self.o_proj(o[:, :n]), self.o_proj_moe_gen(o[:, n:]), new
 

@@ -12,24 +12,30 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ..basics import OmniError
 from .attention import KVCache, stack_caches
 from .flow import SamplingConfig, euler, guide, time_grid
 from .mot import MoT
 from .segments import Batch, LatentImage, Text, pack
+from ..settings import choice
 
 # %% auto #0
-__all__ = ['require_finite', 'ConceptTokens', 'splice_of', 'pack_for', 'empty_cache', 'prefill', 'GeneratedText', 'generate_text',
-           'score_next', 'contexts', 'sample_latents']
+__all__ = ['NotFinite', 'require_finite', 'ConceptTokens', 'splice_of', 'pack_for', 'empty_cache', 'prefill', 'GeneratedText',
+           'generate_text', 'score_next', 'contexts', 'sample_latents']
 
 # %% ../../nbs/model/209_generate.ipynb #ac08b561
+class NotFinite(OmniError, FloatingPointError):
+    "NaN or infinity where a result should be."
+
+
 def require_finite(
     x: Tensor,  # any shape
     what: str,  # what it is, for the message
 ) -> Tensor:  # the same tensor
-    "Raises FloatingPointError where a number is not finite: what would follow is noise that looks like an answer."
+    "Raises NotFinite where a number is not finite: what would follow is noise that looks like an answer."
     if bool(torch.isfinite(x).all()):
         return x
-    raise FloatingPointError(
+    raise NotFinite(
         f"{what}: numbers that are not finite; load the backbone with dtype=torch.float32, or torch.bfloat16 where the "
         "GPU really has it"
     )
@@ -144,7 +150,7 @@ def generate_text(
     generator: torch.Generator | None = None,  # on the model's device, for a temperature over 0
     concept: ConceptTokens | None = None,  # as in `prefill`
 ) -> list[GeneratedText]:  # B of them
-    "Continue every row of the cache with words. Raises FloatingPointError where scores are not finite."
+    "Continue every row of the cache with words. Raises NotFinite where scores are not finite."
     answers = [GeneratedText() for _ in cache.position]
     ids = [model.special.bos] * len(answers)
     for _ in range(max_new_tokens + 1):
@@ -169,7 +175,7 @@ def score_next(
     choices: list,  # ids of one-token answers
     concept: ConceptTokens | None = None,  # as in `prefill`
 ) -> Tensor:  # (B, len(choices)), rows sum to 1
-    "Probabilities of single-token answers among the choices. Raises FloatingPointError where scores are not finite."
+    "Probabilities of single-token answers among the choices. Raises NotFinite where scores are not finite."
     begin = [[Text([model.special.bos], wrap=False)]] * len(cache.position)
     h = model(pack_for(model, begin, None, cache.position.tolist()), cache, splice_of(concept))
     scores = model.logits(h.und[:, -1]).float()[:, choices]
@@ -181,6 +187,7 @@ def contexts(
     negative: str = "last",  # "last": leave out the last text and what follows it (BAGEL); "all": leave out every text
 ) -> tuple[list, list, list]:  # (conditional, without text, without pictures), lists of segments
     "What each branch of guidance reads (Brooks et al. 2023)."
+    choice("negative", negative, ("last", "all"))
     texts = [i for i, s in enumerate(segments) if isinstance(s, Text)]
     if negative == "all":
         no_text = [s for s in segments if not isinstance(s, Text)]
@@ -243,7 +250,7 @@ def sample_latents(
     caches: list | None = None,  # one `KVCache` for every branch, in the order of `contexts`; None: they are read here
     callback: Callable | None = None,  # see `euler`
 ) -> Tensor:  # (B, N, C) latents, float32
-    "A picture after every sample: Euler steps from noise, guided. Raises FloatingPointError where it is not finite."
+    "A picture after every sample: Euler steps from noise, guided. Raises NotFinite where it is not finite."
     if caches is None:
         read = [contexts(s, negative) for s in samples]
         caches = [prefill(model, [r[k] for r in read], None, concept) for k in range(sampling.branches)]

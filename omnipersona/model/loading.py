@@ -5,55 +5,52 @@
 # %% ../../nbs/model/218_loading.ipynb #7e48d7cd
 from __future__ import annotations
 
-import json
-import re
+import inspect
+import os
 from pathlib import Path
 
 import torch
 
-from ..basics import OmniError, default_device
+from ..arguments import OmniError, as_device, as_dtype, as_path, printable, read_json
+from ..hub import check_revision, hub_folder, is_hub_name
 from .autoencoder import Autoencoder
 from .backbone import Backbone
-from .bagel import load_bagel
+from .bagel import fill, load_bagel
+from .bagel_checkpoint import compare_keys, stored_shapes
+from .bagel_config import empty_mot
+from .experts import MoTConfig
 from .flow import SamplingConfig
-from .mot import MoT
-from .tokenizer import Tokenizer
+from .tokenizer import SPECIALS, Tokenizer
 from .vision import ImageResize
+from ..settings import from_saved, whole
+from ..stored import require_modest
 
 # %% auto #0
-__all__ = ['HUB', 'SAVED_FILES', 'find_backbone', 'load_saved', 'load_backbone']
+__all__ = ['HUB', 'SAVED_FILES', 'find_backbone', 'saved_config', 'load_saved', 'load_backbone']
 
 # %% ../../nbs/model/218_loading.ipynb #d7d6f938
 HUB = {"bagel-7b-mot": "ByteDance-Seed/BAGEL-7B-MoT"}
-_WANTED = """*config.json ema.safetensors ae.safetensors tokenizer* vocab.json merges.txt
-backbone.json model.safetensors ae/*""".split()
-
-
-def _from_hub(name):
-    "The local copy of a repository of the hub."
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(HUB.get(name, name), allow_patterns=_WANTED))
-    except Exception as e:
-        raise OmniError(
-            f"{name}: no such folder, and the Hugging Face hub does not give it ({type(e).__name__}: {e})"
-        ) from None
+_WANTED = """*config.json ema.safetensors ae.safetensors tokenizer.json vocab.json merges.txt
+backbone.json model.safetensors ae/*.json ae/*.safetensors""".split()
 
 # %% ../../nbs/model/218_loading.ipynb #c8ffd788
 def find_backbone(
     name: str | Path,  # 'tiny', 'bagel-7b-mot', a folder, or owner/name on the hub, which is downloaded
+    revision: str | None = None,  # of the repository on the hub: a branch, a tag or a commit; None: the newest state
 ) -> Path:
     "The folder that a name means. Raises OmniError where there is none."
     import omnipersona
 
-    path = Path(omnipersona.__file__).parent / "weights" / name if name == "tiny" else Path(name).expanduser()
-    if path.is_dir():
+    path = Path(omnipersona.__file__).parent / "weights" / name if name == "tiny" else as_path(name, "backbone")
+    check_revision(revision)
+    if os.path.isdir(path):
+        if revision is not None:
+            raise OmniError(f"{name}: revision={revision!r} is for a repository on the hub, and this is a folder")
         return path
-    if str(name) in HUB or re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
-        return _from_hub(str(name))
+    if str(name) in HUB or is_hub_name(str(name)):
+        return hub_folder(HUB.get(str(name), str(name)), _WANTED, revision)
     raise OmniError(
-        f"{name}: no such folder; use load_backbone('tiny'), 'bagel-7b-mot', the folder of a backbone, "
+        f"{printable(name, 300)}: no such folder; use load_backbone('tiny'), 'bagel-7b-mot', the folder of a backbone, "
         "or owner/name on the Hugging Face hub"
     )
 
@@ -69,18 +66,49 @@ SAVED_FILES = (
 )
 
 # %% ../../nbs/model/218_loading.ipynb #dd39567e
-def _read(path, dtype):
-    "A backbone from a complete folder; any error where a file is damaged."
+def saved_config(
+    path: Path,  # a folder that `Backbone.save_pretrained` wrote
+) -> MoTConfig:
+    "The sizes of a backbone, and nothing else that its config.json may hold. Raises OmniError for impossible sizes."
+    config = read_json(path / "config.json", dict)
+    require_modest(config, str(path / "config.json"))
+    known = inspect.signature(MoTConfig.__init__).parameters
+    return MoTConfig(**{k: v for k, v in config.items() if k in known and k not in ("self", "kw")})
+
+
+def _read_model(path, dtype):
+    "The model of a complete folder; the shapes in the file are compared with the sizes before a weight is read."
+    model, file = empty_mot(saved_config(path)), path / "model.safetensors"
+    compare_keys(stored_shapes(file), {k: v.shape for k, v in model.state_dict().items()}, str(file))
+    fill(model, file, dtype, "cpu")
+    if bad := [k for k, v in model.state_dict().items() if not torch.isfinite(v).all()]:
+        raise OmniError(f"{file}: {bad[0]} is not finite; copy it again")
+    return model
+
+
+def _read_tokenizer(path, rows):
+    "The tokenizer of a complete folder."
     import tokenizers
 
-    about = json.loads((path / "backbone.json").read_text(encoding="utf-8"))
+    about = read_json(path / "backbone.json", dict)
+    spare = whole("spare", about["spare"], 1, rows)
+    if whole("vocab_size", about["vocab_size"]) != rows or not all(isinstance(n, str) for n in about["names"]):
+        raise OmniError(f"vocab_size={about['vocab_size']}: the model has {rows} rows, or a name is no text")
     hf = tokenizers.Tokenizer.from_file(str(path / "tokenizer.json"))
+    if absent := [t for t in (*SPECIALS.values(), *about["names"]) if hf.token_to_id(t) is None]:
+        raise OmniError(f"tokenizer.json: {absent[0]} is missing; it belongs to another model")
+    return Tokenizer(hf, spare, rows, about["names"], bool(about["names_pretrained"]))
+
+
+def _read(path, dtype):
+    "A backbone from a complete folder; any error where a file is damaged."
+    about, model = read_json(path / "backbone.json", dict), _read_model(path, dtype)
     return Backbone(
-        MoT.from_pretrained(path, dtype=dtype),
+        model,
         Autoencoder.from_pretrained(path / "ae").to(dtype),
-        Tokenizer(hf, about["spare"], about["vocab_size"], about["names"], about["names_pretrained"]),
-        (ImageResize(**about["vae_resize"]), ImageResize(**about["vit_resize"])),
-        {k: SamplingConfig(**v) for k, v in about["presets"].items()},
+        _read_tokenizer(path, model.config.vocab_size),
+        (from_saved(ImageResize, about["vae_resize"]), from_saved(ImageResize, about["vit_resize"])),
+        {k: from_saved(SamplingConfig, v, f"preset {k}") for k, v in about["presets"].items()},
         about["name"],
     )
 
@@ -91,16 +119,15 @@ def load_saved(
     device: torch.device | str | None = None,  # None: a GPU if there is one
 ) -> Backbone:
     "Read a backbone folder. Raises OmniError for one that is not complete or damaged."
-    import transformers
-
     for f in SAVED_FILES:
         if not (path / f).exists():
             raise OmniError(f"{path}: {f} is missing; this is not a complete backbone folder")
-    transformers.utils.logging.disable_progress_bar()
+    dtype, device = as_dtype(dtype) or torch.float32, as_device(device)
     try:
-        return _read(path, dtype or torch.float32).to(device or default_device())
+        return _read(path, dtype).to(device)
     except Exception as e:
-        raise OmniError(f"{path}: cannot be read as a backbone ({type(e).__name__}: {e}); copy it again") from e
+        why = e if isinstance(e, OmniError) else f"{type(e).__name__}: {e}"
+        raise OmniError(f"{path}: cannot be read as a backbone ({why}); copy it again") from e
 
 # %% ../../nbs/model/218_loading.ipynb #212a9fb0
 _OFFICIAL = ("llm_config.json", "vit_config.json", "ema.safetensors")  # any of them tells the official layout
@@ -112,9 +139,11 @@ def load_backbone(
     device: torch.device | str | None = None,  # None: a GPU if there is one
     quant: str | None = None,  # official layout: 'nf4' or 'int8', the experts' weights quantised while they are read
     image_size: int | None = None,  # official layout: longest side of pictures, pixels; None: see `default_resizes`
+    revision: str | None = None,  # of a repository on the hub: a branch, a tag or a commit; None: the newest state
 ) -> Backbone:
     "Load a backbone. Raises OmniError for a folder that is none, not complete or damaged, and for what it cannot do."
-    path = find_backbone(name)
+    dtype, device = as_dtype(dtype), as_device(device)  # a slip here is found before any file is read
+    path = find_backbone(name, revision)
     if any((path / f).exists() for f in _OFFICIAL):
         return load_bagel(path, dtype, device, quant=quant, image_size=image_size)
     if quant or image_size:

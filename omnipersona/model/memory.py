@@ -9,9 +9,11 @@ import html
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..arguments import read_json
 from .autoencoder import Autoencoder
+from .backbone import Backbone
 from .bagel_autoencoder import empty_ae
-from .bagel_checkpoint import CONFIGS, read_json
+from .bagel_checkpoint import CONFIGS
 from .bagel_config import BAGEL_7B, default_resizes, mot_config
 from omnipersona.model.costs import (
     GPU,
@@ -24,11 +26,10 @@ from omnipersona.model.costs import (
     working_gb,
     workloads,
 )
-from .experts import MoTConfig
-from .loading import find_backbone
+from .loading import find_backbone, saved_config
 
 # %% auto #0
-__all__ = ['SIZES', 'Plan', 'plan', 'plan_table']
+__all__ = ['SIZES', 'Plan', 'plan', 'plan_table', 'plan_backbone']
 
 # %% ../../nbs/model/220_memory.ipynb #cc4c0032
 @dataclass(frozen=True)
@@ -100,14 +101,14 @@ def _assumptions(gpu: GPU, checkpointing: bool, offload: bool, quant: str | None
 
 # %% ../../nbs/model/220_memory.ipynb #ad9e6db8
 def _config(name):
-    "(MoTConfig, autoencoder) of a backbone's name or folder."
+    "(sizes, autoencoder) of a backbone's name or folder."
     if str(name) == "bagel-7b-mot":
         return mot_config(**BAGEL_7B), empty_ae({})
     path = find_backbone(name)
     if (path / CONFIGS[0]).exists():
-        llm, vit, outer = (read_json(path / f) for f in CONFIGS)
+        llm, vit, outer = (read_json(path / f, dict) for f in CONFIGS)
         return mot_config(llm, vit, outer), empty_ae(outer.get("vae_config", {}))
-    return MoTConfig.from_pretrained(path), Autoencoder.from_pretrained(path / "ae")
+    return saved_config(path), Autoencoder.from_pretrained(path / "ae")
 
 
 def _most(c):
@@ -173,13 +174,16 @@ def plan(
     find_gpu(gpu)
     c, ae = _config(name)
     p = _planned(name, c, ae, gpu, image_size, quant, checkpointing, offload)
-    if not advise or all(p.fits.values()):
-        return p
+    return _advised(p, c, ae) if advise else p
+
+
+def _advised(p, c, ae):
+    "The plan with advice, where something does not fit."
 
     def fits(gpu, image_size, quant):
-        return all(_planned(name, c, ae, gpu, image_size, quant, True, True).fits.values())
+        return all(_planned(p.name, c, ae, gpu, image_size, quant, True, True).fits.values())
 
-    return replace(p, advice=_advice(p, fits))
+    return p if all(p.fits.values()) else replace(p, advice=_advice(p, fits))
 
 # %% ../../nbs/model/220_memory.ipynb #2d898012
 def plan_table(
@@ -189,3 +193,15 @@ def plan_table(
 ) -> list[Plan]:
     "Plans of every GPU and format, `quants` in the inner loop. Raises OmniError as `plan`."
     return [plan(name, g, image_size, q, advise=False) for g in GPUS if g != "cpu" for q in quants]
+
+# %% ../../nbs/model/220_memory.ipynb #t3m220a2
+def plan_backbone(
+    bb: Backbone,  # loaded
+    gpu: str,  # as in `plan`
+) -> Plan:
+    "The plan of a backbone as it is loaded. Raises OmniError for a GPU that is not known here."
+    find_gpu(gpu)
+    kinds = {type(m).__name__ for m in bb.model.modules()}
+    quant = next((q for q, kind in (("nf4", "Linear4bit"), ("int8", "Linear8bitLt")) if kind in kinds), None)
+    c, ae = bb.model.config, bb.ae
+    return _advised(_planned(bb.name, c, ae, gpu, bb.vae_resize.longest, quant, True, True), c, ae)

@@ -5,8 +5,6 @@
 # %% ../../nbs/model/210_preprocessing.ipynb #09cb6088
 from __future__ import annotations
 
-import io
-import os
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
@@ -15,12 +13,14 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
+from ..basics import OmniError
 from .experts import MoTConfig
 from .vision import ImageResize
-from ..pictures import load_image
+from ..pictures import load_image, picture_list
 
 # %% auto #0
-__all__ = ['MAX_PIXELS', 'Pixels', 'two_copies', 'square_resizes', 'cells', 'as_list', 'open_pictures', 'at_once', 'in_groups']
+__all__ = ['MAX_PIXELS', 'Pixels', 'two_copies', 'square_resizes', 'cells', 'as_list', 'open_pictures', 'open_picture', 'at_once',
+           'in_groups']
 
 # %% ../../nbs/model/210_preprocessing.ipynb #eb830c71
 @dataclass
@@ -58,15 +58,11 @@ def cells(
     return size[1] // side, size[0] // side
 
 # %% ../../nbs/model/210_preprocessing.ipynb #1ac790d2
-_SINGLE = (Image.Image, str, bytes, bytearray, os.PathLike, io.IOBase, Pixels)
-
-
 def as_list(
     images: Any,  # a picture, or several
 ) -> list:
-    "A list of pictures, also from a single one: what is not a collection, has a shape or holds an `.image`."
-    single = isinstance(images, _SINGLE) or hasattr(images, "shape") or hasattr(images, "image")
-    return [images] if single or not isinstance(images, Iterable) else list(images)
+    "A list of pictures, also from a single one, see `picture_list`. Raises OmniError for a dict."
+    return [images] if isinstance(images, Pixels) else picture_list(images)
 
 # %% ../../nbs/model/210_preprocessing.ipynb #7963f1a7
 def open_pictures(
@@ -74,6 +70,16 @@ def open_pictures(
 ) -> list:  # of Pillow pictures and `Pixels`
     "Pictures, read. Raises OmniError for what is no picture."
     return [i if isinstance(i, Pixels) else load_image(i) for i in as_list(images)]
+
+
+def open_picture(
+    image: Any,  # one picture: see `load_image`; `Pixels` stay as they are
+) -> Any:  # a Pillow picture or `Pixels`
+    "One picture, read. Raises OmniError for what is no picture, and for several."
+    pictures = open_pictures(image)
+    if len(pictures) != 1:
+        raise OmniError(f"{len(pictures)} pictures: one picture is needed here; hand over one at a time")
+    return pictures[0]
 
 # %% ../../nbs/model/210_preprocessing.ipynb #31ccd576
 MAX_PIXELS = 2**20  # of the pictures that go through an image encoder together

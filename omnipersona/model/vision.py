@@ -16,9 +16,11 @@ from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
 
 from ..basics import OmniError
 from ..pictures import square, square_crop, to_tensor
+from ..settings import brief, choice, named_settings, whole
 
 # %% auto #0
-__all__ = ['patchify', 'unpatchify', 'grid_ids', 'ImageResize', 'sincos_2d', 'ViTEmbeddings', 'vit_config', 'ViT']
+__all__ = ['RESAMPLES', 'MOST_PIXELS', 'patchify', 'unpatchify', 'grid_ids', 'ImageResize', 'sincos_2d', 'ViTEmbeddings',
+           'vit_config', 'ViT']
 
 # %% ../../nbs/model/203_vision.ipynb #008bfbef
 def patchify(
@@ -56,13 +58,19 @@ def grid_ids(
     return (rows[:, None] * side + columns).flatten()
 
 # %% ../../nbs/model/203_vision.ipynb #3de75aa5
+RESAMPLES = ("bicubic", "lanczos", "float")
+MOST_PIXELS = 100_000  # a side
+
+
+@named_settings
 @dataclass(frozen=True)
 class ImageResize:
     """How pictures are brought to the size that an encoder reads.
 
     `square`: the middle is cut out and becomes longest x longest. Otherwise the shape is kept as in BAGEL: sides are
     multiples of `stride`, none over `longest`, none under `shortest` where possible. `resample`: 'bicubic' or 'lanczos'
-    (Pillow, whole steps of 255), or 'float' (torch, bicubic with antialiasing, unrounded)."""
+    (Pillow, whole steps of 255), or 'float' (torch, bicubic with antialiasing, unrounded). Raises OmniError for
+    impossible values."""
 
     longest: int  # pixels
     shortest: int = 0  # pixels
@@ -70,6 +78,15 @@ class ImageResize:
     max_pixels: int = 14 * 14 * 9 * 1024
     square: bool = False
     resample: str = "bicubic"
+
+    def __post_init__(self):
+        whole("longest", self.longest, 1, MOST_PIXELS)
+        whole("shortest", self.shortest, 0, MOST_PIXELS)
+        whole("stride", self.stride, 1, MOST_PIXELS)
+        whole("max_pixels", self.max_pixels, 1, MOST_PIXELS**2)
+        choice("resample", self.resample, RESAMPLES)
+        if not isinstance(self.square, bool):
+            raise OmniError(f"square={brief(self.square)}: True or False is needed")
 
     def _scaled(self, size, f):
         "Both sides times `f`, as multiples of the stride."

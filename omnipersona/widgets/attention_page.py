@@ -236,4 +236,5 @@ def export_maps(
     "Write a page of maps that opens without a network. Raises OmniError where they cannot be made small enough."
     pictures, script = 100_000 * len(results), 20_000
     budget = int((most - pictures - script) * 3 / 4 / max(1, len(results)))  # base64: 4 characters for 3 bytes
-    return export_page(path, title, maps_parts([panel(name, maps, budget) for name, maps in results.items()]))
+    panels = [panel(name, maps, budget) for name, maps in results.items()]
+    return export_page(path, title, maps_parts(panels), SCRIPT)

@@ -80,7 +80,7 @@ def _numbers_html(numbers):
     for group, values in numbers.items():
         pairs = [pair for pair in values if f"{pair}, opposed" in values]
         texts = [f"{plain(p)} {values[p]:+.2f} ({values[f'{p}, opposed']:.0%} opposed)" for p in pairs]
-        lines.append(f"{group}: {', '.join(texts)}")
+        lines.append(f"{plain(group)}: {', '.join(texts)}")
     return "<br>".join(lines)
 
 
@@ -123,7 +123,7 @@ class ConflictMenu:
 
 # %% ../../nbs/widgets/711_boards.ipynb #0fcd771b
 MATRIX_KEYS = ("rows", "columns", "mean", "n")
-CONFLICT_KEYS = ("steps", "tokens", "pairs", "cosine", "reliability")
+CONFLICT_KEYS = ("steps", "tokens", "tasks", "pairs", "cosine", "length", "reliability", "routing")
 
 
 class CrossTaskBoard(View):
@@ -159,7 +159,7 @@ class CrossTaskBoard(View):
         return self.matrices.parts() + self.conflicts.parts()
 
 # %% ../../nbs/widgets/711_boards.ipynb #71063775
-GEOMETRY_KEYS = ("points", "at", "groups", "separation")
+GEOMETRY_KEYS = ("points", "at", "groups", "separation", "routing", "how")
 
 
 class TokenMap(View):

@@ -8,24 +8,27 @@ from __future__ import annotations
 import io
 import tempfile
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 from ..basics import OmniError
+from ..concept.adapter import PARTS, ROUTINGS
 from ..concept.concept import Concept
-from ..concept.losses import Recipe
+from ..concept.losses import PRECISIONS, Recipe
 from ..concept.sampling import SamplesPerStep
+from ..concept.tokens import INITS
 from ..data import ConceptData
 from ..model.backbone import Backbone
 from ..pictures import load_image
+from ..settings import brief, check_names, choice
 from ..toyworld.scenery import PLACES
 from ..toyworld.scenes import Character, hidden_things
 from ..toyworld.world import ToyWorld
 
 # %% auto #0
-__all__ = ['CHOICES', 'LEAST', 'ABOVE', 'PARTS', 'MOST_UNZIPPED', 'facts_from', 'recipe_values', 'recipe_from', 'uploaded_data',
-           'designed', 'concept_zip', 'open_concept']
+__all__ = ['CHOICES', 'LEAST', 'ABOVE', 'facts_from', 'recipe_values', 'recipe_from', 'uploaded_data', 'designed', 'concept_zip',
+           'open_concept']
 
 # %% ../../nbs/widgets/703_forms.ipynb #1ae81511
 def facts_from(
@@ -45,11 +48,7 @@ def facts_from(
     return facts
 
 # %% ../../nbs/widgets/703_forms.ipynb #da339f67
-CHOICES = dict(
-    routing=("decoupled", "coupled"),
-    init=("images", "words", "random"),
-    precision=("auto", "float32", "bfloat16", "float16"),
-)
+CHOICES = dict(routing=ROUTINGS, init=INITS, precision=tuple(PRECISIONS))
 LEAST = {"steps": 1, "n_und": 1, "n_gen": 1, "samples.copies": 1}  # smallest value; of all others it is 0
 ABOVE = ("learning_rate", "max_grad_norm", "samples.shift")  # these have to be more than 0
 
@@ -66,26 +65,42 @@ def recipe_values(
 def _checked(key, value, default):
     "One value of a form, in the type of its default. Raises OmniError for what the recipe cannot use."
     if key in CHOICES:
-        if value not in CHOICES[key]:
-            raise OmniError(f"{key}={value!r}: one of {', '.join(CHOICES[key])}")
-        return value
+        return choice(key, value, CHOICES[key])
     try:
         number = type(default)(value)
+        if isinstance(value, bool) or (not isinstance(value, str) and number != value):
+            raise ValueError("it would be another number")
     except (TypeError, ValueError, OverflowError):
-        raise OmniError(f"{key}={value!r}: a number is needed") from None
+        kind = "whole number" if isinstance(default, int) else "number"
+        raise OmniError(f"{key}={brief(value)}: a {kind} is needed") from None
     low = LEAST.get(key, 0)
     if not low <= number < float("inf") or (key in ABOVE and number == 0):
-        raise OmniError(f"{key}={value!r}: has to be {'more than' if key in ABOVE else 'at least'} {low}")
+        raise OmniError(f"{key}={brief(value)}: has to be {'more than' if key in ABOVE else 'at least'} {low}")
     return number
 
 # %% ../../nbs/widgets/703_forms.ipynb #f59de0d4
+def _flat(values):
+    "The values of a recipe, with those of its samples as 'samples.draw' and so on. Raises OmniError for no dict."
+    if isinstance(values, Recipe):
+        return recipe_values(values)
+    if not isinstance(values, Mapping):
+        raise OmniError(f"recipe: a dict of settings is needed, not a {type(values).__name__}")
+    inner = values.get("samples", {})
+    if isinstance(inner, SamplesPerStep):
+        inner = asdict(inner)
+    if not isinstance(inner, Mapping):
+        raise OmniError(f"samples: a dict such as {{'draw': 2}} is needed, not a {type(inner).__name__}")
+    return {k: v for k, v in values.items() if k != "samples"} | {f"samples.{k}": v for k, v in inner.items()}
+
+
 def recipe_from(
-    values: dict,  # as `recipe_values` gives them; what is missing keeps its default
+    values: Mapping,  # as `recipe_values` or as a saved concept gives them; what is missing keeps its default
 ) -> Recipe:
-    "The recipe of a form. Raises OmniError for names that no recipe has and values that cannot be trained with."
-    known = recipe_values()
-    if unknown := set(values) - set(known):
-        raise OmniError(f"{sorted(unknown)[0]!r}: a recipe has {', '.join(known)}")
+    """The recipe of a form, or the one that a concept was saved with, whose `samples` are a dict in the dict.
+
+    Raises OmniError for names that no recipe has and values that cannot be trained with."""
+    values, known = _flat(values), recipe_values()
+    check_names("a recipe", values, known)
     checked = {k: _checked(k, v, known[k]) for k, v in values.items()}
     inner = {k.removeprefix("samples."): v for k, v in checked.items() if k.startswith("samples.")}
     outer = {k: v for k, v in checked.items() if not k.startswith("samples.")}
@@ -107,8 +122,15 @@ def uploaded_data(
     facts: dict[str, str] | None = None,  # {'toy': 'a red kite', ...}
     description: str = "",  # 'a red spotted dog'
 ) -> ConceptData:
-    "Data from uploaded files. Raises OmniError naming the first that is no picture, and for no files at all."
-    images = [_opened(name, content) for name, content in files]
+    "Data from uploaded files. Raises OmniError naming all that are no pictures, and for no files at all."
+    images, bad = [], []
+    for name, content in files:
+        try:
+            images.append(_opened(name, content))
+        except OmniError as e:
+            bad.append(str(e))
+    if bad:
+        raise OmniError("; ".join(bad))
     if not images:
         raise OmniError("no pictures: choose files with the upload button; ten are better than one")
     return ConceptData(images, facts=facts or {}, description=description)
@@ -129,58 +151,25 @@ def designed(
     return character, ToyWorld().concept_data(character, n_images, seed)
 
 # %% ../../nbs/widgets/703_forms.ipynb #44f43c8b
-PARTS = ("concept.json", "adapter_config.json", "adapter_model.safetensors")
-MOST_UNZIPPED = 64_000_000  # bytes; a concept of BAGEL has half a million
-
-
 def concept_zip(
     concept: Concept,
+    facts: bool = True,  # False: concept.json gets none
 ) -> bytes:  # content of the zip file
     "The adapter folder as one zip file."
     out = io.BytesIO()
     with tempfile.TemporaryDirectory() as d, zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as z:
-        concept.save_pretrained(Path(d) / concept.name)
+        folder = concept.save_pretrained(Path(d) / concept.name, facts)
         for part in PARTS:
-            z.write(Path(d) / concept.name / part, f"{concept.name}/{part}")
+            z.write(folder / part, f"{concept.name}/{part}")
     return out.getvalue()
-
-# %% ../../nbs/widgets/703_forms.ipynb #2a471665
-def _unzip(source, to):
-    "The three files of a concept into the folder `to`."
-    with zipfile.ZipFile(source) as z:
-        found = {Path(i.filename).name: i for i in z.infolist() if Path(i.filename).name in PARTS}
-        if sum(i.file_size for i in found.values()) > MOST_UNZIPPED:
-            raise OmniError("far more data than a concept has")
-        for name, i in found.items():
-            (to / name).write_bytes(z.read(i))
-
-# %% ../../nbs/widgets/703_forms.ipynb #6e4c8cba
-def _from_zip(bb, source, name):
-    "The concept of a zip file, a path or an open file; `name` is what errors say."
-    with tempfile.TemporaryDirectory() as d:
-        try:
-            _unzip(source, Path(d))
-            return Concept.from_pretrained(d, bb)
-        except OmniError as e:
-            raise OmniError(str(e).replace(d, name) if d in str(e) else f"{name}: {e}") from None
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError) as e:
-            raise OmniError(f"{name}: not a readable zip file ({e}); download it again") from None
 
 # %% ../../nbs/widgets/703_forms.ipynb #f7f25b14
 def open_concept(
     bb: Backbone,  # the backbone that the concept was learnt with
-    source: str | Path | bytes,  # a folder, a zip file, or the content of one
+    source: str | Path | bytes,  # a folder, a zip file, the content of one, or owner/name on the hub
     name: str = "the uploaded file",  # of content, for errors
 ) -> Concept:
-    """Load what `save_pretrained` or `concept_zip` wrote.
+    """Load what `save_pretrained`, `concept_zip` or `push_to_hub` wrote.
 
     Raises OmniError for what is not there, damaged, or made for another backbone."""
-    if isinstance(source, bytes):
-        return _from_zip(bb, io.BytesIO(source), name)
-    if Path(source).is_dir():
-        return Concept.from_pretrained(source, bb)
-    if not Path(source).is_file():
-        raise OmniError(
-            f"{source}: no such folder or file; give the folder that Save wrote, or the zip file of Download"
-        )
-    return _from_zip(bb, source, str(source))
+    return Concept.from_pretrained(source, bb, name=name)

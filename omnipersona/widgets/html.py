@@ -5,19 +5,23 @@
 # %% ../../nbs/widgets/701_html.ipynb #a2ebc67d
 from __future__ import annotations
 
+import asyncio
 import base64
+import hashlib
 import html
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from ..arguments import as_path
 from ..basics import OmniError
 
 # %% auto #0
-__all__ = ['MOST_BYTES', 'STYLE', 'plain', 'data_url', 'picture_html', 'enlarged', 'uploads', 'page', 'export_page', 'View',
-           'thinned']
+__all__ = ['MOST_UPLOADED', 'MOST_BYTES', 'STYLE', 'plain', 'data_url', 'picture_html', 'enlarged', 'uploads', 'UploadButton',
+           'page', 'export_page', 'View', 'thinned']
 
 # %% ../../nbs/widgets/701_html.ipynb #6ea7db6c
 def plain(
@@ -66,17 +70,111 @@ def uploads(
         return [(name, bytes(file["content"])) for name, file in value.items()]
     return [(file["name"], bytes(file["content"])) for file in value]
 
+# %% ../../nbs/widgets/701_html.ipynb #a4c0de12
+MOST_UPLOADED = "at most 10 MB together"  # Jupyter's server drops the connection above
+
+
+def _nameless(files, widget):
+    "What a notebook keeps of uploaded files: how many there are."
+    return [dict(name="", type="", size=0, content=memoryview(b""), last_modified=0) for _ in files]
+
+
+@cache
+def _upload_class() -> Any:
+    "The upload button of ipywidgets; neither names nor content of the files stay in the state that notebooks keep."
+    import ipywidgets as w
+    from traitlets import Dict
+
+    class PrivateUpload(w.FileUpload):
+        if "value" in w.FileUpload.class_trait_names(sync=True):  # ipywidgets 8
+            _tags = {k: v for k, v in w.FileUpload.value.metadata.items() if k != "help"}
+            value = w.widgets.trait_types.TypedTuple(Dict()).tag(**_tags | {"to_json": _nameless})
+
+        def __init__(self, reconnected: Callable[[], object], **options):
+            self.reconnected = reconnected
+            super().__init__(**options)
+            self.observe(self._forget, "value")
+
+        def _forget(self, _):
+            "Take names and content out of the page, too."
+            if "data" in self.keys:  # ipywidgets 7
+                self.metadata, self.data = [], []
+            else:
+                self.send_state("value")
+
+        def get_state(self, key=None, **options):
+            "Also asked for by a front end that lost its connection."
+            if key is None and self.comm is not None:
+                self.reconnected()
+            return super().get_state(key, **options)
+
+    return PrivateUpload
+
+# %% ../../nbs/widgets/701_html.ipynb #a4c0de13
+class UploadButton:
+    "A button for files, its limit beside it. After an upload that was too large there is a new button, which works."
+
+    def __init__(
+        self,
+        accept: str,  # 'image/*', '.zip'
+        multiple: bool = False,
+        description: str = "Upload",
+    ):
+        import ipywidgets as w
+
+        self.options = dict(accept=accept, multiple=multiple, description=description)
+        self.taken: Callable | None = None  # called with every change of the files
+        self.limit, self.widget = w.Label(MOST_UPLOADED), w.HBox()
+        self.renew()
+
+    def renew(self, **kept: Any) -> None:  # value=...: files that are kept
+        "A new button: what a browser sends with the old one is lost once the connection was dropped."
+        self.file = _upload_class()(self._reconnected, **self.options, **kept)
+        self.file.observe(self._arrived, "value")
+        self.widget.children = [self.file, self.limit]
+
+    def _arrived(self, change):
+        self.limit.value = MOST_UPLOADED
+        if self.taken:
+            self.taken(change)
+
+    def _reconnected(self):
+        "A new button, as soon as the kernel is free: it is iterating over all widgets."
+        try:
+            asyncio.get_running_loop().call_soon(self._begin_again)
+        except RuntimeError:
+            pass  # no kernel, so no front end
+
+    def _begin_again(self):
+        here = f"{len(self.files)} files are" if self.files else "nothing is"
+        self.limit.value = f"{MOST_UPLOADED}; connected again, {here} here: choose fewer if there should be others"
+        self.renew(**({"value": self.file.value} if self.files else {}))
+
+    @property
+    def files(self) -> list[tuple[str, bytes]]:  # name and content of each file
+        "What was uploaded last."
+        return uploads(self.file.value)
+
 # %% ../../nbs/widgets/701_html.ipynb #4e1cfc1b
 MOST_BYTES = 1_500_000  # of an exported page
 STYLE = "body{font-family:sans-serif;margin:2em}"
 
 
+def _policy(script):
+    "What a browser is told not to do, should a text ever get past `plain`."
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    runs = f"'sha256-{digest}'" if script else "'none'"
+    rules = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {runs}; form-action 'none'"
+    return f'<meta HTTP-EQUIV="Content-Security-Policy" content="{rules}">'
+
+
 def page(
     title: str,  # escaped here
     parts: Iterable[str],  # HTML, its text already escaped (`plain`, `picture_html`)
+    script: str = "",  # the only one that a browser may run in it; it stands in the parts
 ) -> str:
-    "A whole HTML page that needs nothing outside itself."
-    head = f'<!doctype html><meta charset="utf-8"><title>{plain(title)}</title><style>{STYLE}</style>'
+    "A whole HTML page that needs nothing outside itself, and whose browser loads nothing and runs no other script."
+    head = f'<!doctype html><meta charset="utf-8">{_policy(script)}<title>{plain(title)}</title><style>{STYLE}</style>'
     return f"{head}<h1>{plain(title)}</h1>" + "\n".join(parts)
 
 # %% ../../nbs/widgets/701_html.ipynb #4d6d8200
@@ -84,14 +182,15 @@ def export_page(
     path: str | Path,  # file to write
     title: str,  # escaped here
     parts: Iterable[str],  # as in `page`
+    script: str = "",  # as in `page`
 ) -> Path:  # the file that was written
     "Write a page. Raises OmniError, and writes nothing, when it is larger than 1.5 MB."
-    data = page(title, parts).encode()
+    data = page(title, parts, script).encode("utf-8", "replace")
     if len(data) > MOST_BYTES:
         raise OmniError(
             f"{path}: the page would have {len(data) / 1e6:.1f} MB, more than 1.5 MB; export fewer or smaller pictures"
         )
-    path = Path(path)
+    path = as_path(path)
     path.write_bytes(data)
     return path
 

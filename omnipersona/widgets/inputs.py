@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -19,7 +18,7 @@ from ..toyworld.draw import COLORS, PATTERNS, SPECIES
 from ..toyworld.scenes import Character, Scene, render
 from ..toyworld.world import ToyWorld
 from .forms import CHOICES, designed, facts_from, recipe_from, recipe_values, uploaded_data
-from .html import plain, uploads
+from .html import MOST_UPLOADED, UploadButton, plain
 
 # %% auto #0
 __all__ = ['EXAMPLE_FACTS', 'never', 'StatusLine', 'picture_place', 'put_picture', 'PictureSource', 'DesignedCharacter',
@@ -164,11 +163,11 @@ class PictureFolder(PictureSource):
         self.widget = self.path
 
     def data(self, facts: dict[str, str], description: str = "") -> ConceptData:
-        "What the folder holds. Raises OmniError for no folder, and naming the first file that cannot be used."
+        "What the folder holds. Raises OmniError for no folder, and naming every file that cannot be used."
         path = self.path.value.strip()
         if not path:
             raise OmniError("no folder: write where the pictures are")
-        return ConceptData.from_folder(Path(path).expanduser(), facts, description)
+        return ConceptData.from_folder(path, facts, description)
 
 # %% ../../nbs/widgets/705_inputs.ipynb #ba2bffbb
 class UploadedPictures(PictureSource):
@@ -177,13 +176,23 @@ class UploadedPictures(PictureSource):
     title = "upload"
 
     def __init__(self):
-        import ipywidgets as w
+        self.button = UploadButton("image/*", multiple=True)
+        self.widget = self.button.widget
 
-        self.widget = self.files = w.FileUpload(accept="image/*", multiple=True)
+    @property
+    def files(self) -> Any:  # ipywidgets.FileUpload
+        "The upload button itself."
+        return self.button.file
 
     def data(self, facts: dict[str, str], description: str = "") -> ConceptData:
         "The uploaded pictures. Raises OmniError for none, and naming the first file that is no picture."
-        return uploaded_data(uploads(self.files.value), facts, description)
+        if not self.button.files:
+            self.button.renew()
+            raise OmniError(
+                f"no pictures: none have arrived; choose files with the upload button, {MOST_UPLOADED}; "
+                f"choose {PictureFolder.title!r} for more of them"
+            )
+        return uploaded_data(self.button.files, facts, description)
 
 # %% ../../nbs/widgets/705_inputs.ipynb #c7d96f78
 EXAMPLE_FACTS = dict(toy="a red kite", food="a green apple", ride="a blue car", friend="a pink cat", home="the beach")

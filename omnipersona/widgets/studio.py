@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
+from ..arguments import as_path
 from ..basics import OmniError
 from ..concept.concept import Concept
 from ..concept.learn import learn
@@ -19,7 +21,7 @@ from ..data import ConceptData
 from ..model.backbone import Backbone
 from ..model.loading import load_backbone
 from .forms import concept_zip, open_concept
-from .html import View, data_url, plain, thinned, uploads
+from .html import UploadButton, View, data_url, plain, thinned
 from .inputs import StatusLine, StudioForm, picture_place, put_picture
 from .kernel_events import in_main_thread, listening
 from .run_pictures import contact_sheet, studio_parts
@@ -44,10 +46,10 @@ class ConceptStorage:
         self.bb, self.take = bb, take
         self.concept: Concept | None = None
         self.path = w.Text(description="folder", value=str(path), layout=dict(width="50%"))
-        self.file = w.FileUpload(accept=".zip", multiple=False, description="Load a zip")
+        self.upload = UploadButton(".zip", description="Load a zip")
         self.save_button, self.load_button = w.Button(description="Save"), w.Button(description="Load")
         self.link, self.kept = w.HTML(), StatusLine()
-        buttons, zips = w.HBox([self.path, self.save_button, self.load_button]), w.HBox([self.file, self.link])
+        buttons, zips = w.HBox([self.path, self.save_button, self.load_button]), w.HBox([self.upload.widget, self.link])
         self.widget = w.VBox([w.HTML("<b>Keep</b>"), buttons, zips, self.kept.widget])
 
     def offer(
@@ -72,7 +74,7 @@ class ConceptStorage:
 
     def load_upload(self) -> None:
         "Read the uploaded zip file, if there is one. Raises OmniError for what is no concept of this backbone."
-        if new := uploads(self.file.value):
+        if new := self.upload.files:
             name, content = new[-1]
             self._loaded(open_concept(self.bb, content, name))
 
@@ -81,13 +83,18 @@ class ConceptStorage:
         path = self.path.value.strip()
         if not path:
             raise OmniError("no folder: write where the concept is kept")
-        return Path(path).expanduser()
+        return as_path(path)
 
     def _loaded(self, concept):
         self.take(concept)
         self.kept(f"loaded: {concept!r}")
 
 # %% ../../nbs/widgets/708_studio.ipynb #71fcc763
+def _remarks(data):
+    "What a folder's report says was left out, after another sentence; '' where there is nothing to say."
+    return f" {data.report.remarks}" if data.report and data.report.remarks else ""
+
+
 class ConceptStudio(View):
     "Teach a concept in a cell's output: `display` it, or drive it by its buttons and boxes."
 
@@ -101,7 +108,7 @@ class ConceptStudio(View):
     ):
         import ipywidgets as w
 
-        self.bb, self.folder, self.busy = bb or load_backbone("tiny"), Path(folder), False
+        self.bb, self.folder, self.busy = bb or load_backbone("tiny"), as_path(folder, "folder"), False
         self.concept: Concept | None = None
         self.persona: Persona | None = None
         self.data: ConceptData | None = None  # what the concept was learnt from; None where it was loaded
@@ -122,8 +129,13 @@ class ConceptStudio(View):
         i, s = self.inputs, self.storage
         self.name, self.description, self.sources, self.source = i.name, i.description, i.sources, i.source
         self.facts, self.form, self.seed, self.every = i.facts, i.recipe, i.seed, i.every
-        self.checkpoints, self.path, self.file, self.link = i.checkpoints, s.path, s.file, s.link
+        self.checkpoints, self.path, self.link = i.checkpoints, s.path, s.link
         self.save_button, self.load_button, self.kept = s.save_button, s.load_button, s.kept
+
+    @property
+    def file(self) -> Any:  # ipywidgets.FileUpload
+        "The button that takes the zip file of a concept."
+        return self.storage.upload.file
 
     def _wire(self):
         "Which button does what."
@@ -134,7 +146,7 @@ class ConceptStudio(View):
         self.stop_button.on_click(lambda _: self.stop())
         self.save_button.on_click(kept.guarded(self.save, busy))
         self.load_button.on_click(kept.guarded(self.load, busy))
-        self.file.observe(load_upload, "value")
+        self.storage.upload.taken = load_upload
         self.name.observe(self._follow_name, "value")
 
     def _follow_name(self, change):
@@ -164,7 +176,7 @@ class ConceptStudio(View):
             f"{len(data.images)} pictures, {len(data.facts)} facts, {len(data.qa)} questions, {len(data.edits)} edits"
         )
         more = "" if len(data.images) > 4 else " Few pictures: five to ten teach more."
-        self.said(f"<{name}>: {sizes}. {note}{more}")
+        self.said(f"<{name}>: {sizes}. {note}{more}{_remarks(data)}")
 
     def train(
         self,
@@ -183,7 +195,7 @@ class ConceptStudio(View):
         self._take_learnt(concept, data)
         s = concept.summary
         stopped = f"stopped after {s['steps']} of {recipe.steps} steps; what was learnt is kept"
-        self.said(stopped if s["stopped"] else f"learnt: {s['steps']} steps in {s['seconds']:.0f} s")
+        self.said(stopped if s["stopped"] else f"learnt: {s['steps']} steps in {s['seconds']:.0f} s{_remarks(data)}")
         return concept
 
     def _learn(self, data, name, recipe, callbacks):

@@ -14,7 +14,7 @@ from ..basics import OmniError
 from ..concept.persona import Persona
 from ..pictures import png_bytes
 from .forms import uploaded_data
-from .html import enlarged, uploads
+from .html import UploadButton, enlarged
 from .inputs import StatusLine, never, picture_place, put_picture
 
 # %% auto #0
@@ -33,8 +33,8 @@ class PictureChooser:
         self.none = none
         self.offered: dict[str, Image.Image] = {}
         self.which = w.Dropdown(description="picture")
-        self.file = w.FileUpload(accept="image/*", multiple=False)
-        self.widget = w.HBox([self.which, self.file])
+        self.upload = UploadButton("image/*")
+        self.widget = w.HBox([self.which, self.upload.widget])
         self.offer({})
 
     def offer(
@@ -48,7 +48,7 @@ class PictureChooser:
 
     def get(self) -> Image.Image | None:
         "The picture, or None. Raises OmniError for an upload that is no picture, and where one is needed and missing."
-        if new := uploads(self.file.value):
+        if new := self.upload.files:
             return uploaded_data(new[-1:]).images[0]
         picture = self.offered.get(self.which.value)
         if picture is None and not self.none:

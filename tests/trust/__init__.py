@@ -1,0 +1,1 @@
+"Bad input, kills, leaks and forgeries: what SECURITY.md promises is tried here."
