@@ -198,7 +198,7 @@ def from_array(
 _HEIC = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 _PICTURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"II*\0", b"MM\0*", b"BM")
 _OTHERS = {
-    b"%PDF": "a PDF; export its picture as PNG",
+    b"%pdf": "a PDF; export its picture as PNG",
     b"<!doctype html": "a web page; download the picture itself",
     b"<html": "a web page; download the picture itself",
     b"<svg": "a drawing (SVG); export it as PNG",

@@ -94,17 +94,15 @@ class Backbone:
         image: Any = None,  # a picture to edit, see `load_image`; None: a drawing from text
     ) -> tuple[int, int]:  # (rows, columns)
         "Latent tokens of the picture that is drawn. Nothing is encoded for this."
-        if image is None:
-            return self.grid
-        return cells(self.vae_resize.size(open_picture(image).size), self._token_side)
+        return self.grid if image is None else cells(self.vae_resize.size(open_picture(image).size), self._token_side)
 
     def vit_grid(
         self,
         image: Any,  # a picture, see `load_image`
     ) -> tuple[int, int]:  # (rows, columns)
         "Patches of the ViT's copy of a picture. Nothing is encoded for this."
-        size = self.vit_resize.size(self.vae_resize.size(open_picture(image).size))
-        return cells(size, self.model.vit_model.config.patch_size)
+        size = self.vae_resize.size(open_picture(image).size)
+        return cells(self.vit_resize.size(size), self.model.vit_model.config.patch_size)
 
     @property
     def fingerprint(self) -> str:
@@ -149,8 +147,8 @@ class Backbone:
         return [p if isinstance(p, Pixels) else self._pixels(p) for p in open_pictures(images)]
 
     def _pixels(self, image):
-        p = two_copies(image, self.vae_resize, self.vit_resize)
-        return Pixels(*(x.to(self.device, self.dtype) for x in (p.vae, p.vit)))
+        copies = two_copies(image, self.vae_resize, self.vit_resize)
+        return Pixels(*(x.to(self.device, self.dtype) for x in (copies.vae, copies.vit)))
 
     @torch.no_grad()
     def encode_vit(
@@ -212,10 +210,8 @@ class Backbone:
         "Starting noise, one seed for each picture, the same on every device. Raises OmniError for what is no seed."
         rows, columns = grid or self.grid
         n = (rows * columns, self.model.config.latent_channels)
-        noise = [
-            torch.randn(n, generator=torch.Generator("cpu").manual_seed(as_seed(s)), dtype=torch.float32, device="cpu")
-            for s in seeds
-        ]
+        own = [torch.Generator("cpu").manual_seed(as_seed(s)) for s in seeds]
+        noise = [torch.randn(n, generator=g, dtype=torch.float32, device="cpu") for g in own]
         return torch.stack(noise).to(self.device)
 
     def generate_text(
