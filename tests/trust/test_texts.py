@@ -23,7 +23,7 @@ some = hypothesis.settings(max_examples=150, deadline=None, database=None, deran
 few = hypothesis.settings(some, max_examples=30)
 texts = st.text(st.characters(exclude_categories=()), max_size=60)  # surrogates and controls too
 anything = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | texts | st.binary(max_size=20),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_subnormal=False) | texts | st.binary(max_size=20),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3) | st.tuples(inner, inner),
     max_leaves=6,
 )
