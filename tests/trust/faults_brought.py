@@ -13,22 +13,11 @@ from omnipersona.pictures import load_image, show_images, to_tensor
 from . import cases_folders, cases_pictures, cases_texts
 from .cases_folders import filled, read
 from .cases_pictures import photo
-from .corpus import Case
+from .fault_cases import FaultCases
 from .material import bb, data, learn, persona
 
-FAULTS: dict[int, list[Case]] = {}
-
-
-def case(fault, name, run, expect="accepted", words=()):
-    FAULTS.setdefault(fault, []).append(Case("faults", f"{fault:02} {name}", run, expect, words))
-
-
-def borrowed(fault, cases, *beginnings):
-    "Cases of an area that show a fault, too."
-    found = [c for c in cases if c.name.startswith(beginnings)]
-    assert found, beginnings
-    for c in found:
-        case(fault, c.name, c.run, c.expect, c.words)
+FAULTS = FaultCases()
+case, borrowed = FAULTS.case, FAULTS.borrowed
 
 
 def whole(tmp):

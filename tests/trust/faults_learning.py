@@ -12,14 +12,11 @@ from omnipersona.concept.persona import Persona
 from omnipersona.widgets.studio import ConceptStudio
 
 from . import cases_kills
-from .corpus import Case
+from .fault_cases import FaultCases
 from .material import bb, concept, data
 
-FAULTS: dict[int, list[Case]] = {}
-
-
-def case(fault, name, run, expect="accepted", words=()):
-    FAULTS.setdefault(fault, []).append(Case("faults", f"{fault:02} {name}", run, expect, words))
+FAULTS = FaultCases()
+case = FAULTS.case
 
 
 def taught(**kw):

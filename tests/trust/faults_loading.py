@@ -10,22 +10,11 @@ from omnipersona.concept.losses import Recipe
 from omnipersona.widgets.forms import recipe_from
 
 from . import cases_archives, cases_concepts, cases_hub, cases_settings
-from .corpus import Case
+from .fault_cases import FaultCases
 from .material import bb, data
 
-FAULTS: dict[int, list[Case]] = {}
-
-
-def case(fault, name, run, expect="accepted", words=()):
-    FAULTS.setdefault(fault, []).append(Case("faults", f"{fault:02} {name}", run, expect, words))
-
-
-def borrowed(fault, cases, *beginnings):
-    "Cases of an area that show a fault, too."
-    found = [c for c in cases if c.name.startswith(beginnings)]
-    assert found, beginnings
-    for c in found:
-        case(fault, c.name, c.run, c.expect, c.words)
+FAULTS = FaultCases()
+case, borrowed = FAULTS.case, FAULTS.borrowed
 
 
 def read_back(tmp):

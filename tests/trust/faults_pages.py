@@ -17,14 +17,11 @@ from omnipersona.pictures import png_bytes
 from omnipersona.widgets.html import MOST_UPLOADED
 from omnipersona.widgets.studio import ConceptStudio
 
-from .corpus import Case
+from .fault_cases import FaultCases
 from .material import bagel, bb, photos
 
-FAULTS: dict[int, list[Case]] = {}
-
-
-def case(fault, name, run, expect="accepted", words=()):
-    FAULTS.setdefault(fault, []).append(Case("faults", f"{fault:02} {name}", run, expect, words))
+FAULTS = FaultCases()
+case = FAULTS.case
 
 
 def the_limit_is_said(tmp):
