@@ -2,8 +2,9 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help venv export clean-notebooks readme picture docs build demo test test-notebooks test-trust test-colab lint sbom licences hashes check-hashes audit pythons pretrain \
-	bench-main bench-recipes bench-replay bench-attention bench-crosstask bench-conditions bench-giveaway bench-widgets bench-7b
+.PHONY: help venv export clean-notebooks readme picture docs build demo test test-notebooks test-trust test-wheel test-colab lint \
+	sbom licences archives check-archives hashes check-hashes audit pythons pretrain \
+	bench-main bench-recipes bench-replay bench-attention bench-crosstask bench-conditions bench-giveaway bench-photo-kit bench-widgets bench-7b gpu-check gpu-kit
 
 VENV    ?= .venv
 WORKERS ?= 2
@@ -26,6 +27,7 @@ help: ## this list
 venv: $(READY) ## the environment: .venv, with everything that is needed
 
 # torch goes in first and alone, at the tested version: what follows then finds it satisfied.
+# HASHED=1: only archives whose SHA-256 stands in requirements-hashes.txt (Linux x86_64, Python 3.11).
 $(READY): settings.ini setup.py pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "No Python 3.10-3.13 found. On Debian: apt-get install python3 python3-venv; or make PYTHON=/path/to/python"; exit 1; }
 	@if ! $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null; then \
@@ -34,8 +36,13 @@ $(READY): settings.ini setup.py pyproject.toml constraints.txt
 		else echo "$(PYTHON) cannot make environments. On Debian: sudo apt-get install $$pkg; then make again"; exit 1; fi; fi
 	@echo "Setting up $(VENV) with $$($(PYTHON) --version)"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+ifdef HASHED
+	$(BIN)/pip install -q --require-hashes -r requirements-hashes.txt
+	$(BIN)/pip install -q --no-deps --no-build-isolation -e .
+else
 	$(BIN)/pip install -q -c constraints.txt $(TORCH)
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+endif
 	@touch $@
 
 # ---- making -------------------------------------------------------------------------------------------------------
@@ -94,8 +101,20 @@ bench-widgets: $(READY) ## how fast the widgets answer
 	$(call RUN,widgets.latency,main)
 bench-giveaway: $(READY) ## what a concept's folder gives away (half an hour)
 	$(call RUN,bench.giveaway,main)
+bench-photo-kit: $(READY) ## data that the backbone makes itself against hand-made data (half an hour)
+	$(call RUN,bench.photo_kit_bench,main)
 bench-7b: $(READY) ## BAGEL's real size on this CPU, random weights in four bits (about 12 GB of memory)
 	$(call RUN,bench.bagel_bench,main)
+# A borrowed machine has neither .venv nor a network: there, this is its own python3, and says what is missing.
+gpu-check: ## on a machine with an NVIDIA card: everything that only a card can tell (25 minutes; PIECES=, OUT=, ARGS=)
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,python3) -m omnipersona.bench.gpu_check $(PIECES) --out $(or $(OUT),bench/gpu) $(ARGS)
+gpu-kit: $(READY) ## .gpu/kit.tgz: diffusers and bitsandbytes for such a machine, whose CUDA is 13.0 (or CUDA=128)
+	mkdir -p .gpu
+	cd "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')" && \
+		tar czf "$(CURDIR)/.gpu/kit.tgz" --exclude=__pycache__ --exclude='*bitsandbytes_rocm*' --exclude='*bitsandbytes_xpu*' \
+		--exclude-from=<(ls -d bitsandbytes/libbitsandbytes_cuda* | grep -v 'cuda$(or $(CUDA),130)') \
+		$$(ls -d diffusers* bitsandbytes* importlib_metadata*)
+	@ls -l .gpu/kit.tgz
 
 pretrain: $(READY) ## the tiny backbone's weights, again
 	$(call RUN,pretrain.training,main)
@@ -112,6 +131,9 @@ test: $(READY) ## everything that must hold
 test-trust: $(READY) ## everything that SECURITY.md promises, also what takes long; prints the table
 	OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/trust/report.py $(AREAS)
 
+test-wheel: $(READY) ## the quickstart with the wheel alone, in an empty environment outside the repository
+	OMP_NUM_THREADS=$(WORKERS) $(BIN)/python tools/supply.py wheel
+
 test-notebooks: .stamps/notebooks ## every cell of the library notebooks
 
 lint: $(READY) ## ruff and mypy
@@ -122,6 +144,10 @@ sbom: $(READY) ## the bill of materials: sbom.json (CycloneDX)
 	$(BIN)/python tools/supply.py sbom sbom.json
 licences: $(READY) ## of everything that is needed
 	@$(BIN)/python tools/supply.py licences
+archives: $(READY) ## requirements-hashes.txt, from what pip takes here under constraints.txt
+	$(BIN)/python tools/supply.py archives
+check-archives: $(READY) ## does pip still get these archives? (downloads all, keeps none)
+	@$(BIN)/python tools/supply.py check-archives
 hashes: $(READY) ## constraints-hashes.json, from what is installed here and was tested
 	$(BIN)/python tools/supply.py hashes
 check-hashes: $(READY) ## is what is installed here what was tested, file by file?
@@ -136,17 +162,14 @@ pythons: $(READY) ## which of Python 3.10 to 3.13 are here, and whether the pack
 	OMP_NUM_THREADS=1 $(LIMIT) $(BIN)/nbdev_test --n_workers $(WORKERS) --timing --skip_folder_re '^([_.]|tutorials$$|assignments$$)'
 	@mkdir -p .stamps && touch $@
 
-# The widgets' tests, kernel-side, in a second environment with Colab's versions of what they stand on (torch: the CPU
-# build that is tested).
-COLAB := ipywidgets==7.7.1 ipython==7.34.0 ipykernel==6.17.1 transformers==5.15.* peft==0.20.* diffusers==0.39.*
-
-test-colab: .venv-colab/.ready ## the widgets under Colab's versions of ipywidgets and friends
+# The widgets' tests, kernel-side, and the BAGEL tutorial, in a second environment with Colab's versions, as far as they
+# can be had here: Python 3.13 where it is installed, torch's CPU build where there is one. It says what it used.
+test-colab: .venv-colab/.ready ## the widgets and the BAGEL tutorial under Colab's versions
+	@$(BIN)/python tools/colab.py used .venv-colab
 	PYTHONPATH=$(CURDIR) OMP_NUM_THREADS=$(WORKERS) .venv-colab/bin/python -m pytest -q -k "not browser" \
-		$(addprefix tests/test_,widgets.py explorers.py studio.py boards.py attention_explorer.py)
+		$(addprefix tests/test_,widgets.py explorers.py studio.py boards.py attention_explorer.py photo_review.py colab_notebook.py)
+	@$(BIN)/python tools/colab.py used .venv-colab
 
-.venv-colab/.ready: Makefile
-	test -x .venv-colab/bin/python || $(PYTHON) -m venv .venv-colab
-	.venv-colab/bin/pip install -q $(TORCH)
-	.venv-colab/bin/pip install -q $(COLAB) accelerate matplotlib scikit-learn scipy joblib pytest
-	.venv-colab/bin/pip install -q --no-deps -e .
+.venv-colab/.ready: tools/colab.py settings.ini | $(READY)
+	$(BIN)/python tools/colab.py env .venv-colab
 	@touch $@

@@ -14,6 +14,7 @@ from .model.flow import SamplingConfig
 from .model.backbone import Backbone
 from .model.loading import load_backbone
 from .model.memory import plan, plan_table
+from .model.sizes import at_size
 from .concept.concept import Concept, TextPrompt
 from .concept.sampling import SamplesPerStep
 from .concept.losses import Recipe
@@ -21,6 +22,7 @@ from .concept.learn import learn, loss_figure
 from .concept.learner import Learner
 from .concept.replay import ReplayConfig, Trace, difference, effect_figure
 from .concept.persona import Persona, Result
+from .concept.photo_kit import PhotoKit
 from .inside.concept_maps import ConceptMaps, concept_maps, heat_image, maps_figure
 from .inside.localization import find_character, iou_by_layer, photo_maps, pointing_by_layer
 from .inside.ablation import ablate, answer_attention, answer_effects, token_figure, word_figure
@@ -33,6 +35,7 @@ from .widgets.studio import ConceptStudio
 from .widgets.replay_explorer import ReplayExplorer
 from .widgets.boards import CrossTaskBoard, TokenMap
 from .widgets.attention_explorer import AttentionExplorer, recorded
+from .widgets.photo_review import PhotoReview
 
 __all__ = [
     "AttentionExplorer",
@@ -47,6 +50,8 @@ __all__ = [
     "Learner",
     "OmniError",
     "Persona",
+    "PhotoKit",
+    "PhotoReview",
     "Recipe",
     "ReplayConfig",
     "ReplayExplorer",
@@ -63,6 +68,7 @@ __all__ = [
     "ablate",
     "answer_attention",
     "answer_effects",
+    "at_size",
     "attention_and_effect",
     "concept_maps",
     "conflict_figure",

@@ -123,6 +123,7 @@ class ConceptData:
     others: list = field(default_factory=list)  # pictures of anybody else; none: strangers from the toy world
     description: str = ""  # 'a red spotted dog'
     report: FolderReport | None = field(default=None, repr=False, compare=False)  # what of a folder was read
+    origin: dict = field(default_factory=dict, repr=False, compare=False)  # how the data were made, where this is known
 
     def __post_init__(self):
         self.images = _pictures(self.images, "images")
@@ -145,6 +146,17 @@ class ConceptData:
             f"{len(self.look_alikes)}+{len(self.others)} pictures of others, "
             f"facts: {', '.join(self.facts) or 'none'}{left})"
         )
+
+    @property
+    def lacking(self) -> str:
+        "What cannot be learnt from these data, in words; '' where every task has something to learn from."
+        gaps = {
+            "no questions about the pictures, so answering them is not learnt": self.qa,
+            "no edits, so editing is not learnt": self.edits,
+            "no pictures of others, so cartoon characters are what it is told apart from": self.others
+            or self.look_alikes,
+        }
+        return "; ".join(gap for gap, there in gaps.items() if not there)
 
     @classmethod
     def from_folder(

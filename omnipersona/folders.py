@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import math
 import os
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -17,10 +18,10 @@ from PIL import Image
 
 from .arguments import OmniError, as_text, parse_json, printable, read_json, read_text
 from .folder_scan import FolderReport, Scan, grouped, plain_name
-from .pictures import read_picture
+from .pictures import MAX_SIDE, read_picture
 
 # %% auto #0
-__all__ = ['Captions', 'FolderContent', 'read_folder']
+__all__ = ['MOST_MEMORY', 'Captions', 'FolderContent', 'side_for', 'read_folder']
 
 # %% ../nbs/007_folders.ipynb #f0000015
 class Captions:
@@ -175,7 +176,8 @@ class FolderContent:
 class _Reader:
     "Reads pictures of a scan once each, and collects what goes wrong."
 
-    def __init__(self, scan):
+    def __init__(self, scan, max_side):
+        self.max_side = max_side
         self.scan, self.bad, self.first, self.read = scan, {}, {}, {}
 
     def __call__(self, path, role):
@@ -183,7 +185,7 @@ class _Reader:
         name = self.scan.name(path)
         if path not in self.read:
             try:
-                self.read[path], notes = read_picture(path)
+                self.read[path], notes = read_picture(path, self.max_side)
                 self.scan.report.notes += [f"{name}: {note}" for note in notes]
                 self.scan.report.read.append(name)
             except OmniError as e:
@@ -202,17 +204,42 @@ class _Reader:
                 self.scan.problems[name] = f"the same picture as {before}; it cannot show the concept and somebody else"
 
 # %% ../nbs/007_folders.ipynb #f0000022
+MOST_MEMORY = 1.5e9  # bytes, of all pictures of a folder
+
+
+def side_for(
+    n: int,  # pictures
+) -> int:  # pixels
+    "The longest side that so many pictures may keep, so that all fit into `MOST_MEMORY`, 3 bytes a pixel."
+    return min(MAX_SIDE, math.isqrt(int(MOST_MEMORY / (3 * max(1, n)))))
+
+
+def _thin_out(scan, most):
+    "Leave out pictures of the concept beyond `most`, evenly; the report names them."
+    images = scan.pictures["images"]
+    if most is None or len(images) <= most:
+        return
+    kept = [images[i * len(images) // most] for i in range(most)]
+    for path in images:
+        if path not in kept:
+            scan.report.left_out[scan.name(path)] = f"more pictures than the {most} that are used"
+    scan.pictures["images"] = kept
+
+
 def read_folder(
     folder: str | os.PathLike,  # `~` is the home folder
     subfolders: bool = False,  # pictures of folders inside it are pictures of the concept, too
     skip_unreadable: bool = False,  # pictures that cannot be read are left out; False: an error names them all
+    most: int | None = None,  # pictures of the concept that are read, spread evenly over the folder; None: all
 ) -> FolderContent:
     "Read a folder of pictures. Raises OmniError that names every file that cannot be used, and why."
     scan = Scan(folder, subfolders)
-    read, report, paths = _Reader(scan), scan.report, scan.pictures
+    report, paths = scan.report, scan.pictures
     edits = _edits(scan)
     of_edits = {p for source, _, target in edits for p in (source, target)}
     captions = Captions(scan)
+    _thin_out(scan, most)
+    read = _Reader(scan, side_for(len(of_edits.union(*paths.values()))))
     pictures = {k: [(p, im) for p in paths[k] if (im := read(p, k)) is not None] for k in paths}
     changed = [(read(source, "edits"), text, read(target, "edits")) for source, text, target in edits]
     for name in [n for n in report.left_out if any(scan.name(p).startswith(n) and n[-1] == "/" for p in of_edits)]:

@@ -6,14 +6,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from .arguments import OmniError, printable
 
 # %% auto #0
-__all__ = ['is_hub_name', 'check_revision', 'hub_folder', 'upload']
+__all__ = ['MOST_FETCHED', 'MOST_LISTED', 'is_hub_name', 'check_revision', 'check_sizes', 'hub_folder', 'upload']
 
 # %% ../nbs/010_hub.ipynb #4b001004
 def is_hub_name(name: object) -> bool:
@@ -27,20 +29,100 @@ def check_revision(revision: object) -> None:
     if revision is not None and not ok:
         raise OmniError(f"revision={str(revision)[:60]!r}: the name of a branch or a tag, or the 40 digits of a commit")
 
+# %% ../nbs/010_hub.ipynb #4b001007
+MOST_FETCHED = 64_000_000_000  # bytes of a backbone; the files of BAGEL have half of it
+MOST_LISTED = 10_000  # files and folders of a repository
+
+
+def check_sizes(
+    repo: str,  # owner/name
+    sizes: Mapping[str, Any],  # {file: bytes}, as the hub says
+    most: int = MOST_FETCHED,  # bytes of all files
+    free: int | None = None,  # bytes that the disk has for them; None: enough
+) -> None:
+    "Raises OmniError for files that are too large together, do not fit on the disk, or have no size."
+    if odd := [f for f, size in sizes.items() if type(size) is not int or size < 0]:
+        raise OmniError(
+            f"{repo}: the hub does not say how large {printable(odd[0], 100)} is; nothing was downloaded. "
+            "Try again later"
+        )
+    total = sum(sizes.values())
+    if total > most:
+        raise OmniError(
+            f"{repo}: the hub says {total:,} bytes, and what is asked for here has at most {most:,}; nothing was "
+            "downloaded. It is something else: check the name"
+        )
+    if free is not None and total > free:
+        raise OmniError(
+            f"{repo}: {total:,} bytes are needed on the disk and {free:,} are free; nothing was downloaded. "
+            "Free some space, or set HF_HOME to a folder on a larger disk"
+        )
+
+# %% ../nbs/010_hub.ipynb #4b001010
+def _listed(api, repo, patterns, revision) -> tuple[str, dict]:
+    "The commit of a revision, and {file: bytes} of its wanted files."
+    from huggingface_hub.hf_api import RepoFile
+    from huggingface_hub.utils import filter_repo_objects
+
+    commit = str(api.model_info(repo, revision=revision).sha)
+    if not re.fullmatch(r"[0-9a-f]{40}", commit):
+        raise ValueError(f"{commit!r} is no commit")
+    if revision and re.fullmatch(r"[0-9a-f]{40}", revision) and commit != revision:
+        raise OmniError(f"{repo}: the hub gave commit {commit} and not {revision}; do not use it")
+    entries = list(islice(api.list_repo_tree(repo, recursive=True, revision=commit), MOST_LISTED + 1))
+    if len(entries) > MOST_LISTED:
+        raise OmniError(
+            f"{repo}: more than {MOST_LISTED:,} files; nothing was downloaded. This is no concept and no backbone: "
+            "check the name"
+        )
+    sizes = {e.path: e.size for e in entries if isinstance(e, RepoFile)}
+    return commit, {f: sizes[f] for f in filter_repo_objects(sizes, allow_patterns=patterns)}
+
+
+def _free_space(cache, repo) -> int:
+    "Bytes that the disk of the cache has for a repository, a download that stopped half way included."
+    cache = Path(cache).expanduser().absolute()
+    begun = (cache / f"models--{repo.replace('/', '--')}" / "blobs").glob("*.incomplete")
+    free = shutil.disk_usage(next(p for p in (cache, *cache.parents) if p.exists())).free
+    return free + sum(p.stat().st_size for p in begun)
+
+
+def _fetch(repo, patterns, revision, token, most) -> Path:
+    "Check the sizes, then download. What fails on the way is raised as it is."
+    import huggingface_hub as hub
+
+    chosen: dict[str, Any] = {k: v for k, v in dict(revision=revision, token=token).items() if v is not None}
+    try:
+        commit, sizes = _listed(hub.HfApi(token=token), repo, patterns, revision)
+    except (OmniError, hub.errors.RevisionNotFoundError):
+        raise
+    except Exception as e:  # of the network, of the hub's answers
+        try:
+            return Path(hub.snapshot_download(repo, allow_patterns=patterns, local_files_only=True, **chosen))
+        except Exception:
+            raise e from None
+    check_sizes(repo, sizes, most)
+    new = {f: n for f, n in sizes.items() if not isinstance(hub.try_to_load_from_cache(repo, f, revision=commit), str)}
+    check_sizes(repo, new, most, _free_space(hub.constants.HF_HUB_CACHE, repo))
+    folder = Path(hub.snapshot_download(repo, allow_patterns=patterns, **chosen))
+    if folder.parent.name == "snapshots" and folder.name != commit:
+        raise OmniError(f"{repo}: it was changed while it was downloaded; load it again")
+    return folder
+
 
 def hub_folder(
     repo: str,  # owner/name
     patterns: Sequence[str],  # of the files that are wanted
     revision: str | None = None,  # a branch, a tag or a commit; None: the newest state
     token: str | None = None,  # None: the one you are logged in with
+    most: int = MOST_FETCHED,  # bytes of all these files
 ) -> Path:
-    "The local copy of some files of a repository. Raises OmniError where the hub does not give them."
-    import huggingface_hub
-
+    "The local copy of some files of a repository. Raises OmniError where the hub does not give them, or too much."
     check_revision(revision)
-    chosen: dict[str, Any] = {k: v for k, v in dict(revision=revision, token=token).items() if v is not None}
     try:
-        folder = Path(huggingface_hub.snapshot_download(repo, allow_patterns=list(patterns), **chosen))
+        return _fetch(repo, list(patterns), revision, token, most)
+    except OmniError:
+        raise
     except Exception as e:  # of the network, of the hub's answers, of the disk
         at = f" at revision {revision}" if revision else ""
         why = f"{type(e).__name__}: {printable(' '.join(str(e).split()), 300)}"
@@ -48,12 +130,8 @@ def hub_folder(
             f"{repo}: no such folder, and the Hugging Face hub does not give it{at} ({why}); check the name, the "
             "network, and whether you are logged in and may read it"
         ) from None
-    if revision and re.fullmatch(r"[0-9a-f]{40}", revision) and folder.parent.name == "snapshots":
-        if folder.name != revision:
-            raise OmniError(f"{repo}: the hub gave commit {folder.name} and not {revision}; do not use it")
-    return folder
 
-
+# %% ../nbs/010_hub.ipynb #4b001013
 def _exists_in_public(api, repo) -> bool:
     "Whether a repository exists that others can read; what the hub does not clearly call private counts as public."
     from huggingface_hub.errors import RepositoryNotFoundError

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from .arguments import OmniError, as_path, printable
 from .basics import picture_grid
-from .pixels import check_kind, from_array, from_tensor, moving, to_image, viewed, what_instead
+from .pixels import check_kind, from_array, from_tensor, moving, recognised, to_image, viewed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -165,9 +165,7 @@ def _read(file, name, max_side, max_pixels):
         head = file.read(4096)
         file.seek(0)
         try:
-            image = Image.open(file)
-        except UnidentifiedImageError as e:
-            raise OmniError(f"{name}: {what_instead(head[:64])}") from e
+            image = recognised(file, head)
         except Image.DecompressionBombError as e:  # so large that Pillow does not say how large
             limit = f"the limit of {max_pixels / 1e6:g} million"
             raise OmniError(f"{name}: far more pixels than {limit}; make the picture smaller first") from e

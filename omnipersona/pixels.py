@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import io
 import struct
+from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, UnidentifiedImageError
 
 from .arguments import OmniError
 
 # %% auto #0
-__all__ = ['ORIENTATION', 'HDR', 'upright', 'from_hdr', 'to_rgb', 'to_image', 'from_tensor', 'from_array', 'what_instead',
-           'check_kind', 'moving', 'hdr_curve', 'viewed']
+__all__ = ['ORIENTATION', 'HDR', 'upright', 'from_hdr', 'to_rgb', 'to_image', 'from_tensor', 'from_array', 'is_heic',
+           'what_instead', 'recognised', 'check_kind', 'moving', 'hdr_curve', 'viewed']
 
 # %% ../nbs/002_pixels.ipynb #b1000006
 ORIENTATION = 0x0112  # the number of the EXIF tag
@@ -209,13 +210,21 @@ _OTHERS = {
 }
 
 
+def is_heic(
+    head: bytes,  # the first bytes of a file
+) -> bool:
+    "Whether a file is a HEIC photo, as phones make them."
+    return head[4:8] == b"ftyp" and head[8:12] in _HEIC
+
+
 def what_instead(
     head: bytes,  # the first 64 bytes of a file
 ) -> str:
     "What to do with a file that Pillow does not know."
     if head[4:8] == b"ftyp":
-        if head[8:12] in _HEIC:
-            return "a HEIC photo, which Pillow cannot read; convert it to JPEG or PNG"
+        if is_heic(head):
+            need = 'needs pillow-heif: pip install "omnipersona[photos]"'
+            return f"a HEIC photo, which {need}; or convert it to JPEG or PNG"
         if head[8:12] not in (b"avif", b"avis", b""):
             return "a video; save one of its pictures as JPEG or PNG"
     for start, what in _OTHERS.items():
@@ -226,6 +235,27 @@ def what_instead(
     if head[4:8] == b"ftyp" or head.startswith(_PICTURES):
         return "the picture is damaged or cut short; copy or download it again"
     return "not an image Pillow can read, whatever its name says; convert it to JPEG or PNG"
+
+
+def recognised(
+    file: BinaryIO,  # open, at its beginning
+    head: bytes,  # its first bytes
+) -> Image.Image:  # its pixels not decoded
+    "The picture of a file; a HEIC photo through pillow-heif. Raises OmniError that says what to do with another file."
+    with_heif = False
+    if is_heic(head):
+        try:
+            from pillow_heif import register_heif_opener
+
+            register_heif_opener()
+            with_heif = True
+        except ImportError:  # the message names the extra
+            pass
+    try:
+        return Image.open(file)
+    except UnidentifiedImageError as e:
+        damaged = "a damaged HEIC photo; copy it again, or convert it to JPEG or PNG"
+        raise OmniError(damaged if with_heif else what_instead(head[:64])) from e
 
 # %% ../nbs/002_pixels.ipynb #b1000042
 def check_kind(

@@ -21,8 +21,8 @@ from torch import Tensor
 from .arguments import OmniError, as_path, decode_text, parse_json, printable
 
 # %% auto #0
-__all__ = ['MOST_STORED', 'MOST_HEADER', 'MOST_LAYERS', 'MOST_SIDE', 'MOST_ENTRIES', 'read_bytes', 'json_object', 'tensor_table',
-           'require_modest', 'tensors_of', 'archived']
+__all__ = ['MOST_STORED', 'MOST_HEADER', 'MOST_LAYERS', 'MOST_SIDE', 'MOST_ENTRIES', 'read_bytes', 'json_object', 'tensor_places',
+           'tensor_table', 'require_modest', 'tensors_of', 'archived']
 
 # %% ../nbs/005_stored.ipynb #570e0505
 MOST_STORED = 64_000_000  # of a concept in all; one of BAGEL has half a million
@@ -76,7 +76,7 @@ _BITS = dict(
 
 
 def _entry(name, about, room):
-    "(dtype, shape, end) of one entry of the table. Raises ValueError where it cannot be so."
+    "(dtype, shape, start, end) of one entry of the table. Raises ValueError where it cannot be so."
     dtype, shape, (start, end) = about["dtype"], about["shape"], about["data_offsets"]
     if not all(type(n) is int and n >= 0 for n in (start, end, *shape)):
         raise ValueError(f"{name} has an impossible shape or place")
@@ -87,13 +87,23 @@ def _entry(name, about, room):
             break
     if bits is not None and bits != 8 * (end - start):
         raise ValueError(f"{name} has {end - start} bytes, which its shape {str(shape)[:60]} does not fit")
-    return dtype, list(shape), end
+    return dtype, list(shape), start, end
 
 
-def tensor_table(
+def _in_a_row(entries) -> int:
+    "Where the last tensor ends. Raises ValueError where one does not begin at the end of the one before it."
+    at = 0
+    for name, (_, _, start, end) in sorted(entries.items(), key=lambda item: item[1][2:]):
+        if start != at:
+            raise ValueError(f"{name} begins at byte {start:,} and not at {at:,}, where the tensor before it ends")
+        at = end
+    return at
+
+
+def tensor_places(
     file: BinaryIO,  # at its beginning
     size: int,  # bytes of the whole file
-) -> tuple[dict, dict, int]:  # {name: (dtype, shape)}; metadata; bytes that the whole file should have
+) -> tuple[dict, dict, int]:  # {name: (dtype, shape, first byte, byte after it)}; metadata; bytes the file should have
     "The table of a safetensors file; no tensor is read. Raises ValueError for another kind of file, and for damage."
     first = file.read(8)
     length = struct.unpack("<Q", first)[0] if len(first) == 8 else 0
@@ -105,7 +115,18 @@ def tensor_table(
         read = {k: _entry(k, v, size) for k, v in entries.items()}
     except (LookupError, AttributeError, TypeError, RecursionError) as e:
         raise ValueError(f"a damaged table ({type(e).__name__})") from None
-    return {k: v[:2] for k, v in read.items()}, about, 8 + length + max((v[2] for v in read.values()), default=0)
+    data = 8 + length
+    end = data + _in_a_row(read)
+    return {k: (dtype, shape, data + start, data + end) for k, (dtype, shape, start, end) in read.items()}, about, end
+
+
+def tensor_table(
+    file: BinaryIO,  # at its beginning
+    size: int,  # bytes of the whole file
+) -> tuple[dict, dict, int]:  # {name: (dtype, shape)}; metadata; bytes that the whole file should have
+    "What `tensor_places` reads, without the places. Raises ValueError as it does."
+    places, about, end = tensor_places(file, size)
+    return {k: place[:2] for k, place in places.items()}, about, end
 
 
 MOST_LAYERS, MOST_SIDE = 1000, 10_000_000

@@ -28,6 +28,7 @@ from omnipersona.model.mot import image_loss
 from omnipersona.model.preprocessing import Pixels
 from omnipersona.model.segments import LatentImage, pack
 from omnipersona.pictures import to_tensor
+from omnipersona.tensor_files import TensorFiles
 
 FORMATS = dict(
     float32=dict(dtype=torch.float32),
@@ -100,10 +101,14 @@ def test_one_entrance(folder, exact, monkeypatch):
     "A folder, the name of the official checkpoint and a hub id are the same thing; only what is needed is downloaded."
     asked = []
 
-    def download(repo, allow_patterns):
+    def download(repo, allow_patterns, **chosen):
         asked.append((repo, allow_patterns))
         return str(folder)
 
+    def offline(*a, **k):
+        raise OSError("no route")
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", offline)  # without a network, what is in the cache is taken
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     for name in ("bagel-7b-mot", "somebody/their-bagel"):
         assert load_backbone(name, torch.float32, "cpu").fingerprint == exact.fingerprint
@@ -115,6 +120,7 @@ def test_the_hub_says_no(monkeypatch):
     def refuse(*a, **k):
         raise OSError("no route")
 
+    monkeypatch.setattr(huggingface_hub, "HfApi", refuse)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
     with pytest.raises(OmniError, match="somebody/nothing.*hub does not give it.*no route"):
         load_backbone("somebody/nothing")
@@ -165,6 +171,7 @@ def test_tensors_are_checked_before_any_is_read(folder, tmp_path, monkeypatch, n
         raise AssertionError("a weight was read")
 
     monkeypatch.setattr(safetensors, "safe_open", refuse)
+    monkeypatch.setattr(TensorFiles, "read", refuse)
     monkeypatch.setattr(AutoencoderKL, "from_single_file", refuse)
     with pytest.raises(OmniError, match=f"{name}: {said}.*do not belong together"):
         load_backbone(copy, torch.float32, "cpu")

@@ -1,5 +1,9 @@
 "Will it fit? From a configuration alone, and checked against what can be counted."
 
+from dataclasses import asdict
+from types import SimpleNamespace
+
+import counting
 import pytest
 import torch
 from helpers import random_backbone
@@ -7,21 +11,23 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from omnipersona.basics import OmniError
 from omnipersona.bench.bagel_bench import random_bagel
+from omnipersona.concept.sampling import SamplesPerStep
+from omnipersona.model import memory
 from omnipersona.model.bagel import SMALL, random_checkpoint
 from omnipersona.model.bagel_autoencoder import empty_ae
 from omnipersona.model.bagel_config import BAGEL_7B, default_resizes, empty_mot, mot_config
 from omnipersona.model.costs import (
-    GPUS,
+    SAMPLES,
     count_weights,
-    find_gpu,
     layer_flops,
+    pixels_gb,
     vae_flops,
     weight_gb,
     working_gb,
     workloads,
 )
 from omnipersona.model.flow import BAGEL_PRESETS
-from omnipersona.model.memory import plan, plan_table
+from omnipersona.model.memory import GPU, GPUS, find_gpu, plan, plan_table, reported_gpu
 from omnipersona.model.segments import Text, pack
 
 BIG = mot_config(**BAGEL_7B)
@@ -119,6 +125,12 @@ SAID = [
     ("NVIDIA A100 80GB PCIe", "A100-80"),
     ("NVIDIA H100 80GB HBM3", "H100"),
     ("NVIDIA L4", "L4"),
+    ("Tesla V100-SXM2-16GB", "V100"),
+    ("Tesla P100-PCIE-16GB", "P100"),
+    ("NVIDIA GeForce RTX 4090", "RTX 4090"),
+    ("NVIDIA A10G", "A10G"),
+    ("NVIDIA H200", "H200"),
+    ("NVIDIA RTX PRO 6000 Blackwell Server Edition", "RTX PRO 6000"),
 ]
 
 
@@ -185,3 +197,84 @@ def test_the_autoencoders_operations_by_hand():
     assert vae_flops(ae, side, True) == pytest.approx(both, rel=0.02)
     alone = workloads(BIG, default_resizes(BIG, 256))["drawing"].flops
     assert plan(image_size=256).flops["drawing"] > alone + vae_flops(empty_ae({}), 256) * 0.99
+
+
+LAYERS = 4  # enough for every layer that differs: what is kept grows with each, what a layer takes does not
+FORMATS = [(torch.bfloat16, None), (torch.float16, "nf4")]
+
+
+@pytest.fixture(scope="module", params=FORMATS, ids=lambda f: f"{str(f[0])[6:]}-{f[1]}")
+def counted(request):
+    dtype, quant = request.param
+    return counting.meta_backbone(dtype, quant, LAYERS), dtype == torch.float16, quant
+
+
+@pytest.mark.parametrize("size", [256, 512, 1024])
+@pytest.mark.parametrize("job", ["learning", "asking", "drawing", "editing"])
+def test_the_planner_is_a_count(counted, job, size):
+    "Bytes of live tensors, counted while the model's own code runs on the meta device at its real width."
+    bb, exact, quant = counted
+    work = workloads(bb.model.config, default_resizes(bb.model.config, size))[job]
+    planned = working_gb(bb.model.config, work, exact=exact, quant=quant) - 2 * work.encoded / 1e9
+    assert planned == pytest.approx(getattr(counting, job)(bb, size) / 1e9, rel=0.1)
+
+
+@pytest.mark.parametrize("encode", [False, True])
+@pytest.mark.parametrize("size", [256, 512, 1024])
+def test_the_autoencoder_is_a_count(counted, size, encode):
+    bb, exact, _ = counted
+    assert pixels_gb(bb.ae, size**2, encode, 4 if exact else 2) * 1e9 == pytest.approx(
+        counting.decoding(bb, size, encode), rel=0.05
+    )
+
+
+def test_decoding_is_planned():
+    "The autoencoder at the end can be what needs most: here of a model that is small beside its pictures."
+    p, less = (plan(gpu="T4", image_size=s, quant="nf4") for s in (1024, 256))
+    assert p.needs["drawing"] >= sum(p.weights.values()) + pixels_gb(empty_ae({}), 1024**2, bytes_each=4)
+    assert less.weights["autoencoder"] == 2 * plan(gpu="L4", image_size=256).weights["autoencoder"]
+
+
+def test_the_free_gpu_has_room():
+    "T4, nf4, float16: learning at 256 and drawing at 512 with a GB to spare."
+    small, large = (plan(gpu="T4", image_size=s, quant="nf4") for s in (256, 512))
+    assert small.needs["learning"] + 1 <= small.memory and large.needs["drawing"] + 1 <= large.memory
+
+
+def test_the_planned_samples_are_the_learners():
+    defaults = asdict(SamplesPerStep())
+    assert {k: defaults[k] for k in SAMPLES} == SAMPLES
+    few = plan(gpu="T4", image_size=512, quant="nf4", samples=SamplesPerStep(draw=1, edit=0, copies=1))
+    assert few.needs["learning"] < plan(gpu="T4", image_size=512, quant="nf4").needs["learning"]
+
+
+def test_int8_is_planned_with_what_it_keeps_and_never_advised():
+    eight, four = (plan(gpu="L4", image_size=512, quant=q) for q in ("int8", "nf4"))
+    more = sum(eight.weights.values()) - sum(four.weights.values())
+    assert eight.needs["learning"] - four.needs["learning"] > more + 5
+    for p in (plan(gpu="T4", image_size=512), plan(gpu="L4", image_size=1024)):
+        assert not any("int8" in a for a in p.advice)
+
+
+def driver(name, **more):
+    "torch.cuda, as on a machine with this GPU."
+    said = SimpleNamespace(major=8, minor=9, multi_processor_count=142, total_memory=47_800_000_000, **more)
+    return SimpleNamespace(
+        is_available=lambda: True,
+        device_count=lambda: 1,
+        get_device_name=lambda i: name,
+        get_device_properties=lambda i: said,
+    )
+
+
+def test_a_gpu_that_no_table_knows_is_asked(monkeypatch):
+    "What is in this machine is planned for; what is neither there nor known is refused."
+    monkeypatch.setattr(memory.torch, "cuda", driver("NVIDIA L40S", clock_rate=2_520_000))
+    p = plan(gpu="NVIDIA L40S", image_size=256, quant="nf4")
+    assert p.memory == 47.8 and all(p.fits.values()) and p.dtype == "bfloat16"
+    with pytest.raises(OmniError, match="GTX 1080"):
+        plan(gpu="GTX 1080")
+    assert not reported_gpu(SimpleNamespace(major=6, minor=1, multi_processor_count=28, total_memory=11e9)).bf16
+    monkeypatch.setattr(memory.torch, "cuda", driver("NVIDIA A100-SXM4-40GB"))
+    assert find_gpu("NVIDIA A100-SXM4-40GB").gb == 47.8  # the driver knows better than the table
+    assert plan(gpu=GPU(15.3, 65, 320, False), image_size=256, quant="nf4").memory == 15.3

@@ -5,7 +5,8 @@ from PIL import Image
 
 from omnipersona.basics import OmniError
 from omnipersona.pictures import png_bytes
-from omnipersona.widgets.html import View, data_url, enlarged, export_page, page, picture_html, plain, thinned, uploads
+from omnipersona.widgets.html import View, data_url, enlarged, export_page, page, picture_html, plain, thinned
+from omnipersona.widgets.upload_button import uploads
 
 EVIL = "<img src=x onerror=alert(1)>"
 

@@ -18,7 +18,7 @@ from ..arguments import OmniError, as_path, printable
 from ..basics import check_name
 from ..hub import check_revision, hub_folder, is_hub_name
 from ..settings import choice, whole
-from ..stored import archived, json_object, read_bytes, tensors_of
+from ..stored import MOST_STORED, archived, json_object, read_bytes, tensors_of
 
 # %% auto #0
 __all__ = ['FORMAT', 'KEY', 'ABOUT', 'PARTS', 'ROUTINGS', 'MOST_TOKENS', 'texts_only', 'check_about', 'check_embeddings',
@@ -153,7 +153,7 @@ def _of_path(source, path, revision, token):
     if os.path.isfile(path):
         return archived(read_bytes(path), PARTS[:2], where), where, revision
     if not os.path.exists(path) and is_hub_name(source):
-        return _of_folder(hub_folder(source, PARTS, revision, token)), source, None
+        return _of_folder(hub_folder(source, PARTS, revision, token, MOST_STORED)), source, None
     return _of_folder(path), where, revision
 
 # %% ../../nbs/concept/400_adapter.ipynb #ada90413

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 
@@ -86,12 +87,12 @@ def resume(
         raise OmniError(f"{f}: not a readable checkpoint ({printable(e)}); delete it to begin again") from None
     step, moments = int(about["step"]), {k: tensors[k] for k in MOMENTS}
     if step > steps:
-        raise OmniError(f"{f}: has learnt {step} steps; steps={steps} is fewer, so use another folder or more steps")
+        warnings.warn(f"{f}: has learnt {step} steps already, and steps={steps} asks for no more of them", stacklevel=3)
     learner.set_state((step, tensors["rng"], tensors["embeddings"], moments), json.loads(about["history"]))
     if learner.recipe.precision == "auto":
         learner.dtype = dtype
     learner.runs = [run for run in runs if run["from_step"] < step or run["steps"] == steps]
-    if not learner.runs or learner.runs[-1]["steps"] != steps:
+    if step < steps and (not learner.runs or learner.runs[-1]["steps"] != steps):
         learner.runs.append(dict(from_step=step, steps=steps))
     return learner
 

@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, closing
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -26,29 +26,17 @@ from omnipersona.concept.checkpoints import (
     what_changed,
 )
 from .concept import Concept
-from .learner import Diverged, Learner
-from .losses import Recipe
+from .learner import Diverged, Learner, as_data
+from .losses import Recipe, held_out_losses, with_fields
+from .sampling import EncodedData, hold_out
 from ..data import ConceptData
 from ..model.backbone import Backbone
 from ..model.out_of_memory import OutOfMemory, explain_memory
 from ..run_folder import RunFolder, uninterrupted
 
 # %% auto #0
-__all__ = ['TASK_COLORS', 'with_fields', 'preview_picture', 'Previews', 'Checkpoints', 'ProgressBar', 'learn', 'last_losses',
-           'loss_figure', 'running_mean']
-
-# %% ../../nbs/concept/408_learn.ipynb #72c9df1c
-def with_fields(
-    recipe: Recipe | dict,  # a dict holds some fields; the others are the defaults
-    changes: dict,  # {field: value}
-) -> Recipe:
-    "The recipe with some of its fields changed. Raises OmniError for what is no field of it."
-    if isinstance(recipe, dict):
-        changes, recipe = recipe | changes, Recipe()
-    known = [f.name for f in fields(Recipe)]
-    if wrong := [k for k in changes if k not in known]:
-        raise OmniError(f"{wrong[0]}: not a field of a recipe; known are {', '.join(known)}")
-    return replace(recipe, **changes)
+__all__ = ['TASK_COLORS', 'preview_picture', 'Previews', 'Checkpoints', 'ProgressBar', 'learn', 'last_losses', 'loss_figure',
+           'running_mean']
 
 # %% ../../nbs/concept/408_learn.ipynb #ed7cc77b
 def preview_picture(
@@ -164,6 +152,7 @@ def learn(
     progress: bool = True,  # a progress bar
     callbacks: Iterable[Callable] = (),  # called as callback(learner) after every step; True ends the run
     preview: int = 0,  # draw a picture with fixed noise before the first step and after every so many; 0: none
+    held_out: int = 0,  # photographs that are not learnt from; `summary` holds their losses
     accelerator=None,  # an accelerate.Accelerator for several processes
     **changes,  # any field of the recipe: steps=200
 ) -> Concept:
@@ -173,6 +162,7 @@ def learn(
     `concept.previews` a list of (step, picture). Raises OmniError for unknown fields and words, for a folder that is in
     use or cannot be written, where nothing could be learnt, and as `Learner`."""
     recipe, previews, begun = with_fields(recipe, changes), Previews(preview), time.time()
+    data, rest = hold_out(as_data(data), held_out)
     with ExitStack() as until_end:
         checkpoints = Checkpoints(output_dir, save_steps)
         if output_dir is not None and (accelerator is None or accelerator.is_main_process):
@@ -184,7 +174,7 @@ def learn(
             resume(learner, output_dir)
         bar = until_end.enter_context(closing(ProgressBar(learner, progress)))
         why = _all_steps(learner, [bar, checkpoints, previews, *callbacks], until_end, checkpoints)
-        return _learnt(learner, previews.pictures, why, time.time() - begun, checkpoints.failed)
+        return _learnt(learner, previews.pictures, why, time.time() - begun, checkpoints.failed, rest)
 
 # %% ../../nbs/concept/408_learn.ipynb #t3n00001
 def _all_steps(learner, watchers, until_end, checkpoints) -> str:  # why the run ended early; nothing if it did not
@@ -223,7 +213,7 @@ def _steps(learner, watchers) -> str:  # as above
     return "ended by a callback" if stopped else ""
 
 # %% ../../nbs/concept/408_learn.ipynb #09db557b
-def _learnt(learner, previews, why, seconds, failed):
+def _learnt(learner, previews, why, seconds, failed, rest):
     "The concept, with what is known of the run."
     concept = learner.concept.requires_grad_(False)
     concept.history, concept.previews = learner.history, previews
@@ -242,6 +232,9 @@ def _learnt(learner, previews, why, seconds, failed):
     )
     if learner.start:
         concept.summary["start"] = what_changed(learner)
+    if rest:
+        rest = EncodedData(learner.bb, rest, concept.name)
+        concept.summary["held_out"] = held_out_losses(learner.bb, concept, rest, learner.recipe.samples)
     if failed:
         concept.summary["not_saved"] = failed
     return concept

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import warnings
 from pathlib import Path
 
 import torch
@@ -15,11 +16,12 @@ import torch
 from ..arguments import as_seed
 from ..basics import OmniError, check_name, warmup_cosine
 from .concept import Concept, as_concept, check_backbone
-from .losses import Recipe, group_losses, task_losses
+from .losses import Recipe, group_losses, learn_in_parts, row_rates, sample_tokens, task_losses
 from .sampling import EncodedData, step_samples
 from .tokens import initial_embeddings
 from ..data import ConceptData
 from ..model.backbone import Backbone
+from ..model.costs import PART_TOKENS
 from ..run_folder import uninterrupted
 
 # %% auto #0
@@ -37,6 +39,15 @@ def as_data(
             f"{type(data).__name__}: not what a concept is learnt from; give ConceptData(images=[...], facts={{...}})"
         )
     return data
+
+
+def _say_what_is_lacking(data):
+    "A folder alone has no questions and no edits: say so before the tasks vanish."
+    if data.report and data.lacking:
+        warnings.warn(
+            f"{data.report.folder}: {data.lacking}; omnipersona.concept.photo_kit.PhotoKit makes what is missing",
+            stacklevel=4,
+        )
 
 # %% ../../nbs/concept/406_learner.ipynb #0c81f0f4
 def data_hash(
@@ -130,6 +141,7 @@ class Learner:
         seed = as_seed(seed)
         self.bb, self.recipe, self.seed, self.accelerator = bb, recipe, seed, accelerator
         self.data = data = as_data(data)
+        _say_what_is_lacking(data)
         self.data_hash = data_hash(data)
         self.start = None if start is None else as_start(start, bb, recipe)
         self.encoded = encoded or EncodedData(bb, data, check_name(name))
@@ -137,6 +149,7 @@ class Learner:
         sizes = recipe.n_und, recipe.n_gen, recipe.routing
         self.concept = Concept(bb, name, self._first_embeddings(), *sizes, facts=facts)
         self.optimizer = _optimizer(self.concept.embeddings, recipe)
+        self.row_rates = row_rates(self.concept.embeddings.detach())
         self.rate = warmup_cosine(recipe.warmup_steps, recipe.steps)
         self.dtype = recipe.dtype(bb.device)  # of matrix products
         self.generator = torch.Generator("cpu").manual_seed(seed)
@@ -199,6 +212,9 @@ class Learner:
         before = self.state()
         try:
             self.optimizer.step()
+            if bool((self.row_rates < 1).any()):
+                own = self.concept.embeddings.data
+                own.copy_(before[2] + self.row_rates * (own - before[2]))
             _, _, *after = self.state()
             finite = all(bool(torch.isfinite(x).all()) for x in (after[0], *after[1].values()))
         except BaseException:
@@ -231,6 +247,15 @@ class Learner:
         "Matrix products in the recipe's precision, where the backbone is kept in float32."
         return torch.autocast(self.bb.device.type, self.dtype, enabled=self.bb.dtype == torch.float32 != self.dtype)
 
+    def _losses(self, samples, share) -> dict:  # {task: (summed loss, number of terms)}
+        "The losses of a step, and the gradient in its place: all at once where that is little, or else in parts."
+        if sum(sample_tokens(s) for many in samples.values() for s in many) > PART_TOKENS:
+            return learn_in_parts(self.bb, self.concept, samples, self.recipe, share, cast=self._cast)
+        with self._cast():
+            losses = task_losses(self.bb, self.concept, samples, share)
+        sum(group_losses(losses, self.recipe).values()).backward()
+        return losses
+
     @torch.enable_grad()
     def _compute(self, generator):
         "Losses, whether they and the gradient are finite, and the gradient in its place. Nothing else is changed."
@@ -240,10 +265,8 @@ class Learner:
         share = slice(acc.process_index, None, acc.num_processes) if acc else slice(None)
         with self._cast():
             samples = step_samples(self.encoded, recipe.samples, generator)
-            losses = task_losses(self.bb, self.concept, samples, share)
         self.optimizer.zero_grad()
-        sum(group_losses(losses, recipe).values()).backward()
-        gradient = self.concept.embeddings.grad
+        losses, gradient = self._losses(samples, share), self.concept.embeddings.grad
         means = torch.stack([loss.detach() / terms for loss, terms in losses.values()])
         if acc:
             gradient.copy_(acc.reduce(gradient))

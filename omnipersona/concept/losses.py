@@ -5,27 +5,32 @@
 # %% ../../nbs/concept/405_losses.ipynb #edb3c5ec
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-from ..basics import compute_dtype
+from ..basics import OmniError, compute_dtype
 from .adapter import MOST_TOKENS, ROUTINGS
 from .concept import Concept
-from .sampling import SamplesPerStep
+from .sampling import EncodedData, SamplesPerStep, step_samples
 from .tokens import INITS
 from ..model.attention import KVCache
 from ..model.backbone import Backbone
+from ..model.costs import PART_TOKENS, WORDS_AT_ONCE
 from ..model.generate import pack_for
 from ..model.mot import MoT
-from ..model.segments import Batch, LatentImage, Text
+from ..model.segments import Batch, LatentImage, Text, ViTImage
 from ..settings import choice, from_saved, named_settings, number, whole
 
 # %% auto #0
-__all__ = ['PRECISIONS', 'MOST_STEPS', 'TEXT_TASKS', 'DRAWING_TASKS', 'LOSS_GROUPS', 'Recipe', 'concept_cache', 'expand_cache',
-           'task_losses', 'group_losses']
+__all__ = ['PRECISIONS', 'MOST_STEPS', 'ROW_RMS', 'TEXT_TASKS', 'DRAWING_TASKS', 'LOSS_GROUPS', 'Recipe', 'row_rates',
+           'with_fields', 'concept_cache', 'expand_cache', 'Part', 'step_parts', 'sample_tokens', 'task_losses',
+           'group_losses', 'learn_in_parts', 'held_out_losses']
 
 # %% ../../nbs/concept/405_losses.ipynb #c8ac37de
 PRECISIONS = dict(auto=None, float32=torch.float32, bfloat16=torch.bfloat16, float16=torch.float16)
@@ -75,6 +80,29 @@ class Recipe:
         "What to compute in on a device."
         return PRECISIONS[self.precision] or compute_dtype(device)
 
+# %% ../../nbs/concept/405_losses.ipynb #f3190012
+ROW_RMS = 0.25  # the root mean square below which a row learns more slowly
+
+
+def row_rates(
+    embeddings: Tensor,  # (rows, D), as they begin
+) -> Tensor:  # (rows, 1), from 0.02 to 1
+    "What the learning rate of each row is multiplied with: its root mean square over `ROW_RMS`, and at most 1."
+    return (embeddings.float().square().mean(1, keepdim=True).sqrt() / ROW_RMS).clamp(0.02, 1.0)
+
+# %% ../../nbs/concept/405_losses.ipynb #72c9df1c
+def with_fields(
+    recipe: Recipe | dict,  # a dict holds some fields; the others are the defaults
+    changes: dict,  # {field: value}
+) -> Recipe:
+    "The recipe with some of its fields changed. Raises OmniError for what is no field of it."
+    if isinstance(recipe, dict):
+        changes, recipe = recipe | changes, Recipe()
+    known = [f.name for f in fields(Recipe)]
+    if wrong := [k for k in changes if k not in known]:
+        raise OmniError(f"{wrong[0]}: not a field of a recipe; known are {', '.join(known)}")
+    return replace(recipe, **changes)
+
 # %% ../../nbs/concept/405_losses.ipynb #f0d4343e
 def concept_cache(
     bb: Backbone,
@@ -97,10 +125,55 @@ def expand_cache(
     layers = [(wide(k), wide(v)) for k, v in zip(cache.keys, cache.values)]
     return KVCache().extended(layers, wide(cache.valid), wide(cache.position))
 
-# %% ../../nbs/concept/405_losses.ipynb #639bf408
+# %% ../../nbs/concept/405_losses.ipynb #f3190001
 TEXT_TASKS, DRAWING_TASKS = ("recognise", "vqa", "facts"), ("draw", "edit")
 
 
+@dataclass
+class Part:
+    "Samples of a step that the model reads together."
+
+    says: bool  # whether they are texts to say, or else pictures to draw
+    samples: list = field(default_factory=list)  # of (task, segments)
+    longest: int = 0  # tokens of the longest sample
+
+    @property
+    def tokens(self) -> int:
+        "Tokens that are read, with the padding of the shorter samples."
+        return self.longest * len(self.samples)
+
+
+def step_parts(
+    by_task: dict,  # {task: list of samples}
+    share: slice = slice(None),  # this process's part of every batch
+    most: int | None = None,  # tokens of a part, if it has more than one sample; None: any number
+) -> list[Part]:
+    "The samples of a step, sorted into what is read together: all texts, all drawings, all edits, or less of each."
+    out = []
+    for tasks in (TEXT_TASKS, *((task,) for task in DRAWING_TASKS)):
+        mine = [(task, s) for task in tasks for s in by_task.get(task, [])][share]
+        if most:  # long samples first, so that short ones do not stand beside them
+            mine.sort(key=lambda item: -sample_tokens(item[1]))
+        part = Part(tasks == TEXT_TASKS)
+        for item in mine:
+            n = sample_tokens(item[1])
+            if most and part.samples and max(part.longest, n) * (len(part.samples) + 1) > most:
+                out.append(part)
+                part = Part(part.says)
+            part.samples.append(item)
+            part.longest = max(part.longest, n)
+        out += [part] if part.samples else []
+    return out
+
+
+def sample_tokens(
+    sample: list,  # of segments
+) -> int:
+    "Tokens of a sample, with the two that frame each segment."
+    sizes = (len(s.ids) if isinstance(s, Text) else len(s.features if isinstance(s, ViTImage) else s.x) for s in sample)
+    return sum(n + 2 for n in sizes)
+
+# %% ../../nbs/concept/405_losses.ipynb #639bf408
 def task_losses(
     bb: Backbone,
     concept: Concept,
@@ -110,17 +183,18 @@ def task_losses(
     "The losses of a step's samples, differentiable in the concept's embeddings."
     cache, nothing = concept_cache(bb, concept), concept.embeddings.sum() * 0
     out = {task: (nothing, sum(map(_terms, samples))) for task, samples in by_task.items() if samples}
-    for tasks in (TEXT_TASKS, *((task,) for task in DRAWING_TASKS)):
-        mine = [(task, s) for task in tasks for s in by_task.get(task, [])][share]
-        if not mine:
-            continue
-        rows = expand_cache(cache, len(mine))
-        b = pack_for(bb.model, [s for _, s in mine], concept, rows.position.tolist())
-        states = bb.model(b, rows, concept.splice)
-        sums = _text_sums if tasks == TEXT_TASKS else _picture_sums
-        for (task, _), loss in zip(mine, sums(bb.model, states, b)):
+    for part in step_parts(by_task, share):
+        for (task, _), loss in zip(part.samples, _part_sums(bb, concept, cache, part)):
             out[task] = (out[task][0] + loss, out[task][1])
     return out
+
+
+def _part_sums(bb, concept, cache, part) -> Tensor:  # (samples,)
+    "The summed loss of every sample of a part."
+    rows = expand_cache(cache, len(part.samples))
+    b = pack_for(bb.model, [s for _, s in part.samples], concept, rows.position.tolist())
+    states = bb.model(b, rows, concept.splice)
+    return (_text_sums if part.says else _picture_sums)(bb.model, states, b)
 
 # %% ../../nbs/concept/405_losses.ipynb #e47a8595
 def _terms(sample) -> int:
@@ -130,9 +204,22 @@ def _terms(sample) -> int:
 
 
 def _text_sums(model: MoT, states, b: Batch) -> Tensor:  # (B,)
-    "Cross-entropy of every row, summed over its words."
-    logits, labels = model.logits(states.und).float().flatten(0, 1), b.labels.flatten()
-    return F.cross_entropy(logits, labels, ignore_index=-100, reduction="none").view(b.labels.shape).sum(1)
+    "Cross-entropy of every row, summed over its words. Only words that have a label are scored."
+    labelled = (b.labels >= 0).nonzero(as_tuple=True)
+    errors = _word_errors(model, states.und[labelled], b.labels[labelled])
+    return errors.new_zeros(b.labels.shape).index_put(labelled, errors).sum(1)
+
+
+def _word_errors(model: MoT, h: Tensor, labels: Tensor) -> Tensor:  # (n,)
+    "Cross-entropy of n words. Of many, the scores are computed again in the backward pass, some words at a time."
+
+    def errors(h, labels):
+        return F.cross_entropy(model.logits(h).float(), labels, reduction="none")
+
+    if len(h) <= WORDS_AT_ONCE:
+        return errors(h, labels)
+    parts = zip(h.split(WORDS_AT_ONCE), labels.split(WORDS_AT_ONCE))
+    return torch.cat([checkpoint(errors, *part, use_reentrant=False) for part in parts])
 
 
 def _picture_sums(model: MoT, states, b: Batch) -> Tensor:  # (B,)
@@ -155,3 +242,63 @@ def group_losses(
         if mine:
             out[kind] = sum(loss * weight for loss, _, weight in mine) / sum(terms for _, terms, _ in mine)
     return out
+
+# %% ../../nbs/concept/405_losses.ipynb #f3190003
+def learn_in_parts(
+    bb: Backbone,
+    concept: Concept,
+    by_task: dict,  # {task: list of samples}
+    recipe: Recipe,  # for the weights
+    share: slice = slice(None),  # this process's part of every batch; the numbers of terms count all
+    most: int | None = PART_TOKENS,  # tokens of a part; None: any number
+    cast: Callable = nullcontext,  # makes the context in which losses are computed, such as `torch.autocast`
+) -> dict:  # {task: (summed loss, number of terms)}, without a graph
+    "The losses of a step's samples; their gradient is added to that of the embeddings, with little kept at a time."
+    nothing = concept.embeddings.detach().new_zeros(())
+    out = {task: (nothing, sum(map(_terms, samples))) for task, samples in by_task.items() if samples}
+    if concept.embeddings.grad is None:
+        concept.embeddings.grad = torch.zeros_like(concept.embeddings)
+    with cast():
+        cache = concept_cache(bb, concept)
+    roots = [*cache.keys, *cache.values]
+    leaves = [t.detach().requires_grad_() for t in roots]
+    cache.keys, cache.values = leaves[: len(cache.keys)], leaves[len(cache.keys) :]
+    for part in step_parts(by_task, share, most):
+        with cast():
+            sums = _part_sums(bb, concept, cache, part)
+        factors = [_factor(task, out, recipe) for task, _ in part.samples]
+        sum(loss * f for loss, f in zip(sums, factors)).backward()
+        for (task, _), loss in zip(part.samples, sums.detach()):
+            out[task] = (out[task][0] + loss, out[task][1])
+        del sums
+    reached = [(root, leaf.grad) for root, leaf in zip(roots, leaves) if leaf.grad is not None]
+    if reached:
+        torch.autograd.backward(*map(list, zip(*reached)))
+    return out
+
+
+def _factor(task, losses, recipe) -> float:
+    "What the summed loss of a sample of this task is multiplied with."
+    group = next(tasks for tasks in LOSS_GROUPS.values() if task in tasks)
+    return recipe.weight(task) / sum(losses[t][1] for t in group if t in losses)
+
+# %% ../../nbs/concept/405_losses.ipynb #f3190062
+@torch.no_grad()
+def held_out_losses(
+    bb: Backbone,
+    concept: Concept,
+    rest: EncodedData,  # photographs that are not learnt from, see `hold_out`
+    samples: SamplesPerStep = SamplesPerStep(),
+    rounds: int = 4,  # steps' worth of samples
+    seed: int = 0,
+) -> dict:  # {task: mean loss}
+    "The losses of photographs that were kept back, without facts and edits."
+    generator, out = torch.Generator("cpu").manual_seed(seed), {}
+    for _ in range(rounds):
+        batch = step_samples(rest, samples.without("facts", "edit"), generator)
+        for task, mine in batch.items():
+            for sample in mine:
+                loss, terms = task_losses(bb, concept, {task: [sample]})[task]
+                total, count = out.get(task, (0.0, 0))
+                out[task] = total + float(loss), count + terms
+    return {task: total / count for task, (total, count) in out.items()}

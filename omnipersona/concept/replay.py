@@ -17,14 +17,14 @@ from PIL import Image, ImageChops
 from ..arguments import as_path
 from ..basics import OmniError, atomic_write
 from .concept import Concepts
-from .requests import replace_names, request_segments, restore_names
+from .requests import replace_spoken, request_segments, restore_spoken
 from .tokens import text_ids
 from ..model.backbone import Backbone
 from ..model.segments import Text
 from ..settings import brief, named_settings, whole
 
 # %% auto #0
-__all__ = ['EXAMPLES', 'MOST_NEW_TOKENS', 'ReplayConfig', 'Stage', 'Trace', 'Replay', 'difference', 'effect_figure']
+__all__ = ['EXAMPLES', 'OTHERS', 'MOST_NEW_TOKENS', 'ReplayConfig', 'Stage', 'Trace', 'Replay', 'difference', 'effect_figure']
 
 # %% ../../nbs/concept/409_replay.ipynb #677d29a5
 EXAMPLES = (
@@ -35,6 +35,7 @@ EXAMPLES = (
     ("add the food of {name}", "what is the food of {name} ?"),
     ("a photo of {name} with a blue car", "nothing"),
 )
+OTHERS = ("anna", "milo", "luna", "otto", "nora", "bruno", "emma")  # others, where no name is reserved for them
 MOST_NEW_TOKENS = 10_000  # of a text that the model generates
 
 
@@ -157,13 +158,14 @@ class Replay:
     ):
         self.bb, self.concepts, self.config = bb, concepts, config
         taken = {c.token for c in concepts.items.values()}
-        free = [n for n in bb.tok.names if n not in taken] or bb.tok.names
+        others = bb.tok.names if bb.tok.names_pretrained else [n for n in OTHERS if n not in concepts]
+        free = [n for n in others if n not in taken] or others
         chosen = config.examples[: config.n_examples]
-        self.free = free  # reserved names that stand for other characters
+        self.free = free  # names that stand for other characters
         self.examples = [tuple(x.replace("{name}", free[i % len(free)]) for x in e) for i, e in enumerate(chosen)]
 
     def _named(self, text):
-        return replace_names(text, self.concepts)[0]
+        return replace_spoken(self.bb, text, self.concepts)
 
     def _segment(self, text, names=None):
         "A text with reserved names, of the concepts or of an example, as a segment."
@@ -180,8 +182,8 @@ class Replay:
         return [
             Stage(
                 name=name,
-                read=restore_names(text, self.concepts),
-                said=restore_names(said, self.concepts),
+                read=restore_spoken(self.bb, text, self.concepts),
+                said=restore_spoken(self.bb, said, self.concepts),
                 ids=o.ids,
                 logprobs=o.logprobs,
                 tokens_read=sum(len(s.ids) + 2 for s in segments),

@@ -18,7 +18,8 @@ from ..model.backbone import Backbone
 from ..model.segments import Text
 
 # %% auto #0
-__all__ = ['replace_brackets', 'replace_names', 'restore_names', 'request_segments']
+__all__ = ['replace_brackets', 'replace_names', 'restore_names', 'spoken_name', 'replace_spoken', 'restore_spoken',
+           'request_segments']
 
 # %% ../../nbs/concept/403_requests.ipynb #f374010c
 _NAME = re.compile(r"<([^<>|]*)>")
@@ -84,6 +85,37 @@ def restore_names(
     "The text with the concepts' own names in place of the reserved ones."
     name = {c.token: f"<{c.name}>" for c in concepts.items.values()}
     return re.sub(r"<[^<>]*>", lambda m: name.get(m[0], m[0]), text)
+
+# %% ../../nbs/concept/403_requests.ipynb #f3190042
+def spoken_name(
+    bb: Backbone,
+    token: str,  # the concept's reserved name
+    name: str,  # its own
+) -> str:
+    "How the model writes a concept: by its reserved name if pretraining used that, or else in plain letters."
+    return token if bb.tok.names_pretrained else name
+
+
+def replace_spoken(
+    bb: Backbone,
+    text: str,  # a request: 'Is <maeve> here?'
+    concepts: Concepts,
+) -> str:  # '<name_0>' or 'maeve' in place of '<maeve>'
+    "The text with names that the model can write. Raises OmniError as `replace_brackets`."
+    spoken = {n: spoken_name(bb, c.token, n) for n, c in concepts.items.items()}
+    return replace_brackets(text, spoken.get, concepts.items)[0]
+
+
+def restore_spoken(
+    bb: Backbone,
+    text: str,  # what the model wrote
+    concepts: Concepts,
+) -> str:
+    "The text with `<maeve>` for every name that means the concept, as the model writes it or reserved."
+    text = restore_names(text, concepts)
+    for name in () if bb.tok.names_pretrained else concepts.items:
+        text = re.sub(rf"(?<![\w<-]){re.escape(name)}(?![\w>-])", f"<{name}>", text, flags=re.IGNORECASE)
+    return text
 
 # %% ../../nbs/concept/403_requests.ipynb #3d6e9588
 def request_segments(

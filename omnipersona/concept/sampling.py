@@ -10,19 +10,19 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..basics import OmniError
-from .requests import replace_brackets
+from .requests import replace_brackets, spoken_name
 from .tokens import text_ids
 from ..data import NAME, ConceptData
 from ..model.backbone import Backbone
 from ..model.flow import shift_time
 from ..model.segments import LatentImage, Text, ViTImage
-from ..settings import named_settings, number, whole
+from ..settings import brief, named_settings, number, whole
 from ..toyworld.language import fact_question
 from ..toyworld.world import stranger_pictures
 
 # %% auto #0
 __all__ = ['TASKS', 'MOST_SAMPLES', 'EncodedData', 'noised_copies', 'Choices', 'recognition_sample', 'SamplesPerStep',
-           'vqa_sample', 'fact_sample', 'draw_sample', 'edit_sample', 'step_samples']
+           'vqa_sample', 'fact_sample', 'draw_sample', 'edit_sample', 'step_samples', 'hold_out']
 
 # %% ../../nbs/concept/404_sampling.ipynb #9560f0a1
 class EncodedData:
@@ -58,16 +58,20 @@ class EncodedData:
         "The reserved name that stands for `name`; None where it is not this concept."
         return self.bb.tok.names[0] if name in ("sks", self.name) else None
 
+    def spoken(self, name: str) -> str | None:
+        "How the model writes `name`, see `spoken_name`; None where it is not this concept."
+        return spoken_name(self.bb, self.bb.tok.names[0], self.name) if name in ("sks", self.name) else None
+
     def say(self, text: str) -> Text:
         "A text about the concept as a segment."
-        return Text(self._ids(text, [self.name, "sks"]))
+        return Text(self._ids(text, self.token_of, [self.name, "sks"]))
 
     def answer(self, text: str) -> list:
         "The ids of what the model learns to say; in an answer the name may stand without brackets."
-        return self._ids(text, [])
+        return self._ids(text, self.spoken, [])
 
-    def _ids(self, text, known):
-        return text_ids(self.bb, replace_brackets(text, self.token_of, known)[0], self.bb.tok.names[:1])
+    def _ids(self, text, written, known):
+        return text_ids(self.bb, replace_brackets(text, written, known)[0], self.bb.tok.names[:1])
 
 # %% ../../nbs/concept/404_sampling.ipynb #d2c3b60c
 def noised_copies(
@@ -208,3 +212,37 @@ def step_samples(
 def _some(n, material, make, *args) -> list:
     "`n` samples, or none where there is no material."
     return [make(*args) for _ in range(n if material else 0)]
+
+# %% ../../nbs/concept/404_sampling.ipynb #f3190052
+def hold_out(
+    data: ConceptData,
+    n: int,  # photographs to keep back; 0: none
+) -> tuple:  # (ConceptData to learn from, ConceptData to report on or None)
+    "Keep photographs back. Raises OmniError where fewer than one would be left to learn from."
+    most = len(data.images) - 1
+    if type(n) is not int or not 0 <= n <= most:
+        raise OmniError(f"held_out={brief(n)}: there are {most + 1} photographs; keep back 0 to {most} of them")
+    return (_photographs(data, n, False), _photographs(data, n, True)) if n else (data, None)
+
+
+def _photographs(data, n, back):
+    "The photographs that are kept back or those that are not, and what belongs to them."
+    mine = _every(len(data.images), n, back)
+    others, alike = (
+        [pictures[i] for i in (_every(len(pictures), n, back) if len(pictures) > 2 * n else range(len(pictures)))]
+        for pictures in (data.others, data.look_alikes)
+    )
+    return replace(
+        data,
+        images=[data.images[i] for i in mine],
+        captions=[data.captions[i] for i in mine],
+        qa=[(mine.index(i), q, a) for i, q, a in data.qa if i in mine],
+        others=others,
+        look_alikes=alike,
+    )
+
+
+def _every(total, n, back):
+    "Places of n of so many things, spread evenly, or of all the rest."
+    chosen = {(2 * k + 1) * total // (2 * n) for k in range(n)}
+    return [i for i in range(total) if (i in chosen) == back]

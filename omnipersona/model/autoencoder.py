@@ -81,14 +81,15 @@ def _filled(net: Any, file: Path) -> Any:
 
 
 def _load_net(path: Path) -> Any:
-    "The `AutoencoderTiny` of a folder. Only the settings that it knows are taken from the file."
-    from diffusers import AutoencoderTiny
+    "The network of a folder, of one of two classes. Only the settings that this class knows are taken from the file."
+    from diffusers import AutoencoderKL, AutoencoderTiny
 
     config = read_json(path / "config.json", dict)
     require_modest(config, str(path / "config.json"))
-    known = inspect.signature(AutoencoderTiny.__init__).parameters
+    kind: Any = AutoencoderKL if config.get("_class_name") == "AutoencoderKL" else AutoencoderTiny
+    known = inspect.signature(kind.__init__).parameters
     with torch.device("meta"):
-        net = AutoencoderTiny(**{k: v for k, v in config.items() if k in known and k != "self"})
+        net = kind(**{k: v for k, v in config.items() if k in known and k != "self"})
     return _filled(net, path / "diffusion_pytorch_model.safetensors")
 
 
@@ -116,6 +117,11 @@ class Autoencoder(nn.Module):
     ):
         super().__init__()
         self.net, self.fold, self.scale, self.shift, self.refiner = net, fold, scale, shift, refiner
+
+    @property
+    def dtype(self) -> torch.dtype:
+        "What the network computes in."
+        return self.net.dtype
 
     def encode(
         self,
@@ -167,7 +173,7 @@ class Autoencoder(nn.Module):
     @classmethod
     def from_pretrained(
         cls,
-        path: str | Path,  # a folder that `save_pretrained` wrote, with an `AutoencoderTiny`
+        path: str | Path,  # a folder that `save_pretrained` wrote
     ) -> Autoencoder:
         "Read what `save_pretrained` wrote, in float32. Raises OmniError where a file is missing or damaged."
         outer = read_json(Path(path, "outer.json"), dict)

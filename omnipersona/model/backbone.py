@@ -15,8 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..arguments import as_device, as_seed
-from ..basics import atomic_dir
+from ..arguments import as_device, as_dtype, as_seed
 from .autoencoder import Autoencoder
 from .fingerprint import tensor_signature, weights_fingerprint
 from .flow import PRESETS, SamplingConfig, as_sampling
@@ -35,6 +34,7 @@ from omnipersona.model.preprocessing import (
 from .segments import LatentImage, Text, ViTImage
 from .tokenizer import Tokenizer
 from .vision import ImageResize, patchify, unpatchify
+from ..model_files import new_folder, stored_bytes, stored_dtype, write_model
 from ..pictures import to_image
 
 # %% auto #0
@@ -46,7 +46,7 @@ class Backbone:
 
     `presets`: {'draw', 'edit': SamplingConfig}. `offload_encoders`: True lets ViT and autoencoder wait in the CPU's
     memory and visit the device when they are needed. `signatures`: of the weights as they are stored, where those in
-    memory are quantised."""
+    memory are quantised. `stored_dtypes`: of the files the model and the autoencoder were read from."""
 
     def __init__(
         self,
@@ -62,6 +62,7 @@ class Backbone:
         self.vae_resize, self.vit_resize = resizes or square_resizes(model.config)  # type: ignore[arg-type]
         self.presets = presets or {k: PRESETS[k] for k in ("draw", "edit")}
         self.signatures: dict[str, bytes] | None = None
+        self.stored_dtypes: tuple[torch.dtype, torch.dtype] = (torch.bfloat16, torch.bfloat16)
         self.offload_encoders = False
 
     @property
@@ -279,15 +280,14 @@ class Backbone:
     def save_pretrained(
         self,
         path: str | Path,  # the folder
-        dtype: torch.dtype = torch.bfloat16,  # of the stored weights
+        dtype: torch.dtype | None = None,  # of stored weights that are not quantised; None: see `stored_dtype`
     ) -> None:
-        "Write a backbone folder, all or nothing. What is in memory stays as it is."
-        import transformers
-
-        transformers.utils.logging.disable_progress_bar()
-        weights = {k: v.to(dtype).contiguous() for k, v in self.model.state_dict().items()}
-        with atomic_dir(path) as d:
-            self.model.save_pretrained(d, state_dict=weights)
-            self.ae.save_pretrained(d / "ae", dtype)
+        "Write a backbone folder, all or nothing. What is in memory stays as it is. Raises OmniError as `new_folder`."
+        given, (file, ae_file) = as_dtype(dtype), self.stored_dtypes
+        own, ae = given or stored_dtype(self.dtype, file), given or stored_dtype(self.ae.dtype, ae_file)
+        n_bytes = stored_bytes(self.model, own) + stored_bytes(self.ae, ae)
+        with new_folder(path, n_bytes, f"the backbone {self.name}") as d:
+            self.ae.save_pretrained(d / "ae", ae)
             self.tok.save(d)
-            (d / "backbone.json").write_text(json.dumps(self.settings(), indent=1), encoding="utf-8")
+            about = self.settings() | write_model(d, self.model, own, self.fingerprint, self.signatures)
+            (d / "backbone.json").write_text(json.dumps(about, indent=1), encoding="utf-8")

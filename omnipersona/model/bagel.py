@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import nn
 
 from ..arguments import OmniError, as_device, as_dtype, as_path, as_seed, read_json
 from ..basics import compute_dtype
+from ..hub_files import folder_name
 from .backbone import Backbone
 from .bagel_autoencoder import bagel_ae_state, check_ae, empty_ae, load_ae
 from .bagel_checkpoint import CONFIGS, check_folder, compare_keys, stored_shapes
@@ -28,31 +30,53 @@ from omnipersona.model.bagel_config import (
 from .fingerprint import tensor_signature
 from .flow import BAGEL_PRESETS
 from .mot import MoT
-from .quant import check_quant, quantise_layers, set_parameter
+from omnipersona.model.quant import (
+    check_quant,
+    quantise_layers,
+    set_parameter,
+    set_stored,
+    stored_parts,
+    stored_quant,
+)
 from .vision import ImageResize
 from ..stored import require_modest
+from ..tensor_files import TensorFiles, progress_bar
 
 # %% auto #0
-__all__ = ['SMALL', 'fill', 'load_bagel', 'random_checkpoint']
+__all__ = ['SMALL', 'fill', 'check_fits', 'load_bagel', 'random_checkpoint']
 
 # %% ../../nbs/model/217_bagel.ipynb #14c57752
+def _fill_one(module, name, parts, files, dtype, device) -> bytes | None:
+    "Give one parameter its values. Its signature; None for a matrix that was stored quantised."
+    if len(parts) > 1:
+        set_stored(module, name, {k: files.read(k, device=device) for k in parts}, device, dtype)
+        return None
+    p = module.get_parameter(name)
+    if not files.dtype(name).is_floating_point:
+        where = files.places[name].file
+        raise OmniError(f"{where}: {name} holds {files.dtype(name)}, and weights are needed; download it again")
+    at = "cpu" if type(p).__name__ == "Int8Params" else device  # int8 is quantised on its way from the CPU
+    set_parameter(module, name, files.read(name, dtype, at), device, dtype)
+    return tensor_signature(files.head(name, 64), p.shape)
+
+
 def fill(
     module: nn.Module,  # on the meta device
-    path: Path,  # a safetensors file whose table fits the module, see `compare_keys`
+    files: TensorFiles,  # whose tables fit the module, see `compare_keys`
     dtype: torch.dtype,
     device: torch.device | str,
-) -> dict[str, bytes]:  # {name: signature of what is stored}
-    "Read a file into a module without memory, tensor by tensor. Raises OmniError for whole numbers instead of weights."
-    from safetensors import safe_open
-
-    signatures = {}
-    with safe_open(str(path), "pt") as f:
-        for k, old in list(module.state_dict().items()):
-            t = f.get_tensor(k).view(old.shape)
-            if not t.is_floating_point():
-                raise OmniError(f"{path}: {k} holds {t.dtype}, and weights are needed; download it again")
-            signatures[k] = tensor_signature(t)
-            set_parameter(module, k, t, device, dtype)
+    name: str = "weights",  # what is read, for the progress bar
+) -> dict[str, bytes]:  # {name: signature of what is stored}, of weights that are not stored quantised
+    "Read files into a module without memory, tensor by tensor. Raises OmniError for whole numbers instead of weights."
+    parameters = dict(module.named_parameters())
+    stored, signatures = stored_quant(files.places), {}
+    with progress_bar(sum(map(files.n_bytes, files.places)), f"reading {name}") as bar:
+        for k in files.in_order(parameters):
+            parts = stored_parts(k, parameters[k]) if stored else {k: (None, None)}
+            signature = _fill_one(module, k, parts, files, dtype, device)
+            if signature is not None:
+                signatures[k] = signature
+            bar.update(sum(map(files.n_bytes, parts)))
     return signatures
 
 
@@ -70,18 +94,27 @@ def _configs(path):
     return configs
 
 
-def _empty(path: Path, image_size: int | None):
+def _empty(path: Path, image_size: int | None, tables: Mapping, where: str):
     "(model without memory, resizes, tokenizer, vae_config) of a checkpoint whose files fit together. Reads no weight."
     llm, vit, outer = _configs(path)
-    have, vae = stored_shapes(path / "ema.safetensors"), outer.get("vae_config", {})
+    have, vae = tables["ema.safetensors"], outer.get("vae_config", {})
     c = mot_config(llm, vit, outer | _sides(have))
     resizes = default_resizes(c, image_size)
     tok = bagel_tokenizer(path, c.vocab_size)
     c.special, c.spare = tok.special, tok.spare
     model = empty_mot(c, (vit["image_size"] // vit["patch_size"]) ** 2)
-    compare_keys(have, {k: v.shape for k, v in model.state_dict().items()}, str(path / "ema.safetensors"))
-    check_ae(path / "ae.safetensors", vae)
+    compare_keys(have, {k: v.shape for k, v in model.state_dict().items()}, f"{where}/ema.safetensors")
+    check_ae(tables["ae.safetensors"], vae, f"{where}/ae.safetensors")
     return model, resizes, tok, vae
+
+
+def check_fits(
+    path: str | Path,  # a folder with the configuration files and the tokenizer of a checkpoint
+    tables: Mapping[str, Mapping],  # {file: {name: shape}} of ema.safetensors and ae.safetensors
+    where: str,  # these files are, for messages
+) -> None:
+    "Raises OmniError where the files of a checkpoint do not belong together. The weights need not be there."
+    _empty(as_path(path), None, tables, where)
 
 # %% ../../nbs/model/217_bagel.ipynb #1c96fa61
 def load_bagel(
@@ -89,7 +122,7 @@ def load_bagel(
     dtype: torch.dtype | None = None,  # what it computes in; None: the device's fastest, see `compute_dtype`
     device: torch.device | str | None = None,  # None: a GPU if there is one
     resizes: tuple[ImageResize, ImageResize] | None = None,  # autoencoder's and ViT's; None: the official demo's
-    quant: str | None = None,  # 'nf4' or 'int8': the weights of both experts
+    quant: str | None = None,  # 'nf4' for the weights of both experts; 'int8' takes more memory
     image_size: int | None = None,  # longest side of pictures, pixels; None: as far as the model reaches, at most 1024
 ) -> Backbone:
     """Load BAGEL.
@@ -100,13 +133,15 @@ def load_bagel(
     check_quant(quant)
     device = as_device(device)
     dtype = as_dtype(dtype) or compute_dtype(device)
-    model, official, tok, vae = _empty(path, image_size)
+    tables = {f: stored_shapes(path / f) for f in ("ema.safetensors", "ae.safetensors")}
+    model, official, tok, vae = _empty(path, image_size, tables, str(path))
     quantise_layers(model.language_model.model.layers, quant, dtype)
-    signatures = fill(model, path / "ema.safetensors", dtype, device)
-    exact = torch.float32 if dtype == torch.float16 else dtype  # float16 is too short for the autoencoder's sums
-    ae = load_ae(path / "ae.safetensors", vae, exact, device)
-    bb = Backbone(model, ae, tok, resizes or official, BAGEL_PRESETS, path.name)
-    bb.signatures = signatures
+    name = folder_name(path)
+    with TensorFiles(path / "ema.safetensors") as files:
+        signatures, stored = fill(model, files, dtype, device, name), files.common_dtype
+    ae = load_ae(path / "ae.safetensors", vae, dtype, device)
+    bb = Backbone(model, ae, tok, resizes or official, BAGEL_PRESETS, name)
+    bb.signatures, bb.stored_dtypes = signatures, (stored, TensorFiles(path / "ae.safetensors").common_dtype)
     return bb
 
 # %% ../../nbs/model/217_bagel.ipynb #87213ab1

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import re
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,11 @@ from torch import Tensor
 
 from ..basics import OmniError
 from .autoencoder import Autoencoder
-from .bagel_checkpoint import compare_keys, stored_shapes
+from .bagel_checkpoint import compare_keys
 from .bagel_config import VAE
 
 # %% auto #0
-__all__ = ['empty_ae', 'bagel_ae_key', 'bagel_ae_state', 'ae_shapes', 'check_ae', 'load_ae']
+__all__ = ['empty_ae', 'bagel_ae_key', 'bagel_ae_state', 'ae_shapes', 'check_ae', 'ae_dtype', 'load_ae']
 
 # %% ../../nbs/model/215_bagel_autoencoder.ipynb #f1244d0c
 def _network(v):
@@ -103,23 +104,31 @@ def ae_shapes(
 
 # %% ../../nbs/model/215_bagel_autoencoder.ipynb #e1616be1
 def check_ae(
-    path: Path,  # ae.safetensors
+    have: Mapping,  # {name: shape} of ae.safetensors, see `stored_shapes`
     vae: dict,  # fields of `vae_config`
+    name: str,  # of the file, for messages
 ) -> None:
-    "Raises OmniError for a file that is damaged or does not fit the config. Reads no weight."
-    compare_keys(stored_shapes(path), ae_shapes(empty_ae(vae).net), str(path))
+    "Raises OmniError for a file that does not fit the config. Reads no weight."
+    compare_keys(have, ae_shapes(empty_ae(vae).net), name)
 
 # %% ../../nbs/model/215_bagel_autoencoder.ipynb #59b7ad91
+def ae_dtype(
+    dtype: torch.dtype,  # what the model computes in
+) -> torch.dtype:  # what its autoencoder computes in
+    "The same, but float32 for float16, which is too short for the autoencoder's sums."
+    return torch.float32 if dtype == torch.float16 else dtype
+
+
 def load_ae(
     path: Path,  # ae.safetensors, checked
     vae: dict,  # fields of `vae_config`
-    dtype: torch.dtype,  # what it computes in
+    dtype: torch.dtype,  # what the model computes in
     device: torch.device | str,
 ) -> Autoencoder:
-    "The autoencoder of an official checkpoint, read by diffusers."
+    "The autoencoder of an official checkpoint, read by diffusers. Its format is that of `ae_dtype`."
     from diffusers import AutoencoderKL
 
-    empty = empty_ae(vae)
+    empty, dtype = empty_ae(vae), ae_dtype(dtype)
     with tempfile.TemporaryDirectory() as config:
         empty.net.save_config(config)
         # it would warn that no module at all has to stay in float32

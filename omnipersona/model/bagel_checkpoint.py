@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ..arguments import OmniError, as_path
-from ..stored import tensor_table
+from ..tensor_files import file_places
 
 # %% auto #0
-__all__ = ['CONFIGS', 'FILES', 'OLD_TOKENIZER', 'check_folder', 'stored_shapes', 'compare_keys']
+__all__ = ['CONFIGS', 'FILES', 'OLD_TOKENIZER', 'missing_files', 'check_folder', 'stored_shapes', 'compare_keys']
 
 # %% ../../nbs/model/213_bagel_checkpoint.ipynb #ad4c7149
 CONFIGS = ("llm_config.json", "vit_config.json", "config.json")
@@ -20,6 +20,15 @@ FILES = (*CONFIGS, "ema.safetensors", "ae.safetensors")
 OLD_TOKENIZER = ("vocab.json", "merges.txt", "tokenizer_config.json")
 
 # %% ../../nbs/model/213_bagel_checkpoint.ipynb #1f7a01c6
+def missing_files(
+    names: Iterable[str],  # of the files that are there
+) -> list[str]:
+    "The files of an official checkpoint that are not there."
+    names = set(names)
+    wanted = FILES if "tokenizer.json" in names else FILES + OLD_TOKENIZER
+    return [f for f in wanted if f not in names]
+
+
 def check_folder(
     path: str | Path,
 ) -> Path:  # the same folder
@@ -27,10 +36,7 @@ def check_folder(
     path = as_path(path)
     if not path.is_dir():
         raise OmniError(f"{path}: no such folder; give the folder of a downloaded BAGEL checkpoint")
-    wanted = list(FILES)
-    if not (path / "tokenizer.json").is_file():
-        wanted += OLD_TOKENIZER
-    if missing := [f for f in wanted if not (path / f).is_file()]:
+    if missing := missing_files(f.name for f in path.iterdir() if f.is_file()):
         raise OmniError(f"{path}: {', '.join(missing)} missing; this is not a complete BAGEL checkpoint")
     return path
 
@@ -39,21 +45,7 @@ def stored_shapes(
     path: str | Path,  # a safetensors file
 ) -> dict[str, list[int]]:  # {name: shape}
     "Names and shapes, from the file's table. Raises OmniError where the file is shorter or longer than the table says."
-    path = as_path(path)
-    size = path.stat().st_size
-    try:
-        with path.open("rb") as f:
-            entries, _, end = tensor_table(f, size)
-        shapes = {k: shape for k, (_, shape) in entries.items()}
-    except ValueError as e:
-        raise OmniError(
-            f"{path}: {size:,} bytes that are no whole safetensors table ({e}); the download stopped early "
-            "or this is another kind of file: download it again"
-        ) from None
-    if end != size:
-        what = "truncated" if size < end else "damaged"
-        raise OmniError(f"{path}: {size:,} bytes, and its table says {end:,}; the file is {what}: download it again")
-    return shapes
+    return {k: place.shape for k, place in file_places(path)[0].items()}
 
 # %% ../../nbs/model/213_bagel_checkpoint.ipynb #30aa34af
 def _some(keys: Iterable[str]):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import nn
@@ -21,48 +22,9 @@ from .quant import QUANTS
 from .vision import ImageResize
 
 # %% auto #0
-__all__ = ['GPUS', 'BITS', 'PROMPT', 'WORDS', 'ANSWER', 'GPU', 'find_gpu', 'count_weights', 'weight_gb', 'layer_flops',
-           'vit_flops', 'word_flops', 'vae_flops', 'Workload', 'workloads', 'working_gb']
-
-# %% ../../nbs/model/219_costs.ipynb #f40e70fe
-@dataclass(frozen=True)
-class GPU:
-    "A device. `gb` and `gb_s` in 10^9 bytes."
-
-    gb: float  # memory
-    tflops: float  # peak of dense matrix products in 16 bits, 10^12 operations a second
-    gb_s: float  # bandwidth of its memory, a second
-    bf16: bool = True
-    overhead: float = 0.8  # GB that driver, libraries and fragmentation take
-
-# %% ../../nbs/model/219_costs.ipynb #ec786562
-GPUS = {
-    "T4": GPU(15.8, 65, 320, False),
-    "L4": GPU(24.1, 121, 300),
-    "A100-40": GPU(42.4, 312, 1555),
-    "A100-80": GPU(85.1, 312, 2039),
-    "H100": GPU(85.1, 989, 3350),
-    "cpu": GPU(24.0, 0.4, 40, True, 1.0),
-}
-
-# %% ../../nbs/model/219_costs.ipynb #223b148f
-def _plain(name):
-    "Small letters and digits of a name."
-    return "".join(c for c in str(name).lower() if c.isalnum())
-
-# %% ../../nbs/model/219_costs.ipynb #dfbd9be3
-def find_gpu(
-    name: str,  # one of `GPUS`, or as torch.cuda.get_device_name says it
-) -> GPU:
-    "A GPU by its name. Raises OmniError for an unknown one."
-    if name in GPUS:
-        return GPUS[name]
-    said = _plain(name).replace("l40", "")  # an L40 is no L4
-    for key in ("A100-80", "A100-40", "H100", "L4", "T4"):
-        model, _, size = key.partition("-")
-        if _plain(model) in said and size in said:
-            return GPUS[key]
-    raise OmniError(f"{name!r}: no GPU that is known here; one of {', '.join(GPUS)}")
+__all__ = ['BITS', 'PROMPT', 'WORDS', 'ANSWER', 'PART_TOKENS', 'WORDS_AT_ONCE', 'PICTURES', 'SAMPLES', 'count_weights',
+           'weight_gb', 'layer_flops', 'vit_flops', 'word_flops', 'vae_flops', 'Pass', 'Workload', 'workloads',
+           'working_gb', 'pixels_gb']
 
 # %% ../../nbs/model/219_costs.ipynb #6576669d
 def _part(name):
@@ -159,24 +121,53 @@ def vae_flops(
 
 # %% ../../nbs/model/219_costs.ipynb #89aa6361
 @dataclass(frozen=True)
+class Pass:
+    "Tokens that the model reads at once."
+
+    rows: int
+    und: int  # tokens of a row that the understanding expert reads
+    gen: int = 0  # and the generation expert
+    seen: int = 0  # keys of a row that were cached before
+    cached: int = 0  # keys in all caches that are held meanwhile
+
+    @property
+    def tokens(self) -> int:
+        "Of all rows."
+        return self.rows * (self.und + self.gen)
+
+    @property
+    def pairs(self) -> int:
+        "Of a token and a key that its row has."
+        return self.tokens * (self.und + self.gen + self.seen)
+
+
+@dataclass(frozen=True)
 class Workload:
     "What one learning step, one answer or one picture reads and computes."
 
     flops: float  # operations of matrix products
-    tokens: int  # that are processed together at most
-    keys: int  # in all caches together
-    keys_seen: int  # keys that one token attends to
-    steps: int = 1  # passes over the weights
+    passes: tuple[Pass, ...]  # the largest
+    steps: int = 1  # times that the weights are read
     trains: bool = False
+    whole: bool = False  # while training: the graphs of all passes are held together
+    encoded: int = 0  # values of encoded pictures that are kept
+
+    @property
+    def tokens(self) -> int:
+        "That are processed together at most."
+        return max(p.tokens for p in self.passes)
 
 # %% ../../nbs/model/219_costs.ipynb #bcf78e97
 PROMPT, WORDS, ANSWER = 37, 24, 12
+PART_TOKENS = 4096  # of a learning step, that are read together before their gradient is computed
+WORDS_AT_ONCE = 128  # whose scores are computed together while learning
+PICTURES = 40  # encoded pictures that learning keeps
+SAMPLES = dict(recognise=2, vqa=1, facts=4, draw=2, edit=1, copies=2)  # of a learning step, and copies of a picture
 
 
 def _picture_tokens(c, resizes):
     "(latent, ViT) tokens of the largest square picture, with the two that frame each."
-    square = resizes[0].longest, resizes[0].longest
-    size = resizes[0].size(square)
+    size = resizes[0].size((resizes[0].longest, resizes[0].longest))
     latents = cells(size, c.latent_downsample * c.latent_patch_size)
     patches = cells(resizes[1].size(size), c.vit_config["patch_size"])
     return latents[0] ** 2 + 2, patches[0] ** 2 + 2
@@ -187,29 +178,56 @@ def _drawing(c, sampling: SamplingConfig, contexts: list, latents: int):
     steps = sampling.num_timesteps - 1
     times = time_grid(sampling.num_timesteps, sampling.timestep_shift)[:-1].tolist()
     guided = sum(sampling.active(t) for t in times) * (len(contexts) - 1)
-    seen = contexts[0] + latents
-    reading = sum(sum(layer_flops(c, n, n)) for n in contexts)
-    return Workload(
-        flops=reading + (steps + guided) * sum(layer_flops(c, latents, seen)),
-        tokens=latents * len(contexts),
-        keys=seen * len(contexts),
-        keys_seen=seen,
-        steps=steps,
-    )
+    flops = sum(sum(layer_flops(c, n, n)) for n in contexts)
+    flops += (steps + guided) * sum(layer_flops(c, latents, contexts[0] + latents))
+    held = sum(contexts) + len(contexts) * contexts[0]  # the caches of the branches, and all of them as one batch
+    source = latents - 2 if contexts[0] > latents else 0  # latents of the picture that is edited
+    reading = Pass(1, contexts[0] - source, source)
+    step = Pass(len(contexts), 2, latents - 2, contexts[0], held)
+    return Workload(flops, (reading, step), steps)
 
 # %% ../../nbs/model/219_costs.ipynb #b8356c68
-def _learning(c, lengths: list, checkpointing: bool):
-    "A step that learns from one sample of each of these lengths."
-    counted = [layer_flops(c, n, n) for n in lengths]
-    maps, attention = (sum(x) for x in zip(*counted))
-    flops = (2 + checkpointing) * maps + (3 + checkpointing) * attention + 2 * word_flops(c) * ANSWER
-    return Workload(flops, max(lengths), 0, max(lengths), steps=3 + checkpointing, trains=True)
+def _kinds(c, resizes, samples: dict) -> list:  # lists of (und tokens, gen tokens)
+    "The samples of a learning step: all that say something, all drawings, all edits."
+    latents, patches = _picture_tokens(c, resizes)
+    copies = samples["copies"]
+    drawn = 2 * copies, (latents - 2) * copies
+    see, know = (patches + WORDS + ANSWER, 0), (WORDS + ANSWER, 0)
+    draw = WORDS + drawn[0], drawn[1]
+    edit = WORDS + 2 + patches + drawn[0], latents - 2 + drawn[1]
+    says = [see] * (samples["recognise"] + samples["vqa"]) + [know] * samples["facts"]
+    return [says, [draw] * samples["draw"], [edit] * samples["edit"]]
+
+
+def _parts(kind: list, whole: bool) -> list:
+    "What is read together of one kind of samples, the longest first."
+    out, rows = [], list(kind)
+    while rows:
+        n = len(rows) if whole else max(1, min(len(rows), PART_TOKENS // sum(rows[0])))
+        out.append(Pass(n, *rows[0], PROMPT))
+        rows = rows[n:]
+    return out
+
+
+def _learning(c, resizes, checkpointing: bool, samples: dict):
+    "A step that learns from so many samples of each task."
+    kinds = _kinds(c, resizes, samples)
+    lengths = [sum(tokens) for kind in kinds for tokens in kind]
+    maps, attention = (sum(x) for x in zip(*(layer_flops(c, n, n + PROMPT) for n in lengths)))
+    says = samples["recognise"] + samples["vqa"] + samples["facts"]
+    flops = (2 + checkpointing) * maps + (3 + checkpointing) * attention + 2 * word_flops(c) * ANSWER * says
+    whole = sum(lengths) <= PART_TOKENS
+    passes = tuple(p for kind in kinds for p in _parts(kind, whole))
+    latents, patches = _picture_tokens(c, resizes)
+    encoded = PICTURES * ((patches - 2) * c.vit_config["hidden_size"] + (latents - 2) * c.latent_channels)
+    return Workload(flops, passes, len(passes) * (2 + checkpointing), True, whole, encoded)
 
 # %% ../../nbs/model/219_costs.ipynb #4afdc1e3
 def workloads(
     c: MoTConfig,
     resizes: tuple[ImageResize, ImageResize],  # the autoencoder's and the ViT's
     checkpointing: bool = True,  # a layer's inner values are computed again in the backward pass
+    samples: dict | None = None,  # of a learning step, as `SAMPLES`, which is the default
 ) -> dict[str, Workload]:  # {'learning', 'asking', 'drawing', 'editing': Workload}
     "The four workloads, for square pictures of the largest size that `resizes` allows."
     latents, patches = _picture_tokens(c, resizes)
@@ -217,11 +235,29 @@ def workloads(
     talk = PROMPT + patches + WORDS + ANSWER
     asking = sum(layer_flops(c, talk, talk)) + vit_flops(c, patches - 2) + word_flops(c) * ANSWER
     return dict(
-        learning=_learning(c, [talk, context + latents, source + latents], checkpointing),
-        asking=Workload(asking, talk - ANSWER, talk, talk, steps=1 + ANSWER),
+        learning=_learning(c, resizes, checkpointing, SAMPLES | (samples or {})),
+        asking=Workload(asking, (Pass(1, talk - ANSWER),), 1 + ANSWER),
         drawing=_drawing(c, BAGEL_PRESETS["draw"], [context, 2], latents),
         editing=_drawing(c, BAGEL_PRESETS["edit"], [source, source - WORDS, context], latents),
     )
+
+# %% ../../nbs/model/219_costs.ipynb #f3190021
+def _layer_bytes(bytes_each: int, exact: bool) -> dict:  # {moment: (of a channel, of an MLP channel)}
+    """Bytes that a layer holds for a token at its fullest moment, of reading and of a backward pass, and what it keeps
+    without checkpointing. `exact`: between its products the MLP computes in float32, as float16 needs it."""
+    if exact:
+        return dict(residual=4, read=(10, 16), learn=(26, 20), kept=(24, 20))
+    half = bytes_each // 2
+    return dict(residual=bytes_each, read=(8 * half, 8 * half), learn=(24 * half, 6 * half), kept=(22 * half, 6 * half))
+
+
+def _layer(c: MoTConfig, p: Pass, table: dict, bytes_each: int, trains: bool) -> int:
+    "Bytes of one layer at its fullest moment."
+    fuller = p.rows * max(p.und, p.gen)
+    channels, hidden = table["learn" if trains else "read"]
+    mlp, angles = hidden * c.intermediate_size, 8 * c.hidden_size // c.num_attention_heads
+    token = 2 * bytes_each * _key_width(c) + angles + channels * c.hidden_size + trains * mlp
+    return p.tokens * token + fuller * mlp + (2 + trains * bytes_each) * p.pairs
 
 # %% ../../nbs/model/219_costs.ipynb #80f873f6
 def working_gb(
@@ -230,16 +266,44 @@ def working_gb(
     checkpointing: bool = True,
     explicit: bool = False,  # attention weights are kept, as on a CPU while gradients flow
     bytes_each: int = 2,  # of a value
+    exact: bool = False,  # float16: float32 where it overflows
+    quant: str | None = None,  # of the experts' linear maps
 ) -> float:  # GB
     "Memory that a workload takes beside the weights."
-    d, n, kv = c.hidden_size, c.num_hidden_layers, _key_width(c)
-    inner = 8 * d + 4 * kv + 4 * c.intermediate_size  # values of one token inside one layer
-    pairs = job.tokens * job.keys_seen  # one byte each, for the mask
+    d, n, table = c.hidden_size, c.num_hidden_layers, _layer_bytes(bytes_each, exact)
+    unpacked = bytes_each * d * c.intermediate_size * (quant is not None)
+    cache = n * 2 * bytes_each * _key_width(c)  # of one key
+    inner = [_layer(c, p, table, bytes_each, job.trains) + unpacked for p in job.passes]
     if not job.trains:
-        cache = job.keys * 2 * kv * n
-        return (bytes_each * (cache * (1 + 1 / n) + job.tokens * inner) + pairs) / 1e9
+        return max(i + cache * (p.tokens + p.cached) for i, p in zip(inner, job.passes)) / 1e9
     if explicit:
-        pairs *= 1 + 3 * c.num_attention_heads * bytes_each
-    kept = n * (2 * d + 2 * kv) + 2 * inner if checkpointing else n * inner
-    scores = 8 * c.vocab_size * ANSWER
-    return (bytes_each * job.tokens * kept + pairs * (1 if checkpointing else n) + scores) / 1e9
+        inner = [i + 3 * c.num_attention_heads * bytes_each * p.pairs for i, p in zip(inner, job.passes)]
+    kept = [n * _kept(c, p, table, bytes_each, checkpointing, explicit, quant) for p in job.passes]
+    held = accumulate(kept) if job.whole else kept  # the backward pass frees the graph of the last pass first
+    most = max(map(sum, zip(held, inner)))
+    return (most + 2 * PROMPT * (n * table["residual"] * d + cache) + bytes_each * job.encoded) / 1e9
+
+
+def _kept(c, p: Pass, table: dict, bytes_each, checkpointing, explicit, quant) -> int:
+    "Bytes that one layer keeps of a forward pass for the backward pass."
+    channels, hidden = (table["residual"], 0) if checkpointing else table["kept"]
+    kept = p.tokens * (channels * c.hidden_size + hidden * c.intermediate_size)
+    if not checkpointing:
+        kept += p.tokens * 4 * bytes_each * _key_width(c) + bytes_each * p.pairs
+    if explicit and not checkpointing:
+        kept += p.pairs * 3 * c.num_attention_heads * bytes_each
+    if quant == "int8":  # bitsandbytes keeps the inputs of its maps in spite of checkpointing, rounded and as they are
+        kept += p.tokens * (bytes_each + 1) * (3 * c.hidden_size + c.intermediate_size)
+    return kept
+
+# %% ../../nbs/model/219_costs.ipynb #f3190023
+def pixels_gb(
+    ae: Autoencoder,
+    pixels: int,  # of all pictures that are encoded or decoded at once
+    encode: bool = False,  # or else decode
+    bytes_each: int = 2,  # of a value; 4 beside a float16 model
+) -> float:  # GB
+    "Activations of the autoencoder: at full size, the decoder holds six maps of its first width, the encoder five."
+    config = ae.net.config
+    width = (config.get("block_out_channels") or config["encoder_block_out_channels"])[0]
+    return pixels * ((5 if encode else 6) * width + 4) * bytes_each / ae.fold**2 / 1e9

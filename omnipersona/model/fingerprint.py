@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -16,10 +17,11 @@ __all__ = ['tensor_signature', 'weights_fingerprint']
 # %% ../../nbs/model/211_fingerprint.ipynb #cabf4ec5
 def tensor_signature(
     p: Tensor,  # of any shape and format
+    shape: Sequence[int] | None = None,  # of the whole tensor where `p` holds only its first values; None: of `p`
 ) -> bytes:
     "The shape and the first 64 values, in bf16, of a tensor."
     first = p.flatten()[:64].float().cpu().to(torch.bfloat16)
-    return str(tuple(p.shape)).encode() + first.view(torch.int16).numpy().tobytes()
+    return str(tuple(p.shape if shape is None else shape)).encode() + first.view(torch.int16).numpy().tobytes()
 
 # %% ../../nbs/model/211_fingerprint.ipynb #22ca3f3a
 def weights_fingerprint(

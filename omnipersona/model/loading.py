@@ -7,33 +7,60 @@ from __future__ import annotations
 
 import inspect
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from ..arguments import OmniError, as_device, as_dtype, as_path, printable, read_json
+from ..basics import compute_dtype
 from ..hub import check_revision, hub_folder, is_hub_name
+from ..hub_files import is_cached, remote_files, remote_shapes
 from .autoencoder import Autoencoder
 from .backbone import Backbone
-from .bagel import fill, load_bagel
-from .bagel_checkpoint import compare_keys, stored_shapes
-from .bagel_config import empty_mot
+from .bagel import check_fits, fill, load_bagel
+from .bagel_autoencoder import ae_dtype
+from .bagel_checkpoint import CONFIGS, OLD_TOKENIZER, compare_keys, missing_files
+from .bagel_config import default_resizes, empty_mot
 from .experts import MoTConfig
 from .flow import SamplingConfig
+from .quant import check_quant, quantise_layers, stored_parts, stored_quant
 from .tokenizer import SPECIALS, Tokenizer
 from .vision import ImageResize
+from ..model_files import weight_files
 from ..settings import from_saved, whole
 from ..stored import require_modest
+from ..tensor_files import SHOWN_BYTES, TensorFiles
 
 # %% auto #0
-__all__ = ['HUB', 'SAVED_FILES', 'find_backbone', 'saved_config', 'load_saved', 'load_backbone']
+__all__ = ['HUB', 'SAVED_FILES', 'check_download', 'find_backbone', 'saved_config', 'load_saved', 'load_backbone']
 
 # %% ../../nbs/model/218_loading.ipynb #d7d6f938
 HUB = {"bagel-7b-mot": "ByteDance-Seed/BAGEL-7B-MoT"}
 _WANTED = """*config.json ema.safetensors ae.safetensors tokenizer.json vocab.json merges.txt
-backbone.json model.safetensors ae/*.json ae/*.safetensors""".split()
+backbone.json signatures.json model.safetensors model-*.safetensors ae/*.json ae/*.safetensors""".split()
 
 # %% ../../nbs/model/218_loading.ipynb #c8ffd788
+def check_download(
+    repo: str,  # owner/name
+    revision: str | None = None,
+) -> None:
+    """Raises OmniError where the files of an official checkpoint on the hub do not belong together.
+
+    Asks the hub nothing where the weights are here already. Leaves it to the download to say what the hub refuses."""
+    files = {} if is_cached(repo, "ema.safetensors", revision) else remote_files(repo, revision) or {}
+    if "ema.safetensors" not in files:
+        return
+    if missing := missing_files(files):
+        raise OmniError(f"{repo}: {', '.join(missing)} missing on the hub; nothing was downloaded")
+    tables = {f: remote_shapes(repo, f, files[f], revision) for f in ("ema.safetensors", "ae.safetensors")}
+    if all(table is not None for table in tables.values()):
+        small = hub_folder(repo, [*CONFIGS, "tokenizer.json", *OLD_TOKENIZER], revision)
+        check_fits(small, {f: table or {} for f, table in tables.items()}, f"{repo} on the hub")
+
+
 def find_backbone(
     name: str | Path,  # 'tiny', 'bagel-7b-mot', a folder, or owner/name on the hub, which is downloaded
     revision: str | None = None,  # of the repository on the hub: a branch, a tag or a commit; None: the newest state
@@ -48,7 +75,9 @@ def find_backbone(
             raise OmniError(f"{name}: revision={revision!r} is for a repository on the hub, and this is a folder")
         return path
     if str(name) in HUB or is_hub_name(str(name)):
-        return hub_folder(HUB.get(str(name), str(name)), _WANTED, revision)
+        repo = HUB.get(str(name), str(name))
+        check_download(repo, revision)
+        return hub_folder(repo, _WANTED, revision)
     raise OmniError(
         f"{printable(name, 300)}: no such folder; use load_backbone('tiny'), 'bagel-7b-mot', the folder of a backbone, "
         "or owner/name on the Hugging Face hub"
@@ -57,7 +86,6 @@ def find_backbone(
 # %% ../../nbs/model/218_loading.ipynb #c9595838
 SAVED_FILES = (
     "config.json",
-    "model.safetensors",
     "backbone.json",
     "tokenizer.json",
     "ae/config.json",
@@ -76,14 +104,54 @@ def saved_config(
     return MoTConfig(**{k: v for k, v in config.items() if k in known and k not in ("self", "kw")})
 
 
-def _read_model(path, dtype):
-    "The model of a complete folder; the shapes in the file are compared with the sizes before a weight is read."
-    model, file = empty_mot(saved_config(path)), path / "model.safetensors"
-    compare_keys(stored_shapes(file), {k: v.shape for k, v in model.state_dict().items()}, str(file))
-    fill(model, file, dtype, "cpu")
-    if bad := [k for k, v in model.state_dict().items() if not torch.isfinite(v).all()]:
-        raise OmniError(f"{file}: {bad[0]} is not finite; copy it again")
+_VIT_TABLE = "vit_model.vision_model.embeddings.position_embedding.weight"
+
+
+def _empty_model(path, files, quant, dtype):
+    "The model of a folder without memory; the tables of its files are compared with it before a weight is read."
+    stored = stored_quant(files.places)
+    rows = files.shapes.get(_VIT_TABLE, [None])[0]
+    model = empty_mot(saved_config(path), rows)
+    quantise_layers(model.language_model.model.layers, stored or quant, dtype)
+    want: dict = {}
+    for name, p in model.named_parameters():
+        want |= stored_parts(name, p) if stored else {name: (None, tuple(p.shape))}
+    have, name = files.shapes, str(path / "model.safetensors")
+    compare_keys(have, {k: have.get(k, []) if shape is None else shape for k, (_, shape) in want.items()}, name)
+    if bad := [k for k, (kind, _) in want.items() if kind and files.dtype(k) != kind]:
+        raise OmniError(f"{name}: {bad[0]} holds {files.dtype(bad[0])}, and {want[bad[0]][0]} is needed")
     return model
+
+
+def _signatures(path, model, files, stored):
+    "What a folder's fingerprint is computed from; None: the weights in memory. Raises OmniError for a false one."
+    if not (path / "signatures.json").is_file():
+        return None
+    try:
+        known = {k: bytes.fromhex(v) for k, v in read_json(path / "signatures.json", dict).items()}
+    except (TypeError, ValueError) as e:
+        raise OmniError(f"signatures.json is damaged ({e})") from None
+    if known.keys() != dict(model.named_parameters()).keys():
+        raise OmniError("signatures.json is of another model")
+    exact = {k: v for k, v in stored.items() if files.dtype(k) != torch.float16}  # which rounds some values
+    if bad := [k for k, v in exact.items() if known[k] != v]:
+        raise OmniError(f"signatures.json: {bad[0]} has another signature than its file; it is of another model")
+    return known
+
+
+def _read_model(path, about, dtype, device, quant):
+    "(model, signatures, format of its files, what it computes in) of a complete folder."
+    with TensorFiles(*weight_files(path, about.get("weights"))) as files:
+        if any(metadata.get("saved") != about.get("saved") for metadata in files.about):
+            raise OmniError("its weight files are of two backbones, or of another one than backbone.json")
+        large = sum(map(files.n_bytes, files.places)) >= SHOWN_BYTES
+        dtype = dtype or (compute_dtype(device) if large else torch.float32)
+        model = _empty_model(path, files, quant, dtype)
+        signatures = _signatures(path, model, files, fill(model, files, dtype, device, str(about["name"])))
+        plain = {k: p for k, p in model.named_parameters() if type(p) is nn.Parameter}
+        if bad := [k for k, p in plain.items() if not torch.isfinite(p).all()]:
+            raise OmniError(f"{files.places[bad[0]].file}: {bad[0]} is not finite")
+        return model, signatures, files.dtype(next(iter(plain))), dtype
 
 
 def _read_tokenizer(path, rows):
@@ -100,34 +168,68 @@ def _read_tokenizer(path, rows):
     return Tokenizer(hf, spare, rows, about["names"], bool(about["names_pretrained"]))
 
 
-def _read(path, dtype):
-    "A backbone from a complete folder; any error where a file is damaged."
-    about, model = read_json(path / "backbone.json", dict), _read_model(path, dtype)
-    return Backbone(
-        model,
-        Autoencoder.from_pretrained(path / "ae").to(dtype),
-        _read_tokenizer(path, model.config.vocab_size),
-        (from_saved(ImageResize, about["vae_resize"]), from_saved(ImageResize, about["vit_resize"])),
-        {k: from_saved(SamplingConfig, v, f"preset {k}") for k, v in about["presets"].items()},
-        about["name"],
-    )
+def _resizes(about):
+    "(the autoencoder's, the ViT's) of a backbone.json."
+    return from_saved(ImageResize, about["vae_resize"]), from_saved(ImageResize, about["vit_resize"])
+
+
+def _read(path, dtype, device, quant, image_size):
+    "A backbone from a complete folder, the large file at the end; any error where a file is damaged."
+    about, config = read_json(path / "backbone.json", dict), saved_config(path)
+    tok = _read_tokenizer(path, config.vocab_size)
+    resizes = default_resizes(config, image_size) if image_size else _resizes(about)
+    presets = {k: from_saved(SamplingConfig, v, f"preset {k}") for k, v in about["presets"].items()}
+    ae = Autoencoder.from_pretrained(path / "ae")
+    model, signatures, stored, dtype = _read_model(path, about, dtype, device, quant)
+    bb = Backbone(model, ae.to(ae_dtype(dtype)).to(device), tok, resizes, presets, about["name"])
+    bb.signatures = signatures
+    bb.stored_dtypes = stored, TensorFiles(path / "ae" / "diffusion_pytorch_model.safetensors").common_dtype
+    return bb
 
 # %% ../../nbs/model/218_loading.ipynb #7dd72879
-def load_saved(
-    path: Path,  # a folder that `Backbone.save_pretrained` wrote
-    dtype: torch.dtype | None = None,  # what it computes in; None: float32
-    device: torch.device | str | None = None,  # None: a GPU if there is one
-) -> Backbone:
-    "Read a backbone folder. Raises OmniError for one that is not complete or damaged."
-    for f in SAVED_FILES:
-        if not (path / f).exists():
-            raise OmniError(f"{path}: {f} is missing; this is not a complete backbone folder")
-    dtype, device = as_dtype(dtype) or torch.float32, as_device(device)
+@contextmanager
+def _damaged(path) -> Iterator[None]:
+    "Errors inside the block say that the folder cannot be read."
     try:
-        return _read(path, dtype).to(device)
+        yield
     except Exception as e:
         why = e if isinstance(e, OmniError) else f"{type(e).__name__}: {e}"
         raise OmniError(f"{path}: cannot be read as a backbone ({why}); copy it again") from e
+
+
+def _check_options(path, about, quant, image_size):
+    "Raises OmniError for options that do not fit the folder."
+    if _resizes(about)[0].square and (quant or image_size):
+        raise OmniError(
+            f"{path}: quant={quant!r}, image_size={image_size!r} are for BAGEL; "
+            "this is a small backbone with pictures of one size"
+        )
+    if image_size:
+        default_resizes(saved_config(path), image_size)
+    with TensorFiles(*weight_files(path, about.get("weights"))) as files:
+        if (stored := stored_quant(files.places)) and quant not in (None, stored):
+            raise OmniError(f"{path}: quant={quant!r}, and its weights are in {stored} already; load the original")
+
+
+def load_saved(
+    path: Path,  # a folder that `Backbone.save_pretrained` wrote
+    dtype: torch.dtype | None = None,  # what it computes in; None: float32 if small, else the device's fastest format
+    device: torch.device | str | None = None,  # None: a GPU if there is one
+    quant: str | None = None,  # None: as its weights were stored
+    image_size: int | None = None,  # longest side of pictures, pixels; None: as it was
+) -> Backbone:
+    "Read a backbone folder. Raises OmniError for one that is not complete or damaged, and for what it cannot do."
+    for f in SAVED_FILES:
+        if not (path / f).exists():
+            raise OmniError(f"{path}: {f} is missing; this is not a complete backbone folder")
+    check_quant(quant)
+    dtype, device = as_dtype(dtype), as_device(device)
+    with _damaged(path):
+        about = read_json(path / "backbone.json", dict)
+        _resizes(about)
+    _check_options(path, about, quant, image_size)
+    with _damaged(path):
+        return _read(path, dtype, device, quant, image_size)
 
 # %% ../../nbs/model/218_loading.ipynb #212a9fb0
 _OFFICIAL = ("llm_config.json", "vit_config.json", "ema.safetensors")  # any of them tells the official layout
@@ -137,8 +239,8 @@ def load_backbone(
     name: str | Path = "tiny",  # 'tiny' (ships with the package), 'bagel-7b-mot', a folder, or owner/name on the hub
     dtype: torch.dtype | None = None,  # what it computes in; None: float32 if small, else the device's fastest format
     device: torch.device | str | None = None,  # None: a GPU if there is one
-    quant: str | None = None,  # official layout: 'nf4' or 'int8', the experts' weights quantised while they are read
-    image_size: int | None = None,  # official layout: longest side of pictures, pixels; None: see `default_resizes`
+    quant: str | None = None,  # 'nf4' for BAGEL: the experts' weights quantised while they are read; or 'int8'
+    image_size: int | None = None,  # BAGEL: longest side of pictures, pixels; None: see `default_resizes`
     revision: str | None = None,  # of a repository on the hub: a branch, a tag or a commit; None: the newest state
 ) -> Backbone:
     "Load a backbone. Raises OmniError for a folder that is none, not complete or damaged, and for what it cannot do."
@@ -146,9 +248,4 @@ def load_backbone(
     path = find_backbone(name, revision)
     if any((path / f).exists() for f in _OFFICIAL):
         return load_bagel(path, dtype, device, quant=quant, image_size=image_size)
-    if quant or image_size:
-        raise OmniError(
-            f"{path}: quant={quant!r}, image_size={image_size!r} are for checkpoints in the official layout; "
-            "this is a small backbone with pictures of one size"
-        )
-    return load_saved(path, dtype, device)
+    return load_saved(path, dtype, device, quant, image_size)

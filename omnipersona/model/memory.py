@@ -6,30 +6,112 @@
 from __future__ import annotations
 
 import html
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from ..arguments import read_json
+from ..basics import OmniError
 from .autoencoder import Autoencoder
 from .backbone import Backbone
 from .bagel_autoencoder import empty_ae
 from .bagel_checkpoint import CONFIGS
 from .bagel_config import BAGEL_7B, default_resizes, mot_config
-from omnipersona.model.costs import (
-    GPU,
-    GPUS,
-    Workload,
-    count_weights,
-    find_gpu,
-    vae_flops,
-    weight_gb,
-    working_gb,
-    workloads,
-)
+from .costs import Workload, count_weights, pixels_gb, vae_flops, weight_gb, working_gb, workloads
 from .loading import find_backbone, saved_config
+from .preprocessing import MAX_PIXELS
 
 # %% auto #0
-__all__ = ['SIZES', 'Plan', 'plan', 'plan_table', 'plan_backbone']
+__all__ = ['GPUS', 'SIZES', 'GPU', 'reported_gpu', 'find_gpu', 'Plan', 'plan', 'plan_table', 'plan_backbone']
+
+# %% ../../nbs/model/220_memory.ipynb #f3190032
+@dataclass(frozen=True)
+class GPU:
+    "A device. `gb` and `gb_s` in 10^9 bytes."
+
+    gb: float  # memory
+    tflops: float  # peak of dense matrix products in 16 bits, 10^12 operations a second
+    gb_s: float  # bandwidth of its memory, a second
+    bf16: bool = True
+    overhead: float = 0.8  # GB that driver, libraries and fragmentation take
+
+# %% ../../nbs/model/220_memory.ipynb #f3190033
+GPUS = {
+    "T4": GPU(15.8, 65, 320, False),
+    "L4": GPU(24.1, 121, 300),
+    "P100": GPU(17.1, 19, 732, False),
+    "V100": GPU(16.9, 112, 900, False),
+    "A10G": GPU(24.1, 70, 600),
+    "RTX 4090": GPU(25.2, 165, 1008),
+    "A100-40": GPU(42.4, 312, 1555),
+    "A100-80": GPU(85.1, 312, 2039),
+    "H100": GPU(85.1, 989, 3350),
+    "RTX PRO 6000": GPU(101.9, 252, 1597),
+    "H200": GPU(150.0, 989, 4800),
+    "cpu": GPU(24.0, 0.4, 40, True, 1.0),
+}
+
+# %% ../../nbs/model/220_memory.ipynb #f3190034
+def _in_table(name) -> str | None:
+    "The GPU of the table that a name means, if there is one."
+    said = _plain(name).replace("l40", "")  # an L40 is no L4
+    for key in sorted(GPUS, key=len, reverse=True):
+        if key != "cpu" and all(_plain(part) in said for part in key.split("-")):
+            return key
+    return None
+
+
+def _plain(name):
+    "Small letters and digits of a name."
+    return "".join(c for c in str(name).lower() if c.isalnum())
+
+# %% ../../nbs/model/220_memory.ipynb #f3190035
+_PER_CLOCK = {6: 256, 7: 1024, 8: 1024, 9: 4096, 10: 4096, 12: 1024}  # 16-bit operations of a multiprocessor
+
+
+def reported_gpu(
+    properties: Any,  # of torch.cuda.get_device_properties
+) -> GPU:
+    "A GPU as its driver reports it. Speed and bandwidth are estimates, where the driver does not tell them."
+    per_clock = (
+        2048
+        if (generation := (properties.major, properties.minor)) == (8, 0)
+        else _PER_CLOCK.get(properties.major, 512)
+    )
+    clock = getattr(properties, "clock_rate", 0) or 1.5e6  # kHz
+    tflops = properties.multi_processor_count * per_clock * clock * 1e3 / 1e12
+    bits = getattr(properties, "memory_clock_rate", 0) * 1e3 * getattr(properties, "memory_bus_width", 0)
+    return GPU(properties.total_memory / 1e9, tflops, 2 * bits / 8 / 1e9 or 4.0 * tflops, generation >= (8, 0))
+
+# %% ../../nbs/model/220_memory.ipynb #f3190036
+def find_gpu(
+    name: str | GPU,  # one of `GPUS`, as torch.cuda.get_device_name says it, or a `GPU` of your own
+) -> GPU:
+    """A GPU by its name; one that is in this machine has the memory that its driver reports.
+
+    Raises OmniError for a name that is neither in the table nor in this machine."""
+    if isinstance(name, GPU):
+        return name
+    if name in GPUS:
+        return GPUS[name]
+    here = _here(name)
+    if key := _in_table(name):
+        return replace(GPUS[key], gb=here.total_memory / 1e9) if here else GPUS[key]
+    if here:
+        return reported_gpu(here)
+    raise OmniError(
+        f"{name!r}: no GPU that is known here; one of {', '.join(GPUS)}, or GPU(gb=..., tflops=..., gb_s=...)"
+    )
+
+
+def _here(name):
+    "What the driver reports of a GPU of this machine that has this name; None where there is none."
+    for i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        if torch.cuda.get_device_name(i) == name:
+            return torch.cuda.get_device_properties(i)
+    return None
 
 # %% ../../nbs/model/220_memory.ipynb #cc4c0032
 @dataclass(frozen=True)
@@ -87,14 +169,15 @@ def _seconds(job: Workload, gpu: GPU, read_gb: float, quant: str | None):
     return best, unpacking * max(job.flops / (0.1 * peak), read / (0.4 * gpu.gb_s))
 
 # %% ../../nbs/model/220_memory.ipynb #dc6eeec7
-def _assumptions(gpu: GPU, checkpointing: bool, offload: bool, quant: str | None):
+def _assumptions(gpu: GPU, s, learning: Workload):
     "What the numbers of a plan rest on, as texts."
     out = [
         f"{gpu.overhead} GB for driver, libraries and fragmentation",
-        f"learning: one sample of each kind in a step, checkpointing {'on' if checkpointing else 'off'}, "
-        f"encoders {'on the CPU' if offload else 'stay'}",
+        f"learning: at most {learning.tokens:,} tokens at once, checkpointing {'on' if s.checkpointing else 'off'}, "
+        f"encoders {'on the CPU' if s.offload else 'stay'}",
+        "attention as PyTorch's memory-efficient kernel does it",
         "at best half of the published 16-bit peak, at worst a tenth"
-        + ("; unpacking at worst doubles that" if quant else ""),
+        + ("; unpacking at worst doubles that" if s.quant else ""),
         "drawing and editing: BAGEL's presets, 49 steps",
     ]
     return tuple(out if gpu.bf16 else [*out, "no true bf16 here: float16, with float32 where it overflows"])
@@ -110,48 +193,78 @@ def _config(name):
         return mot_config(llm, vit, outer), empty_ae(outer.get("vae_config", {}))
     return saved_config(path), Autoencoder.from_pretrained(path / "ae")
 
-
-def _most(c):
-    "Longest side that a model's position table reaches, pixels."
-    return c.max_latent_size * c.latent_downsample * c.latent_patch_size
-
 # %% ../../nbs/model/220_memory.ipynb #45271ba1
-def _planned(name, c, ae, gpu, image_size, quant, checkpointing, offload):
+@dataclass(frozen=True)
+class _Settings:
+    "How a backbone is used."
+
+    image_size: int | None
+    quant: str | None
+    checkpointing: bool = True
+    offload: bool = True
+    samples: dict | None = None
+
+
+class _Model:
+    "A configuration and its weights, counted once for many plans."
+
+    def __init__(self, name, c, ae):
+        self.name, self.c, self.ae, self.counts = str(name), c, ae, count_weights(c, ae)
+
+    def memory(
+        self, gpu, s: _Settings
+    ) -> tuple:  # (pixels of a side, {part: GB}, {workload: Workload}, {workload: GB})
+        "What is needed on a GPU."
+        device, c = find_gpu(gpu), self.c
+        most = c.max_latent_size * c.latent_downsample * c.latent_patch_size  # as far as the position table reaches
+        resizes, exact = default_resizes(c, s.image_size or min(1024, most)), not device.bf16
+        side, weights = resizes[0].longest, weight_gb(self.counts, s.quant)
+        weights["autoencoder"] *= 1 + exact  # float32
+        todo, cpu = workloads(c, resizes, s.checkpointing, s.samples), gpu == "cpu"
+        work = {k: working_gb(c, job, s.checkpointing, cpu, 2, exact, s.quant) for k, job in todo.items()}
+        needs = _needs(work, weights, self.ae, side, 4 if exact else 2, s.offload and not cpu)
+        return side, weights, todo, {k: gb + device.overhead for k, gb in needs.items()}
+
+
+def _planned(model: _Model, gpu, s: _Settings):
     "The plan for a configuration, without advice."
-    device = find_gpu(gpu)
-    resizes = default_resizes(c, image_size or min(1024, _most(c)))
-    weights, todo = weight_gb(count_weights(c, ae), quant), workloads(c, resizes, checkpointing)
+    device, (side, weights, todo, needs) = find_gpu(gpu), model.memory(gpu, s)
     for k in ("drawing", "editing"):
-        todo[k] = replace(todo[k], flops=todo[k].flops + vae_flops(ae, resizes[0].longest, k == "editing"))
-    total = sum(weights.values()) + device.overhead
-    needs = {k: total + working_gb(c, job, checkpointing, gpu == "cpu") for k, job in todo.items()}
-    if offload and gpu != "cpu":
-        needs["learning"] -= weights["ViT"] + weights["autoencoder"]
+        todo[k] = replace(todo[k], flops=todo[k].flops + vae_flops(model.ae, side, k == "editing"))
     read = (weights["understanding expert"] + weights["generation expert"]) / 2
     return Plan(
-        name=str(name),
-        gpu=gpu,
-        image_size=resizes[0].longest,
-        quant=quant,
+        name=model.name,
+        gpu=gpu if isinstance(gpu, str) else "this GPU",
+        image_size=side,
+        quant=s.quant,
         dtype="bfloat16" if device.bf16 else "float16",
         memory=device.gb,
         weights=weights,
         needs=needs,
         flops={k: job.flops for k, job in todo.items()},
-        seconds={k: _seconds(job, device, read, quant) for k, job in todo.items()},
-        assumptions=_assumptions(device, checkpointing, offload, quant),
+        seconds={k: _seconds(job, device, read, s.quant) for k, job in todo.items()},
+        assumptions=_assumptions(device, s, todo["learning"]),
     )
+
+
+def _needs(work: dict, weights: dict, ae, side: int, bytes_each: int, offload: bool) -> dict:
+    "GB of each workload: its fullest moment, which may be when the autoencoder works on pixels."
+    total, decoding = sum(weights.values()), pixels_gb(ae, side**2, False, bytes_each)
+    needs = {k: total + max(gb, decoding if k in ("drawing", "editing") else 0) for k, gb in work.items()}
+    encoding, away = pixels_gb(ae, max(side**2, MAX_PIXELS), True, bytes_each), weights["autoencoder"] * offload
+    needs["learning"] = total - away - weights["ViT"] * offload + max(work["learning"], encoding + away)
+    return needs
 
 # %% ../../nbs/model/220_memory.ipynb #bcd725b3
 SIZES = (1024, 768, 512, 384, 256)  # of pictures, that advice tries
 
 
-def _advice(p: Plan, fits):
-    "What fits instead, as texts; `fits(gpu, image_size, quant)` plans it."
+def _advice(p: Plan, gpu, fits):
+    "What fits instead, as texts; `fits(gpu, image_size, quant)` plans it. Int8 is slow and keeps much: never advised."
     out = []
-    for quant in (p.quant, *(q for q in ("int8", "nf4") if q != p.quant)):
+    for quant in dict.fromkeys((p.quant, "nf4")):
         sizes = [p.image_size, *(s for s in SIZES if s < p.image_size)]
-        if size := next((s for s in sizes if fits(p.gpu, s, quant)), None):
+        if size := next((s for s in sizes if fits(gpu, s, quant)), None):
             out.append(f"fits here: quant={quant!r}, image_size={size}")
     others = [g for g in GPUS if g not in ("cpu", p.gpu) and fits(g, p.image_size, p.quant)]
     if others:
@@ -161,29 +274,32 @@ def _advice(p: Plan, fits):
 # %% ../../nbs/model/220_memory.ipynb #0e85400d
 def plan(
     name: str | Path = "bagel-7b-mot",  # or 'tiny', or the folder of a backbone
-    gpu: str = "T4",  # see `GPUS`, or as torch.cuda.get_device_name says it
+    gpu: str | GPU = "T4",  # see `find_gpu`
     image_size: int | None = None,  # longest side of pictures, pixels; None: as far as the model reaches, at most 1024
     quant: str | None = None,  # 'nf4' or 'int8'
     checkpointing: bool = True,  # while learning, a layer's inner values are computed again instead of being kept
     offload: bool = True,  # while learning, ViT and autoencoder wait on the CPU
     advise: bool = True,  # look for what fits, where this does not
+    samples: Any = None,  # of a learning step: a `SamplesPerStep` or a dict of some of its numbers; None: the default
 ) -> Plan:
     """Memory and time from the configuration alone.
 
     Raises OmniError for an unknown GPU, quantisation or backbone, and for pictures that are too large."""
     find_gpu(gpu)
-    c, ae = _config(name)
-    p = _planned(name, c, ae, gpu, image_size, quant, checkpointing, offload)
-    return _advised(p, c, ae) if advise else p
+    given = asdict(samples) if is_dataclass(samples) else samples  # type: ignore[arg-type]
+    settings, model = _Settings(image_size, quant, checkpointing, offload, given), _Model(name, *_config(name))
+    return (_advised if advise else _planned)(model, gpu, settings)
 
 
-def _advised(p, c, ae):
+def _advised(model: _Model, gpu, settings: _Settings):
     "The plan with advice, where something does not fit."
 
     def fits(gpu, image_size, quant):
-        return all(_planned(p.name, c, ae, gpu, image_size, quant, True, True).fits.values())
+        changed = replace(settings, image_size=image_size, quant=quant, checkpointing=True, offload=True)
+        return max(model.memory(gpu, changed)[-1].values()) <= find_gpu(gpu).gb
 
-    return p if all(p.fits.values()) else replace(p, advice=_advice(p, fits))
+    p = _planned(model, gpu, settings)
+    return p if all(p.fits.values()) else replace(p, advice=_advice(p, gpu, fits))
 
 # %% ../../nbs/model/220_memory.ipynb #2d898012
 def plan_table(
@@ -197,11 +313,10 @@ def plan_table(
 # %% ../../nbs/model/220_memory.ipynb #t3m220a2
 def plan_backbone(
     bb: Backbone,  # loaded
-    gpu: str,  # as in `plan`
+    gpu: str | GPU,  # as in `plan`
 ) -> Plan:
     "The plan of a backbone as it is loaded. Raises OmniError for a GPU that is not known here."
     find_gpu(gpu)
     kinds = {type(m).__name__ for m in bb.model.modules()}
     quant = next((q for q, kind in (("nf4", "Linear4bit"), ("int8", "Linear8bitLt")) if kind in kinds), None)
-    c, ae = bb.model.config, bb.ae
-    return _advised(_planned(bb.name, c, ae, gpu, bb.vae_resize.longest, quant, True, True), c, ae)
+    return _advised(_Model(bb.name, bb.model.config, bb.ae), gpu, _Settings(bb.vae_resize.longest, quant))

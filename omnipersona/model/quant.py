@@ -5,13 +5,19 @@
 # %% ../../nbs/model/216_quant.ipynb #a34984e7
 from __future__ import annotations
 
+import json
+import logging
+import math
+import warnings
+from collections.abc import Iterable, Mapping
+
 import torch
 from torch import Tensor, nn
 
 from ..basics import OmniError
 
 # %% auto #0
-__all__ = ['QUANTS', 'check_quant', 'quantise_layers', 'set_parameter']
+__all__ = ['QUANTS', 'check_quant', 'quantise_layers', 'set_parameter', 'stored_quant', 'stored_parts', 'set_stored']
 
 # %% ../../nbs/model/216_quant.ipynb #71d0eb41
 QUANTS = ("nf4", "int8")
@@ -31,6 +37,20 @@ def check_quant(
         raise OmniError(f"quant={quant!r} needs bitsandbytes: pip install omnipersona[bagel]")
 
 # %% ../../nbs/model/216_quant.ipynb #79fc8d07
+_CAST = "MatMul8bitLt: inputs will be cast"  # said at every linear map of every step, which is 2,700 lines a step
+
+
+def _not_a_cast(record):
+    "Whether a log record is worth showing."
+    return not record.getMessage().startswith(_CAST)
+
+
+def _quiet_int8():
+    "Let bitsandbytes not say at every linear map that int8 computes in float16."
+    logging.getLogger("bitsandbytes.autograd._functions").addFilter(_not_a_cast)
+    warnings.filterwarnings("ignore", message=_CAST)  # how its versions before 0.46 said it
+
+
 def _settings(quant, compute):
     "What transformers calls a quantisation."
     from transformers import BitsAndBytesConfig
@@ -56,12 +76,13 @@ def quantise_layers(
         return layers
     from transformers.integrations.bitsandbytes import replace_with_bnb_linear
 
-    layers = replace_with_bnb_linear(layers, [], _settings(quant, compute))
+    # by keyword: the third place belongs to other arguments in other versions of transformers
+    layers = replace_with_bnb_linear(layers, modules_to_not_convert=[], quantization_config=_settings(quant, compute))
     for m in layers.modules():
-        if hasattr(m, "support_avx512bf16_for_cpu"):
-            setattr(
-                m, "support_avx512bf16_for_cpu", False
-            )  # a layout for reading only: no gradient would flow any more
+        if hasattr(m, "support_avx512bf16_for_cpu"):  # a layout for reading only: no gradient would flow any more
+            setattr(m, "support_avx512bf16_for_cpu", False)
+    if quant == "int8":
+        _quiet_int8()
     return layers
 
 # %% ../../nbs/model/216_quant.ipynb #83dc76cc
@@ -72,7 +93,7 @@ def set_parameter(
     device: torch.device | str,
     dtype: torch.dtype,
 ) -> None:
-    "Give a parameter its values; quantised, where its place expects that."
+    "Give a parameter its values; they are quantised where its place expects that."
     path, _, leaf = name.rpartition(".")
     owner = module.get_submodule(path)
     old = getattr(owner, leaf)
@@ -81,4 +102,80 @@ def set_parameter(
         new = nn.Parameter(t.to(device, dtype), requires_grad=False)
     else:
         new = type(old)(t.to(dtype), requires_grad=False, **old.__dict__).to(device)
+    setattr(owner, leaf, new)
+
+# %% ../../nbs/model/216_quant.ipynb #71d0a002
+_STATE = "quant_state.bitsandbytes__nf4"
+_NESTED = 256  # scales whose own scale is one number
+
+
+def stored_quant(
+    names: Iterable[str],  # of stored tensors
+) -> str | None:  # 'nf4' or 'int8'; None: none is quantised
+    "The format in which a file's weights are."
+    names = list(names)
+    if any(name.endswith(_STATE) for name in names):
+        return "nf4"
+    return "int8" if any(name.endswith(".SCB") for name in names) else None
+
+
+def stored_parts(
+    name: str,  # of a parameter
+    p: Tensor,  # the parameter, from `quantise_layers`; it may be without memory
+) -> dict[str, tuple[torch.dtype | None, tuple[int, ...] | None]]:  # {name: (format, shape)}; None: any
+    "The tensors that store a parameter: itself, or the parts of a quantised matrix."
+    if type(p) is nn.Parameter or not hasattr(p, "__dict__"):
+        return {name: (None, tuple(p.shape))}
+    kind, owner = type(p).__name__, name.rpartition(".")[0]
+    if kind == "Int8Params":
+        rows = (torch.float32, (p.shape[0],))
+        return {name: (torch.int8, tuple(p.shape)), f"{owner}.SCB": rows, f"{owner}.weight_format": (torch.uint8, ())}
+    if kind != "Params4bit":
+        return {name: (None, tuple(p.shape))}
+    blocks = math.ceil(p.numel() / p.blocksize)  # type: ignore[attr-defined]
+    return {
+        name: (torch.uint8, (math.ceil(p.numel() / 2), 1)),
+        f"{name}.absmax": (torch.uint8, (blocks,)),
+        f"{name}.quant_map": (torch.float32, (16,)),
+        f"{name}.nested_absmax": (torch.float32, (math.ceil(blocks / _NESTED),)),
+        f"{name}.nested_quant_map": (torch.float32, (256,)),
+        f"{name}.{_STATE}": (torch.uint8, None),
+    }
+
+# %% ../../nbs/model/216_quant.ipynb #71d0a003
+def _state_fits(name, stored: Tensor, p):
+    "Raises OmniError where the numbers of a stored NF4 matrix are not those of the place it is for."
+    try:
+        state = json.loads(bytes(stored.tolist()))
+        said = [state[k] for k in ("quant_type", "shape", "blocksize", "nested_blocksize", "nested_dtype")]
+        ok = said == ["nf4", list(p.shape), p.blocksize, _NESTED, "float32"]
+        ok = ok and math.isfinite(state["nested_offset"])
+        ok = ok and state["dtype"] in ("float32", "float16", "bfloat16")
+    except (ValueError, LookupError, TypeError):
+        ok = False
+    if not ok:
+        raise OmniError(f"{name}: its quant_state does not fit the model; the file is damaged, or of another model")
+
+
+def set_stored(
+    module: nn.Module,
+    name: str,  # of a parameter of a quantised place
+    parts: Mapping[str, Tensor],  # what `stored_parts` lists
+    device: torch.device | str,
+    dtype: torch.dtype,  # what it computes in
+) -> None:
+    "Give a quantised place the weights that were stored. Raises OmniError for parts that contradict the model."
+    path, _, leaf = name.rpartition(".")
+    owner = module.get_submodule(path)
+    old = getattr(owner, leaf)
+    if bad := [k for k, t in parts.items() if t.is_floating_point() and not torch.isfinite(t).all()]:
+        raise OmniError(f"{bad[0]} is not finite; copy it again")
+    if type(old).__name__ == "Int8Params":
+        codes = parts[name].to(device)
+        new = type(old)(codes, requires_grad=False, CB=codes, SCB=parts[f"{path}.SCB"].to(device))
+    else:
+        _state_fits(name, parts[f"{name}.{_STATE}"], old)
+        stats = {k: t for k, t in parts.items() if k != name}
+        new = type(old).from_prequantized(parts[name], stats, requires_grad=False, device=device, module=owner)
+        new.quant_state.dtype = dtype
     setattr(owner, leaf, new)

@@ -18,7 +18,8 @@ from ..toyworld.draw import COLORS, PATTERNS, SPECIES
 from ..toyworld.scenes import Character, Scene, render
 from ..toyworld.world import ToyWorld
 from .forms import CHOICES, designed, facts_from, recipe_from, recipe_values, uploaded_data
-from .html import MOST_UPLOADED, UploadButton, plain
+from .html import plain
+from .upload_button import UploadButton
 
 # %% auto #0
 __all__ = ['EXAMPLE_FACTS', 'never', 'StatusLine', 'picture_place', 'put_picture', 'PictureSource', 'DesignedCharacter',
@@ -93,6 +94,11 @@ class PictureSource:
 
     title = ""  # what a menu calls it
     widget: Any
+
+    @property
+    def remark(self) -> str:
+        "What Check says about these pictures: a sentence after a space, or ''."
+        return ""
 
     def data(
         self,
@@ -184,12 +190,18 @@ class UploadedPictures(PictureSource):
         "The upload button itself."
         return self.button.file
 
+    @property
+    def remark(self) -> str:
+        "Says that these pictures came before the connection was dropped; '' where it was not."
+        lost = " The connection was dropped after these pictures came: what was chosen later has not arrived."
+        return lost if self.button.missed else ""
+
     def data(self, facts: dict[str, str], description: str = "") -> ConceptData:
         "The uploaded pictures. Raises OmniError for none, and naming the first file that is no picture."
         if not self.button.files:
             self.button.renew()
             raise OmniError(
-                f"no pictures: none have arrived; choose files with the upload button, {MOST_UPLOADED}; "
+                f"no pictures: none have arrived; choose files with the upload button, {self.button.told}; "
                 f"choose {PictureFolder.title!r} for more of them"
             )
         return uploaded_data(self.button.files, facts, description)

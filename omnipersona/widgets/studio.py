@@ -21,12 +21,13 @@ from ..data import ConceptData
 from ..model.backbone import Backbone
 from ..model.loading import load_backbone
 from .forms import concept_zip, open_concept
-from .html import UploadButton, View, data_url, plain, thinned
+from .html import View, data_url, plain, thinned
 from .inputs import StatusLine, StudioForm, picture_place, put_picture
 from .kernel_events import in_main_thread, listening
 from .run_pictures import contact_sheet, studio_parts
 from .training_view import TrainingView
 from .tryout import TryOut
+from .upload_button import UploadButton
 
 # %% auto #0
 __all__ = ['ConceptStorage', 'ConceptStudio']
@@ -176,7 +177,7 @@ class ConceptStudio(View):
             f"{len(data.images)} pictures, {len(data.facts)} facts, {len(data.qa)} questions, {len(data.edits)} edits"
         )
         more = "" if len(data.images) > 4 else " Few pictures: five to ten teach more."
-        self.said(f"<{name}>: {sizes}. {note}{more}{_remarks(data)}")
+        self.said(f"<{name}>: {sizes}. {note}{more}{_remarks(data)}{self.sources[self.source.value].remark}")
 
     def train(
         self,

@@ -14,8 +14,9 @@ from ..basics import OmniError
 from ..concept.persona import Persona
 from ..pictures import png_bytes
 from .forms import uploaded_data
-from .html import UploadButton, enlarged
+from .html import enlarged
 from .inputs import StatusLine, never, picture_place, put_picture
+from .upload_button import UploadButton
 
 # %% auto #0
 __all__ = ['FIRST', 'PictureChooser', 'TryOut']

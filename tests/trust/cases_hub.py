@@ -3,6 +3,7 @@
 Each case says how the server answers; `sent` counts what reached it."""
 
 import json
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -320,6 +321,85 @@ READING += [
         ("tiny", "revision"),
     ),
 ]
+
+
+# ---- sizes, before anything is downloaded ------------------------------------------------------------------------
+def listing(**entries):
+    "The hub's list of a concept's files, with other sizes of some."
+    listed = tree(files())
+    for entry in listed:
+        entry |= dict(size=entries.get(entry["path"].split(".")[0], entry["size"]))
+    return {"/tree/": lambda h: h.say(200, listed)}
+
+
+def _nothing_fetched(read, answers, free=None):
+    "Refused by what the list says: no file is asked for, and nothing lies in the cache."
+
+    def run(tmp):
+        with playing(tmp, answers) as sent, free_space(free):
+            try:
+                return read()
+            finally:
+                assert not [path for _, path, _ in sent if "/resolve/" in path], sent
+                assert sum(p.stat().st_size for p in (tmp / "cache").rglob("*") if p.is_file()) < 5000
+
+    return run
+
+
+@contextmanager
+def free_space(free):
+    "The disk seems to have so many bytes left."
+    true = shutil.disk_usage
+    shutil.disk_usage = lambda path: true(path) if free is None else true(path)._replace(free=free)
+    try:
+        yield
+    finally:
+        shutil.disk_usage = true
+
+
+def _concept():
+    return Concept.from_pretrained("somebody/maeve", bb())
+
+
+def _of_a_backbone():
+    return load_backbone("somebody/maeve", torch.float32, "cpu")
+
+
+def _listed_twice(handler):
+    "A list whose next page is itself."
+    url = f"{handler.server.url}{handler.path}"
+    handler.say(200, tree(f"{i}.txt" for i in range(1000)), Link=f'<{url}>; rel="next"')
+
+
+def _cached(tmp):
+    "What lies in the cache is read when the hub does not answer any more, and when the disk is full."
+    with playing(tmp):
+        first = _concept()
+    with playing(tmp, url="http://127.0.0.1:9"):
+        again = _concept()
+    with playing(tmp), free_space(0):
+        full = _concept()
+    return torch.equal(first.embeddings, again.embeddings) and torch.equal(first.embeddings, full.embeddings)
+
+
+SENT = "nothing was downloaded"
+MODEL = {"/tree/": lambda h: h.say(200, tree(dict.fromkeys(("config.json",), b"{}")) + [HUGE])}
+HUGE = dict(type="file", path="model.safetensors", size=70_000_000_000, oid="1" * 40)
+SIZES = (  # name, what is read, the hub's list, free bytes, words
+    ("a concept of 70 MB", _concept, listing(adapter_model=70_000_000), None, ("70,0", "somebody/maeve", SENT)),
+    ("a concept.json of 70 MB", _concept, listing(concept=70_000_000), None, ("70,0", "somebody/maeve", SENT)),
+    ("a backbone of 70 GB", _of_a_backbone, MODEL, None, ("70,000,000,002", "somebody/maeve", SENT)),
+    ("a disk that is full", _concept, {}, 1000, ("somebody/maeve", "free", "HF_HOME", SENT)),
+    ("a file without a size", _concept, listing(adapter_model=None), None, ("somebody/maeve", SENT)),
+    ("a size below zero", _concept, listing(adapter_model=-5), None, ("somebody/maeve", SENT)),
+    ("a size that is a text", _concept, listing(adapter_model="5"), None, ("somebody/maeve", SENT)),
+    ("a list without an end", _concept, {"/tree/": _listed_twice}, None, ("somebody/maeve", "10,000", SENT)),
+)
+READING += [
+    Case("hub", f"before a download: {name}", _nothing_fetched(read, answers, free), "refused", words)
+    for name, read, answers, free, words in SIZES
+]
+READING.append(Case("hub", "what is in the cache needs no hub and no space", _cached))
 
 
 # ---- writing ------------------------------------------------------------------------------------------------------

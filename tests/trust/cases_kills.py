@@ -57,14 +57,15 @@ def at(step, do):
 
 
 # ---- random moments ----------------------------------------------------------------------------------------------
-def random_kills(kind, number, seed):
+def random_kills(kind, number, seed, threads=1):
     def run(tmp):
         path = os.pathsep.join([str(TESTS.parent), str(TESTS)])
         env = os.environ | dict(OMP_NUM_THREADS="1", PYTHONPATH=path, TMPDIR=str(tmp))
-        command = [sys.executable, str(TESTS / "trust/killing.py"), kind, str(number), str(seed)]
+        command = [sys.executable, str(TESTS / "trust/killing.py"), kind, str(number), str(seed), str(threads)]
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=3600)
         assert done.returncode == 0, done.stderr[-2000:]
         said = json.loads(done.stdout[done.stdout.index("{") :])
+        assert said["threads"] == threads
         if said["said"]:
             raise AssertionError(said["said"])  # what is wrong, in words
         return Tally(said["kills"], said["survived"], said["lost"])
@@ -73,6 +74,8 @@ def random_kills(kind, number, seed):
 
 
 case("6 of all kinds", random_kills("mixed", 6, 1))
+case("9 of all kinds, two threads", random_kills("mixed", 9, 2, threads=2), slow=True)
+case("a benchmark twice, two threads", random_kills("bench", 2, 2, threads=2), slow=True)
 for kind, number in (("kill", 22), ("stop", 12), ("save", 8), ("bench", 6)):
     for i in (1, 2):
         case(f"{kind}, {number // 2} times, {i}", random_kills(kind, number // 2, i), slow=True)

@@ -14,8 +14,8 @@ from omnipersona.concept.persona import Persona
 from omnipersona.concept.requests import request_segments
 from omnipersona.data import ConceptData
 from omnipersona.pictures import png_bytes
-from omnipersona.widgets.html import MOST_UPLOADED
 from omnipersona.widgets.studio import ConceptStudio
+from omnipersona.widgets.upload_button import MOST_UPLOADED
 
 from .fault_cases import FaultCases
 from .material import bagel, bb, photos
@@ -73,8 +73,27 @@ def a_front_end_comes_back(tmp):
     )
 
 
+def an_upload_is_lost(tmp):
+    "Too large after one that arrived: Check says that it counts the earlier pictures, until others have come."
+    s, said = ConceptStudio(bb(), folder=tmp), []
+    s.source.value = "upload"
+    button = s.sources["upload"].button
+    about = dict(type="", size=1, last_modified=datetime(2026, 1, 1))
+    files = [dict(name=f"{i}.png", content=memoryview(png_bytes(p)), **about) for i, p in enumerate(photos())]
+    for lost, here in ((False, files[:3]), (True, None), (True, None), (False, files[:2])):
+        if lost:
+            button._begin_again()
+        else:
+            button.file.value = tuple(here)
+        s.check_button.click()
+        said.append(s.said.text)
+    counted = ["3 pictures" in said[0], "3 pictures" in said[1], "3 pictures" in said[2], "2 pictures" in said[3]]
+    return all(counted) and ["has not arrived" in text for text in said] == [False, True, True, False]
+
+
 case(1, "the limit stands at every button", the_limit_is_said)
 case(1, "the next upload works", the_next_upload_works)
+case(1, "an upload that is lost is not taken for the one before", an_upload_is_lost)
 case(1, "a front end that comes back gets a new button", a_front_end_comes_back)
 
 

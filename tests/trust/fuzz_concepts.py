@@ -174,7 +174,8 @@ def fuzz(n=None, seconds=None, seed=0, examples=None):
 def main(seconds=600, seed=1):
     examples = []
     counts = fuzz(seconds=seconds, seed=seed, examples=examples)
-    print(f"{sum(v for k, v in counts.items() if k != 'MB'):,} mutated concepts in {seconds} s: {dict(counts)}")
+    cpu = f"{time.process_time():.0f} s of a processor"
+    print(f"{sum(v for k, v in counts.items() if k != 'MB'):,} mutated concepts in {seconds} s, {cpu}: {dict(counts)}")
     for kind, data, e in examples[:10]:
         print(f"raw: {kind}, {len(data)} bytes: {type(e).__name__}: {e}"[:300])
     return counts

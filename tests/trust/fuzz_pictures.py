@@ -1,4 +1,4 @@
-"""Mutated pictures at the picture door: `python -m trust.fuzz_pictures 20000` in tests/.
+"""Mutated pictures at the picture door: `python -m trust.fuzz_pictures 600` in tests/ (seconds).
 
 JPEG, PNG, WebP, AVIF, GIF and TIFF (where this Pillow can write them) are mutated in the ways in which
 files are damaged. Each is read, or refused with an OmniError that names it. Anything else is counted as raw."""
@@ -9,6 +9,7 @@ import sys
 import time
 import warnings
 from collections import Counter
+from itertools import count
 
 import numpy as np
 from PIL import Image
@@ -78,11 +79,15 @@ def mutated(content, r):
     return bytes(b)
 
 
-def fuzz(n, seed=0, examples=None):
-    "Counts of n mutated files: accepted, refused, raw. `examples` collects (name, content, error) of raw ones."
-    r, files, counts = random.Random(seed), seeds(), Counter(accepted=0, refused=0, raw=0)
+def fuzz(n=None, seed=0, examples=None, seconds=None):
+    """Counts of n mutated files, or of as many as fit into the seconds: accepted, refused, raw.
+
+    `examples` collects (name, content, error) of raw ones."""
+    r, files, counts, begun = random.Random(seed), seeds(), Counter(accepted=0, refused=0, raw=0), time.time()
     names = sorted(files)
-    for i in range(n):
+    for i in count():
+        if i >= n if n is not None else time.time() - begun >= seconds:
+            return counts
         name = names[i % len(names)]
         file = io.BytesIO(mutated(files[name], r))
         file.name = name
@@ -95,17 +100,20 @@ def fuzz(n, seed=0, examples=None):
         except OmniError as e:
             assert name in str(e) and "\n" not in str(e), f"{name}: {e}"
             counts["refused"] += 1
-        except Exception as e:
+        except BaseException as e:  # a panic of a library is no Exception
+            if isinstance(e, KeyboardInterrupt):
+                raise
             counts["raw"] += 1
             if examples is not None:
                 examples.append((name, file.getvalue(), e))
-    return counts
 
 
-def main(n=20_000, seed=1):
-    begun, examples = time.time(), []
-    counts = fuzz(n, seed, examples)
-    print(f"{n:,} mutated files ({', '.join(sorted(seeds()))}): {dict(counts)}, {time.time() - begun:.0f} s")
+def main(seconds=600, seed=1):
+    examples = []
+    counts = fuzz(seconds=seconds, seed=seed, examples=examples)
+    cpu = f"{time.process_time():.0f} s of a processor"
+    kinds = ", ".join(sorted(seeds()))
+    print(f"{sum(counts.values()):,} mutated files ({kinds}) in {seconds} s, {cpu}: {dict(counts)}")
     for name, content, e in examples[:10]:
         print(f"raw: {name}, {len(content)} bytes: {type(e).__name__}: {e}")
     return counts

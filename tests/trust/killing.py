@@ -1,9 +1,9 @@
-"""Kills runs at random moments and looks at what is left: killing.py KIND NUMBER SEED
+"""Kills runs at random moments and looks at what is left: killing.py KIND NUMBER SEED [THREADS]
 
 KIND: 'kill' (SIGKILL while learning), 'stop' (the stop button while learning), 'save' (SIGKILL while a checkpoint is
-written), 'mixed' (these three in turn), 'bench' (SIGKILL while a benchmark learns). One thread, so that every run gives
-the same bits. The process that prints the result learns nothing itself: each run is a fork of it. Prints JSON: kills,
-survived, lost, said."""
+written), 'mixed' (these three in turn), 'bench' (SIGKILL while a benchmark learns). The same number of threads in every
+run (1, if not said), so that every run gives the same bits. The process that prints the result learns nothing itself
+and has one thread: each run is a fork of it. Prints JSON: kills, survived, lost, said, threads."""
 
 import hashlib
 import json
@@ -26,6 +26,7 @@ import omnipersona.bench.scores as scores
 from omnipersona.concept.learn import learn
 
 torch.set_num_threads(1)
+THREADS = int(sys.argv[4]) if len(sys.argv) > 4 else 1  # of a run
 STEPS, EVERY = 12, 2
 bb, world = random_backbone(), ToyWorld()
 data = world.concept_data(world.character(seed=123), n_images=3)
@@ -75,6 +76,7 @@ def forked(work, *given, after=None, how=signal.SIGKILL):
         try:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             sys.stderr = open(os.devnull, "w")
+            torch.set_num_threads(THREADS)
             work(*given)
             code = 0
         finally:
@@ -174,7 +176,7 @@ def main(kind, number, seed):
         survived, lost, said = survived + (not wrong), lost + gone, said + wrong
         shutil.rmtree(tmp)
     shutil.rmtree(root)
-    print(json.dumps(dict(kills=number, survived=survived, lost=lost, said=said)))
+    print(json.dumps(dict(kills=number, survived=survived, lost=lost, said=said, threads=THREADS)))
 
 
 if __name__ == "__main__":
