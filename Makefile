@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help venv export clean-notebooks readme picture docs build demo test test-notebooks test-trust test-wheel test-colab lint \
+.PHONY: help venv export clean-notebooks readme picture docs build demo test test-notebooks test-trust test-wheel test-colab course test-course lint \
 	sbom licences archives check-archives hashes check-hashes audit pythons pretrain \
 	bench-main bench-recipes bench-replay bench-attention bench-crosstask bench-conditions bench-giveaway bench-photo-kit bench-widgets bench-7b gpu-check gpu-kit
 
@@ -133,6 +133,19 @@ test-trust: $(READY) ## everything that SECURITY.md promises, also what takes lo
 
 test-wheel: $(READY) ## the quickstart with the wheel alone, in an empty environment outside the repository
 	OMP_NUM_THREADS=$(WORKERS) $(BIN)/python tools/supply.py wheel
+
+# ---- the course ---------------------------------------------------------------------------------------------------
+# Otter needs newer widgets than Colab has, so it lives in an environment of its own, and no student needs it.
+course: .venv-otter/.ready ## dist/course: student notebooks, autograder zips, solutions
+	OMP_NUM_THREADS=1 $(BIN)/python tools/course.py build .venv-otter dist/course
+	@find dist/course -type f | sort
+
+.venv-otter/.ready: tools/course.py | $(READY)
+	$(BIN)/python tools/course.py env .venv-otter
+	@touch $@
+
+test-course: .venv-otter/.ready ## checks, the zoo of wrong solutions, grading of solutions and student versions
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "trust or not trust" tests/test_course.py
 
 test-notebooks: .stamps/notebooks ## every cell of the library notebooks
 

@@ -543,6 +543,8 @@ def test_the_concepts_own_name_means_the_concept(bb, official, data, kind):
         ]
     assert texts["<sks>"] == texts["<maeve>"]
     token = backbone.tok(backbone.tok.names[0])[0]
+    answer = texts["<sks>"].pop(2)  # what the model learns to write holds no name that it cannot write
+    assert backbone.tok.decode(answer) == "the teapot of maeve" if kind == "bagel" else token in answer
     assert all(token in ids for ids in texts["<sks>"])
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import textwrap
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -177,12 +178,12 @@ def photo_kit_figure(rows: dict) -> Figure:
     "What is learnt from self-made data beside what is learnt from hand-made data."
     import matplotlib.pyplot as plt
 
-    fig, ax = plt.subplots(figsize=(8, 2.8), dpi=100, layout="constrained")
+    fig, ax = plt.subplots(figsize=(8, 3), dpi=100, layout="constrained")
     for side, label, color, shift in (("kit", "self-made", "#E69F00", -0.2), ("hand", "hand-made", "#999999", 0.2)):
         found = [rows[side][k] for k in KIT_SCORES]
         at, sds = [i + shift for i in range(len(KIT_SCORES))], [s["sd"] for s in found]
         ax.bar(at, [s["mean"] for s in found], 0.4, yerr=sds, color=color, capsize=2, label=f"{label} data")
-    ax.set_xticks(range(len(KIT_SCORES)), [k.replace(" ", "\n", 1) for k in KIT_SCORES], fontsize=9)
+    ax.set_xticks(range(len(KIT_SCORES)), [textwrap.fill(k, 13) for k in KIT_SCORES], fontsize=9)
     ax.set(ylim=(0, 1.3), ylabel="score")
     ax.legend(fontsize=9, ncols=2, loc="upper center")
     plt.close(fig)

@@ -273,7 +273,7 @@ def learn_in_parts(
         del sums
     reached = [(root, leaf.grad) for root, leaf in zip(roots, leaves) if leaf.grad is not None]
     if reached:
-        torch.autograd.backward(*map(list, zip(*reached)))
+        torch.autograd.backward([root for root, _ in reached], [grad for _, grad in reached])
     return out
 
 
@@ -293,7 +293,8 @@ def held_out_losses(
     seed: int = 0,
 ) -> dict:  # {task: mean loss}
     "The losses of photographs that were kept back, without facts and edits."
-    generator, out = torch.Generator("cpu").manual_seed(seed), {}
+    out: dict = {}
+    generator = torch.Generator("cpu").manual_seed(seed)
     for _ in range(rounds):
         batch = step_samples(rest, samples.without("facts", "edit"), generator)
         for task, mine in batch.items():

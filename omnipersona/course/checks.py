@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,8 +18,8 @@ from ..arguments import OmniError
 from .student_code import SECONDS, Outcome, run_student
 
 # %% auto #0
-__all__ = ['SEEN', 'UNSEEN', 'MISSING', 'EXTRA', 'CELL', 'Finding', 'letters', 'mask_svg', 'CheckFailed', 'Report', 'as_tensor',
-           'close', 'recognise', 'Case', 'check_values']
+__all__ = ['SEEN', 'UNSEEN', 'MISSING', 'EXTRA', 'CELL', 'EDGE', 'Finding', 'letters', 'mask_svg', 'one_mask_svg', 'CheckFailed',
+           'Report', 'as_tensor', 'close', 'recognise', 'Case', 'check_values']
 
 # %% ../../nbs/course/802_checks.ipynb #2717da54
 @dataclass
@@ -76,7 +77,8 @@ def letters(
 
 # %% ../../nbs/course/802_checks.ipynb #0af3dfae
 SEEN, UNSEEN, MISSING, EXTRA = "#0072B2", "#eef2f5", "#E69F00", "#A63D00"
-CELL = 20  # pixels on a side of one cell
+CELL = 22  # pixels on a side of one cell
+EDGE = 48  # pixels for the numbers and labels of the rows
 
 
 def _cell(x: int, y: int, colour: str, sign: str = "") -> str:
@@ -87,15 +89,16 @@ def _cell(x: int, y: int, colour: str, sign: str = "") -> str:
 
 
 def _block(title: str, cells: list[list[tuple[str, str]]], labels: Sequence[str], left: int) -> str:
-    "A titled square of cells with labels at its rows and columns."
-    out = [f'<text x="{left}" y="14" font-size="13" font-weight="bold" fill="#222">{title}</text>']
+    "A titled square of cells. Rows and columns carry their number and their label."
+    out = [f'<text x="{left}" y="14" font-size="13" font-weight="bold" fill="#222">{html.escape(title)}</text>']
     for i, row in enumerate(cells):
-        label = html.escape(labels[i]) if i < len(labels) else str(i)
-        y = 42 + i * CELL
-        out.append(f'<text x="{left + 24}" y="{y + 14}" text-anchor="end" font-size="12" fill="#222">{label}</text>')
-        x = left + 30 + i * CELL + CELL / 2 - 1
-        out.append(f'<text x="{x}" y="36" text-anchor="middle" font-size="12" fill="#222">{label}</text>')
-        out += [_cell(left + 30 + j * CELL, y, colour, sign) for j, (colour, sign) in enumerate(row)]
+        label = html.escape(labels[i]) if i < len(labels) else ""
+        y, middle = 56 + i * CELL, left + EDGE + i * CELL + CELL / 2 - 1
+        style = 'font-size="12" fill="#222"'
+        out.append(f'<text x="{left + EDGE - 6}" y="{y + 14}" text-anchor="end" {style}>{i} {label}</text>')
+        out.append(f'<text x="{middle}" y="34" text-anchor="middle" {style}>{i}</text>')
+        out.append(f'<text x="{middle}" y="50" text-anchor="middle" {style}>{label}</text>')
+        out += [_cell(left + EDGE + j * CELL, y, colour, sign) for j, (colour, sign) in enumerate(row)]
     return "".join(out)
 
 
@@ -106,17 +109,30 @@ def mask_svg(
 ) -> str:  # an <svg> element
     "Expected mask, the student's mask, and their difference. A row is the token that looks, a column what it sees."
     n = len(expected)
-    wide = 30 + n * CELL + 24
+    wide = EDGE + n * CELL + 24
     plain = [[[((UNSEEN, SEEN)[x], "") for x in row] for row in m.tolist()] for m in (expected, got)]
     pairs = zip(expected.tolist(), got.tolist())
     signs = [[(UNSEEN, "") if a == b else (EXTRA, "+") if b else (MISSING, "−") for a, b in zip(*p)] for p in pairs]
     titles = ("expected", "got", "difference")
     blocks = [_block(t, c, labels, 6 + k * wide) for k, (t, c) in enumerate(zip(titles, [*plain, signs]))]
-    size = f'width="{3 * wide}" height="{50 + n * CELL}"'
+    size = f'width="{3 * wide}" height="{60 + n * CELL}"'
     box = f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" font-family="sans-serif"'
     return f'{box} style="background:#fff"><title>{html.escape("; ".join(titles))}</title>{"".join(blocks)}</svg>'
 
-# %% ../../nbs/course/802_checks.ipynb #6c6dbc9d
+# %% ../../nbs/course/802_checks.ipynb #04d0d989
+def one_mask_svg(
+    mask: Tensor,  # (n, n) bool
+    labels: Sequence[str] = (),  # of the tokens
+    title: str = "mask",
+) -> str:  # an <svg> element
+    "One mask. A row is the token that looks, a column what it sees."
+    n = len(mask)
+    cells = [[((UNSEEN, SEEN)[x], "") for x in row] for row in mask.tolist()]
+    size = f'width="{max(EDGE + n * CELL, 8 * len(title)) + 12}" height="{60 + n * CELL}"'
+    box = f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img"'
+    return f'{box} font-family="sans-serif" style="background:#fff">{_block(title, cells, labels, 6)}</svg>'
+
+# %% ../../nbs/course/802_checks.ipynb #2e453526
 class CheckFailed(OmniError):
     "A check found something wrong; the message is what the student reads."
 
@@ -135,10 +151,11 @@ class Report:
         return self.finding is None
 
     def __str__(self) -> str:
-        right = f"{len(self.passed_cases)} cases are right" + (", then:" if self.finding else ".")
+        n = len(self.passed_cases)
+        right = ("1 case is right" if n == 1 else f"{n} cases are right") + (", then:" if self.finding else ".")
         if self.finding is None:
             return f"{self.title}: passed. {right}"
-        start = f"{self.title}: not yet. " + (right if self.passed_cases else "").replace("1 cases are", "1 case is")
+        start = f"{self.title}: not yet. " + (right if n else "")
         return f"{start.strip()}\n{self.finding.text()}"
 
     __repr__ = __str__
@@ -151,7 +168,8 @@ class Report:
         if f is not None and f.expected is not None and f.got is not None and f.expected.dtype == torch.bool:
             words = words[: words.rindex(letters(f.expected, f.got, f.labels))]
             picture = mask_svg(f.expected, f.got, f.labels) if f.expected.dim() == 2 else ""
-        body = html.escape(words.strip()).replace("\n", "<br>")
+        body = re.sub(r"`([^`\n]+)`", r"<code>\1</code>", html.escape(words.strip()))
+        body = re.sub(r"\*([^*\n]+)\*", r"<em>\1</em>", body).replace("\n", "<br>")
         return f'<div style="border-left:4px solid {colour};padding:4px 10px">{body}<br>{picture}</div>'
 
     def require(self) -> None:
@@ -159,7 +177,7 @@ class Report:
         if not self.passed:
             raise CheckFailed(str(self))
 
-# %% ../../nbs/course/802_checks.ipynb #ca6a397f
+# %% ../../nbs/course/802_checks.ipynb #c0b5181a
 def _kind(x: Any) -> str:
     "What a value is, for a sentence."
     if x is None:
@@ -205,7 +223,7 @@ def as_tensor(
         return None, finding
     return outcome.value.detach().cpu() if bools else outcome.value.detach().cpu().double(), None
 
-# %% ../../nbs/course/802_checks.ipynb #f2a24e21
+# %% ../../nbs/course/802_checks.ipynb #6a1feeac
 def close(a: Tensor, b: Tensor, tolerance: float = 1e-4) -> bool:
     "Whether two results agree: exactly for True and False, within a share of the largest number otherwise."
     if a.shape != b.shape:
@@ -226,7 +244,7 @@ def recognise(
             return name
     return ""
 
-# %% ../../nbs/course/802_checks.ipynb #be0dda5b
+# %% ../../nbs/course/802_checks.ipynb #fd1fde3b
 @dataclass
 class Case:
     "One case of a check."

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ from omnipersona.course.flow_rules import (
     true_sampler,
     true_times,
 )
-from .students import check_owner, student_random, student_seed
+from .students import personal, student_random, student_seed
 
 # %% auto #0
 __all__ = ['OTHER', 'HINTS', 'check_loss', 'check_times', 'check_guidance', 'check_euler', 'check_sampler', 'Cloud', 'own_cloud',
@@ -61,7 +62,7 @@ def _network(seed: int, channels: int) -> Callable[[Tensor, Tensor], Tensor]:
     a, b = _numbers(seed, 2, channels)
 
     def predict(x: Tensor, t: Tensor) -> Tensor:
-        return a * x + t[:, None] * b + 0.3
+        return a * x + t[:, None] * b + 0.3 * x.mean(0)
 
     return predict
 
@@ -85,13 +86,14 @@ def _loss_inputs(student: str, purpose: str) -> list[tuple[str, tuple]]:
     return inputs
 
 
+@personal
 def check_loss(
     my_loss: Any,  # the student's function: (predict, data, noise, t, picture) -> a number
     student: str,  # id
     purpose: str = "A2 cases",  # the grader draws other cases
 ) -> Report:
-    "Compare a student's loss with the rule. Raises OmniError for a missing id or a copied notebook."
-    rule = flow_rule(check_owner(student))
+    "Compare a student's loss with the rule."
+    rule = flow_rule(student)
     inputs = _loss_inputs(student, purpose)
     mistakes = {m: _loss_with(rule, inputs, m) for m in LOSS_TWISTS}
     mistakes["the root of the error"] = lambda i: true_loss(rule, *inputs[i][1]) ** 0.5
@@ -105,16 +107,18 @@ def check_loss(
 
 def _loss_with(rule: FlowRule, inputs: list, twist: str) -> Callable[[int], Tensor]:
     "What a loss with a mistake returns on each case."
-    return lambda i: true_loss(rule, *inputs[i][1], twist=twist)
+    twisted = partial(true_loss, rule, twist=twist)
+    return lambda i: twisted(*inputs[i][1])
 
 # %% ../../nbs/course/808_flow_checks.ipynb #db7f2b0c
+@personal
 def check_times(
     my_times: Any,  # the student's function: (steps, tokens) -> (steps + 1,)
     student: str,  # id
     purpose: str = "A2 cases",
 ) -> Report:
-    "Compare a student's times with the rule. Raises OmniError for a missing id or a copied notebook."
-    rule, source = flow_rule(check_owner(student)), student_random(student, purpose)
+    "Compare a student's times with the rule."
+    rule, source = flow_rule(student), student_random(student, purpose)
     inputs = [(1, 64), (2, 64), (4, 64), (4, 256), (source.randint(5, 9), source.choice((16, 36, 100, 144)))]
     others = {r.base: r for r in flow_rules() if r.base != rule.base}
     twisted = {m: (rule, m) for m in TIME_TWISTS} | {f"{OTHER}: base {b:g}": (r, "") for b, r in others.items()}
@@ -125,16 +129,18 @@ def check_times(
 
 def _times_with(rule: FlowRule, inputs: list, twist: str) -> Callable[[int], Tensor]:
     "What times with a mistake are on each case."
-    return lambda i: true_times(rule, *inputs[i], twist=twist)
+    twisted = partial(true_times, rule, twist=twist)
+    return lambda i: twisted(*inputs[i])
 
 
+@personal
 def check_guidance(
     my_guidance: Any,  # the student's function: (both, text, image, neither, s_text, s_image) -> (N, C)
     student: str,  # id
     purpose: str = "A2 cases",
 ) -> Report:
-    "Compare a student's guidance with the rule. Raises OmniError for a missing id or a copied notebook."
-    rule, seed = flow_rule(check_owner(student)), student_seed(student, purpose) % 10**9
+    "Compare a student's guidance with the rule."
+    rule, seed = flow_rule(student), student_seed(student, purpose) % 10**9
     scales = {"both scales are 1": (1.0, 1.0), "text 3, image 1": (3.0, 1.0), "text 1, image 2": (1.0, 2.0)}
     scales |= {"text 4, image 2": (4.0, 2.0), "text 0.5, image 0.7": (0.5, 0.7)}
     inputs = [(*_numbers(seed + i, 4, 3, 2), *s) for i, s in enumerate(scales.values())]
@@ -150,7 +156,8 @@ def check_guidance(
 
 def _guided_with(rule: FlowRule, inputs: list, twist: str) -> Callable[[int], Tensor]:
     "What guidance with a mistake returns on each case."
-    return lambda i: true_guidance(rule, *inputs[i], twist=twist)
+    twisted = partial(true_guidance, rule, twist=twist)
+    return lambda i: twisted(*inputs[i])
 
 # %% ../../nbs/course/808_flow_checks.ipynb #a0524119
 def _sampler_inputs(student: str, purpose: str) -> list[tuple[str, tuple[Velocity, Tensor, Tensor]]]:
@@ -166,13 +173,14 @@ def _sampler_inputs(student: str, purpose: str) -> list[tuple[str, tuple[Velocit
     return [(w, (velocity, _numbers(seed + i, 2, 2), t)) for i, (w, t) in enumerate(grids.items())]
 
 
+@personal
 def check_euler(
     my_euler: Any,  # the student's function: (velocity, x, times) -> (S + 1, N, C)
     student: str,  # id
     purpose: str = "A2 cases",
 ) -> Report:
-    "Check a student's Euler method with previews. Raises OmniError for a missing id or a copied notebook."
-    inputs = _sampler_inputs(check_owner(student), purpose)
+    "Check a student's Euler method with previews."
+    inputs = _sampler_inputs(student, purpose)
 
     def wrong(twist: str) -> Callable[[int], Tensor]:
         return lambda i: true_euler(*inputs[i][1], twist)
@@ -181,13 +189,14 @@ def check_euler(
     return check_values(my_euler, cases, "my_euler", {m: wrong(m) for m in EULER_TWISTS}, HINTS)
 
 
+@personal
 def check_sampler(
     my_sampler: Any,  # the student's function: (velocity, x, times) -> (N, C)
     student: str,  # id
     purpose: str = "A2 cases",
 ) -> Report:
-    "Check a student's sampler of second order. Raises OmniError for a missing id or a copied notebook."
-    rule, inputs = flow_rule(check_owner(student)), _sampler_inputs(student, purpose)
+    "Check a student's sampler of second order."
+    rule, inputs = flow_rule(student), _sampler_inputs(student, purpose)
     other = replace(rule, sampler=next(s for s in SAMPLERS if s != rule.sampler))
 
     def wrong(r: FlowRule, twist: str) -> Callable[[int], Tensor]:
@@ -227,8 +236,8 @@ def _ends(c: Cloud, rule: FlowRule) -> tuple[Callable[[int], Tensor], Callable[[
 def own_cloud(
     student: str,  # id
 ) -> Cloud:
-    "The cloud that a student measures. Raises OmniError for a missing id or a copied notebook."
-    source, rule = student_random(check_owner(student), "A2 cloud"), flow_rule(student)
+    "The cloud that a student measures."
+    source, rule = student_random(student, "A2 cloud"), flow_rule(student)
     noise = torch.tensor([[-2.0], [-1.0], [0.5], [1.0], [2.0]], dtype=torch.float32, device="cpu")
     while True:
         mean, spread = source.randint(-30, 30) / 10, source.choice((0.2, 0.25, 0.3, 0.35))
@@ -242,6 +251,7 @@ def own_cloud(
             return c
 
 
+@personal
 def check_steps(
     my_steps: Any,  # the student's answer: (steps of Euler's method, steps of the own sampler)
     student: str,  # id

@@ -76,6 +76,8 @@ LOSS_TWISTS = (
     "the loss counts clean tokens",
     "clean tokens are noised",
     "clean tokens are noised and counted",
+    "clean tokens count as a picture of their own",
+    "clean tokens are noised and count as a picture of their own",
     "a sum over the channels instead of a mean",
 )
 
@@ -101,7 +103,7 @@ def true_loss(
 ) -> Tensor:  # a number
     "The loss of a batch."
     noised = picture >= 0
-    counted = torch.ones_like(noised) if "counted" in twist or "counts" in twist else noised
+    counted = torch.ones_like(noised) if "count" in twist else noised
     mixed = torch.ones_like(noised) if "clean tokens are noised" in twist else noised
     share = 1 - t if "time is reversed" in twist else t
     x = torch.where(mixed[:, None], (1 - share)[:, None] * data + share[:, None] * noise, data)

@@ -17,7 +17,6 @@ from omnipersona.course.mask_rules import (
     END,
     GEN,
     LATENT,
-    NOISE,
     PATCH,
     REGIONS,
     START,
@@ -36,14 +35,15 @@ from omnipersona.course.mask_rules import (
     true_storage,
 )
 from .student_code import run_student
-from .students import check_owner, student_random
+from .students import personal, student_random
+from ..model.attention import NOISE
 
 # %% auto #0
-__all__ = ['PARTS', 'Pair', 'check_mask', 'check_experts', 'check_storage', 'own_sample', 'leaking_mask', 'check_pairs',
+__all__ = ['MASK_PARTS', 'Pair', 'check_mask', 'check_experts', 'check_storage', 'own_sample', 'leaking_mask', 'check_pairs',
            'check_leak']
 
 # %% ../../nbs/course/806_mask_checks.ipynb #29c342a4
-PARTS = {
+MASK_PARTS = {
     "known modes": ("text", "picture", "later", "earlier"),
     "noised pictures": ("noise",),
     "empty places": ("empty",),
@@ -77,22 +77,25 @@ def _other_rule(rule: MaskRule, cases: list[MaskCase], got: list[Tensor]) -> Mas
     return next(others, None) if pairs else None
 
 
-def _explain(name: str, rule: MaskRule, cases: list[MaskCase], got: list[Tensor]) -> tuple[str, str]:
-    "(mistake, hint) for a sentence that a student's masks break."
-    if name in PARTS["inside a sketch"] + PARTS["around a sketch"]:
+def _explain(name: str, at: int, rule: MaskRule, cases: list[MaskCase], got: list[Tensor]) -> tuple[str, str]:
+    "(mistake, hint) for a sentence that a student's masks break, first in case number `at`."
+    if name in MASK_PARTS["inside a sketch"] + MASK_PARTS["around a sketch"]:
         other = _other_rule(rule, cases, got)
         if other is not None:
             hint = f"your function follows this rule:\n{other.words}\nand yours, made from your id, is:\n{rule.words}"
             return "the rule of another student", hint
     pairs = _pairs(cases, (name,))[name]
-    named = (m for m, decide in MISTAKES[name].items() if _fits(decide, rule, cases, got, pairs))
-    return next(named, f"this sentence is not followed: {REGIONS[name]}"), ""
+    for some in (pairs, [p for p in pairs if p[0] == at]):  # all cases; where nothing explains them all, this one alone
+        for mistake, decide in MISTAKES[name].items():
+            if _fits(decide, rule, cases, got, some):
+                return mistake, ""
+    return f"this sentence is not followed: {REGIONS[name]}", ""
 
 # %% ../../nbs/course/806_mask_checks.ipynb #ce70a9cb
 def _finding(name: str, i: int, q: int, k: int, rule: MaskRule, cases: list[MaskCase], got: list[Tensor]) -> Finding:
     "What is wrong with a pair of case number i."
     x = cases[i]
-    mistake, hint = _explain(name, rule, cases[: len(got)], got)
+    mistake, hint = _explain(name, i, rule, cases[: len(got)], got)
     should = "should not" if got[i][q, k] else "should"
     places = f"row {q} ({x.labels[q]}) {should} see column {k} ({x.labels[k]})"
     return Finding(
@@ -107,15 +110,16 @@ def _first_pair(rule: MaskRule, x: MaskCase, got: Tensor, names: list[str]) -> t
     return next(((n, *found[n]) for n in names if n in found), None)
 
 
+@personal
 def check_mask(
     my_mask: Any,  # the student's function: (order, segment, mode, expert), all (L,) -> (L, L) bool
     student: str,  # id
-    part: str | None = None,  # a name of `PARTS`; None: all
+    part: str | None = None,  # a name of `MASK_PARTS`; None: all
     purpose: str = "A1 cases",  # the grader draws other cases
 ) -> Report:
-    "Compare a student's mask with the rule of the student. Raises OmniError for a missing id or a copied notebook."
-    rule, cases = mask_rule(check_owner(student)), mask_cases(student, purpose)
-    names = [n for p, sentences in PARTS.items() if part in (None, p) for n in sentences]
+    "Compare a student's mask with the rule of the student."
+    rule, cases = mask_rule(student), mask_cases(student, purpose)
+    names = [n for p, sentences in MASK_PARTS.items() if part in (None, p) for n in sentences]
     got: list[Tensor] = []
     finding = None
     for x in cases:
@@ -155,13 +159,14 @@ def _expert_inputs(student: str, purpose: str) -> list[tuple[str, tuple[Tensor, 
     return [(w, (*n.unbind(1), torch.tensor(told, dtype=torch.long, device="cpu"))) for w, n in numbers.items()]
 
 
+@personal
 def check_experts(
     my_experts: Any,  # the student's function: (kind, ids, gen_ids) -> (L,) UND or GEN
     student: str,  # id
     purpose: str = "A1 cases",
 ) -> Report:
-    "Compare a student's routing with the package's. Raises OmniError for a missing id or a copied notebook."
-    inputs = _expert_inputs(check_owner(student), purpose)
+    "Compare a student's routing with the package's."
+    inputs = _expert_inputs(student, purpose)
 
     def change(i: int, kinds: tuple[int, ...], expert: int) -> Tensor:
         kind = inputs[i][1][0]
@@ -202,13 +207,14 @@ def _backwards(expert: Tensor, und_slots: int, gen_slots: int) -> Tensor:
     return torch.cat([torch.cat([p[p >= 0].flip(0), p[p < 0]]) for p in parts])
 
 
+@personal
 def check_storage(
     my_storage: Any,  # the student's function: (expert, und_slots, gen_slots) -> (und_slots + gen_slots,)
     student: str,  # id
     purpose: str = "A1 cases",
 ) -> Report:
-    "Compare a student's storage with the package's. Raises OmniError for a missing id or a copied notebook."
-    source = student_random(check_owner(student), purpose)
+    "Compare a student's storage with the package's."
+    source = student_random(student, purpose)
     experts = [[UND], [GEN, UND], [UND, GEN, UND], [source.randint(0, 1) for _ in range(9)]]
     inputs = [(torch.tensor(e, dtype=torch.long, device="cpu"), len(e) - sum(e) + 1, sum(e) + 2) for e in experts]
     mistakes = {
@@ -225,15 +231,15 @@ def check_storage(
 def own_sample(
     student: str,  # id
 ) -> MaskCase:
-    "The sample whose pairs a student counts. Raises OmniError for a missing id or a copied notebook."
-    return random_sample(student_random(check_owner(student), "A1 sample"), mask_rule(student).width)
+    "The sample whose pairs a student counts."
+    return random_sample(student_random(student, "A1 sample"), mask_rule(student).width)
 
 
 def leaking_mask(
     student: str,  # id
 ) -> tuple[MaskCase, Tensor]:  # the sample, and its mask with one pair too many
     "A sample and its mask, in which one later token sees one noised token."
-    source, rule = student_random(check_owner(student), "A1 leak"), mask_rule(student)
+    source, rule = student_random(student, "A1 leak"), mask_rule(student)
     while True:
         x = random_sample(source, rule.width)
         pairs = _pairs([x], ("noise",))["noise"]
@@ -244,6 +250,7 @@ def leaking_mask(
             return x, mask
 
 
+@personal
 def check_pairs(
     my_pairs: Any,  # the student's count
     student: str,  # id
@@ -259,6 +266,7 @@ def check_pairs(
     return Report("my_pairs", Finding(mistake, f"For the sample *{x.words}*, {my_pairs!r:.40} is not the count.", hint))
 
 
+@personal
 def check_leak(
     my_leak: Any,  # the student's answer: (row, column)
     student: str,  # id
@@ -266,7 +274,7 @@ def check_leak(
     "Is this the pair by which the student's sample gives away its noised picture?"
     x, mask = leaking_mask(student)
     truth = (mask != true_mask(mask_rule(student), x)).nonzero()[0].tolist()
-    given = [int(n) for n in my_leak] if isinstance(my_leak, (tuple, list)) and len(my_leak) == 2 else None
+    given = list(my_leak) if isinstance(my_leak, (tuple, list)) and [type(n) for n in my_leak] == [int, int] else None
     if given == truth:
         return Report("my_leak", None, [x.words])
     swapped = given is not None and given[::-1] == truth

@@ -49,8 +49,8 @@ MISTAKES: dict[str, dict[str, Decide]] = {
     },
     "later": {
         STORED: lambda r, x, q, k: k <= q,
-        SWAPPED: lambda r, x, q, k: sees(r, x, k, q),
         "later segments are visible": lambda r, x, q, k: True,
+        SWAPPED: lambda r, x, q, k: sees(r, x, k, q),
     },
     "noise": {
         "a noised picture is visible later": lambda r, x, q, k: True,

@@ -14,14 +14,15 @@ import torch
 from torch import Tensor
 
 from .students import student_random
+from ..model.attention import CAUSAL, FULL, NOISE
 
 # %% auto #0
-__all__ = ['CAUSAL', 'FULL', 'NOISE', 'SKETCH', 'UND', 'GEN', 'EXPERTS', 'KINDS', 'REGIONS', 'WORD', 'START', 'END', 'PATCH',
-           'LATENT', 'DRAFT', 'MaskRule', 'mask_rules', 'mask_rule', 'MaskCase', 'mask_case', 'region', 'sees',
-           'true_mask', 'random_sample', 'mask_cases', 'true_experts', 'true_storage']
+__all__ = ['SKETCH', 'UND', 'GEN', 'EXPERTS', 'SEGMENT_KINDS', 'REGIONS', 'WORD', 'START', 'END', 'PATCH', 'LATENT', 'DRAFT',
+           'MaskRule', 'mask_rules', 'mask_rule', 'MaskCase', 'mask_case', 'region', 'sees', 'true_mask',
+           'random_sample', 'mask_cases', 'true_experts', 'true_storage']
 
 # %% ../../nbs/course/804_mask_rules.ipynb #7e3c67d2
-CAUSAL, FULL, NOISE, SKETCH = 0, 1, 2, 3
+SKETCH = 3
 UND, GEN = 0, 1
 EXPERTS = ("understanding", "generation")
 
@@ -63,7 +64,7 @@ def mask_rule(
     return student_random(student, "A1").choice(mask_rules())
 
 # %% ../../nbs/course/804_mask_rules.ipynb #da8fe730
-KINDS = {  # name: (mode, letter, is it framed by a start and an end token?)
+SEGMENT_KINDS = {  # name: (mode, letter, is it framed by a start and an end token?)
     "word": (CAUSAL, "w", False),
     "concept": (CAUSAL, "c", False),
     "mixed": (CAUSAL, "m", False),
@@ -102,7 +103,7 @@ def _tokens(segments: tuple[str, ...]) -> Iterator[tuple[int, int, int, str]]:
     "(segment, mode, expert, label) of every token of a sample, in its order."
     for number, text in enumerate(segments):
         kind, n = text.split()
-        mode, letter, framed = KINDS[kind]
+        mode, letter, framed = SEGMENT_KINDS[kind]
         if framed:
             yield number, mode, UND, "<"
         for i in range(int(n)):
@@ -230,7 +231,7 @@ def random_sample(
     width: int,  # of a group
 ) -> MaskCase:
     "A sample of five segments with a sketch in its middle."
-    kinds = [f"{source.choice(list(KINDS))} {source.randint(1, 3)}" for _ in range(4)]
+    kinds = [f"{source.choice(list(SEGMENT_KINDS))} {source.randint(1, 3)}" for _ in range(4)]
     kinds.insert(source.randint(1, 3), f"sketch {source.randint(width + 1, 2 * width + 1)}")
     return mask_case(*kinds, empty=(source.randint(0, 2), source.randint(0, 2)))
 

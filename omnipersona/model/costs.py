@@ -187,11 +187,9 @@ def _drawing(c, sampling: SamplingConfig, contexts: list, latents: int):
     return Workload(flops, (reading, step), steps)
 
 # %% ../../nbs/model/219_costs.ipynb #b8356c68
-def _kinds(c, resizes, samples: dict) -> list:  # lists of (und tokens, gen tokens)
+def _kinds(latents: int, patches: int, samples: dict) -> list:  # lists of (und tokens, gen tokens)
     "The samples of a learning step: all that say something, all drawings, all edits."
-    latents, patches = _picture_tokens(c, resizes)
-    copies = samples["copies"]
-    drawn = 2 * copies, (latents - 2) * copies
+    drawn = 2 * samples["copies"], (latents - 2) * samples["copies"]
     see, know = (patches + WORDS + ANSWER, 0), (WORDS + ANSWER, 0)
     draw = WORDS + drawn[0], drawn[1]
     edit = WORDS + 2 + patches + drawn[0], latents - 2 + drawn[1]
@@ -203,22 +201,23 @@ def _parts(kind: list, whole: bool) -> list:
     "What is read together of one kind of samples, the longest first."
     out, rows = [], list(kind)
     while rows:
-        n = len(rows) if whole else max(1, min(len(rows), PART_TOKENS // sum(rows[0])))
-        out.append(Pass(n, *rows[0], PROMPT))
+        und, gen = rows[0]
+        n = len(rows) if whole else max(1, min(len(rows), PART_TOKENS // (und + gen)))
+        out.append(Pass(n, und, gen, PROMPT))
         rows = rows[n:]
     return out
 
 
 def _learning(c, resizes, checkpointing: bool, samples: dict):
     "A step that learns from so many samples of each task."
-    kinds = _kinds(c, resizes, samples)
+    latents, patches = _picture_tokens(c, resizes)
+    kinds = _kinds(latents, patches, samples)
     lengths = [sum(tokens) for kind in kinds for tokens in kind]
     maps, attention = (sum(x) for x in zip(*(layer_flops(c, n, n + PROMPT) for n in lengths)))
     says = samples["recognise"] + samples["vqa"] + samples["facts"]
     flops = (2 + checkpointing) * maps + (3 + checkpointing) * attention + 2 * word_flops(c) * ANSWER * says
     whole = sum(lengths) <= PART_TOKENS
     passes = tuple(p for kind in kinds for p in _parts(kind, whole))
-    latents, patches = _picture_tokens(c, resizes)
     encoded = PICTURES * ((patches - 2) * c.vit_config["hidden_size"] + (latents - 2) * c.latent_channels)
     return Workload(flops, passes, len(passes) * (2 + checkpointing), True, whole, encoded)
 
@@ -243,21 +242,25 @@ def workloads(
 
 # %% ../../nbs/model/219_costs.ipynb #f3190021
 def _layer_bytes(bytes_each: int, exact: bool) -> dict:  # {moment: (of a channel, of an MLP channel)}
-    """Bytes that a layer holds for a token at its fullest moment, of reading and of a backward pass, and what it keeps
-    without checkpointing. `exact`: between its products the MLP computes in float32, as float16 needs it."""
+    """Bytes of a token in a layer at its fullest moment, and what it keeps without checkpointing.
+
+    `product`: beside an unpacked map. `exact`: the MLP computes in float32 between its products, as float16 needs."""
     if exact:
-        return dict(residual=4, read=(10, 16), learn=(26, 20), kept=(24, 20))
+        return dict(residual=4, read=(14, 16), product=10, learn=(26, 20), kept=(24, 20))
     half = bytes_each // 2
-    return dict(residual=bytes_each, read=(8 * half, 8 * half), learn=(24 * half, 6 * half), kept=(22 * half, 6 * half))
+    read, learn, kept = ((n * half, m * half) for n, m in ((10, 8), (24, 6), (22, 6)))
+    return dict(residual=bytes_each, read=read, product=6 * half, learn=learn, kept=kept)
 
 
-def _layer(c: MoTConfig, p: Pass, table: dict, bytes_each: int, trains: bool) -> int:
+def _layer(c: MoTConfig, p: Pass, table: dict, bytes_each: int, trains: bool, unpacked: int) -> int:
     "Bytes of one layer at its fullest moment."
     fuller = p.rows * max(p.und, p.gen)
     channels, hidden = table["learn" if trains else "read"]
     mlp, angles = hidden * c.intermediate_size, 8 * c.hidden_size // c.num_attention_heads
     token = 2 * bytes_each * _key_width(c) + angles + channels * c.hidden_size + trains * mlp
-    return p.tokens * token + fuller * mlp + (2 + trains * bytes_each) * p.pairs
+    inner = fuller * mlp + unpacked * trains
+    inner = inner if trains else max(inner, fuller * table["product"] * c.intermediate_size + unpacked)
+    return p.tokens * token + inner + (2 + trains * bytes_each) * p.pairs
 
 # %% ../../nbs/model/219_costs.ipynb #80f873f6
 def working_gb(
@@ -273,7 +276,7 @@ def working_gb(
     d, n, table = c.hidden_size, c.num_hidden_layers, _layer_bytes(bytes_each, exact)
     unpacked = bytes_each * d * c.intermediate_size * (quant is not None)
     cache = n * 2 * bytes_each * _key_width(c)  # of one key
-    inner = [_layer(c, p, table, bytes_each, job.trains) + unpacked for p in job.passes]
+    inner = [_layer(c, p, table, bytes_each, job.trains, unpacked) for p in job.passes]
     if not job.trains:
         return max(i + cache * (p.tokens + p.cached) for i, p in zip(inner, job.passes)) / 1e9
     if explicit:

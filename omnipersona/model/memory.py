@@ -68,18 +68,15 @@ def _plain(name):
     return "".join(c for c in str(name).lower() if c.isalnum())
 
 # %% ../../nbs/model/220_memory.ipynb #f3190035
-_PER_CLOCK = {6: 256, 7: 1024, 8: 1024, 9: 4096, 10: 4096, 12: 1024}  # 16-bit operations of a multiprocessor
+_PER_CLOCK = {(6,): 256, (7,): 1024, (8, 0): 2048, (8,): 1024, (9,): 4096, (10,): 4096, (12,): 1024}  # of an SM
 
 
 def reported_gpu(
     properties: Any,  # of torch.cuda.get_device_properties
 ) -> GPU:
     "A GPU as its driver reports it. Speed and bandwidth are estimates, where the driver does not tell them."
-    per_clock = (
-        2048
-        if (generation := (properties.major, properties.minor)) == (8, 0)
-        else _PER_CLOCK.get(properties.major, 512)
-    )
+    generation = properties.major, properties.minor
+    per_clock = _PER_CLOCK.get(generation) or _PER_CLOCK.get(generation[:1], 512)
     clock = getattr(properties, "clock_rate", 0) or 1.5e6  # kHz
     tflops = properties.multi_processor_count * per_clock * clock * 1e3 / 1e12
     bits = getattr(properties, "memory_clock_rate", 0) * 1e3 * getattr(properties, "memory_bus_width", 0)
@@ -101,9 +98,7 @@ def find_gpu(
         return replace(GPUS[key], gb=here.total_memory / 1e9) if here else GPUS[key]
     if here:
         return reported_gpu(here)
-    raise OmniError(
-        f"{name!r}: no GPU that is known here; one of {', '.join(GPUS)}, or GPU(gb=..., tflops=..., gb_s=...)"
-    )
+    raise OmniError(f"{name!r}: no GPU that is known here; one of {', '.join(GPUS)}, or a GPU(gb, tflops, gb_s)")
 
 
 def _here(name):

@@ -252,7 +252,7 @@ class UploadButton:
     @property
     def told(self) -> str:
         "What may be uploaded."
-        in_pieces = IN_PIECES if "image" in self.options["accept"] else "of any size"
+        in_pieces = IN_PIECES if "image" in str(self.options["accept"]) else "of any size"
         return in_pieces if self.ready else MOST_UPLOADED
 
     def _take(self, files, change=None):

@@ -1,0 +1,118 @@
+"""The course's assignments as files to hand out, made by Otter Assign in an environment of its own:
+
+python tools/course.py env VENV | build VENV dist/course | grade VENV autograder.zip submission.ipynb"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+ASSIGNMENTS = ROOT / "nbs" / "assignments"
+OTTER = "otter-grader==7.0.0"
+SETTINGS = os.environ | {"OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
+
+
+def env(venv):
+    "An environment with Otter, which sees the project and the packages of the environment that runs this file."
+    venv = Path(venv)
+    if not (venv / "bin" / "python").exists():
+        subprocess.run([sys.executable, "-m", "venv", venv], check=True)
+    subprocess.run([venv / "bin" / "pip", "install", "-q", OTTER], check=True)
+    ask = "import sysconfig; print(sysconfig.get_paths()['purelib'])"
+    out = subprocess.run([venv / "bin" / "python", "-c", ask], check=True, capture_output=True, text=True)
+    paths = f"{ROOT}\n{sysconfig.get_paths()['purelib']}\n"
+    (Path(out.stdout.strip()) / "omnipersona.pth").write_text(paths, encoding="utf-8")
+
+
+def masters():
+    "The assignments as their authors wrote them."
+    return sorted(ASSIGNMENTS.glob("A*.ipynb"))
+
+
+def build(venv, to):
+    "Student notebooks, autograder zips and solutions, each in a folder of its own. Solutions are run first."
+    to = Path(to)
+    shutil.rmtree(to, ignore_errors=True)
+    for kind in ("student", "autograder", "solution"):
+        (to / kind).mkdir(parents=True)
+    for nb in masters():
+        with tempfile.TemporaryDirectory() as tmp:
+            command = [Path(venv).absolute() / "bin" / "otter", "assign", nb, tmp, "--no-pdfs"]
+            run = subprocess.run(command, env=SETTINGS, capture_output=True, text=True)
+            if run.returncode:
+                sys.exit(f"{nb.name}: {run.stdout[-3000:]}{run.stderr[-3000:]}")
+            shutil.copy(next(Path(tmp, "student").glob("*.ipynb")), to / "student" / nb.name)
+            shutil.copy(Path(tmp, "autograder", nb.name), to / "solution" / nb.name)
+            shutil.copy(next(Path(tmp, "autograder").glob("*.zip")), to / "autograder" / f"{nb.stem}.zip")
+        print(nb.stem, "made")
+
+
+def grade(venv, autograder, submission, student=""):
+    "Grade one notebook: {name of the question: share of its points}, and what the student reads, by question."
+    with tempfile.TemporaryDirectory() as tmp:
+        shutil.copy(submission, tmp)
+        command = [Path(venv).absolute() / "bin" / "otter", "run", "-a", Path(autograder).absolute(), "-o", tmp]
+        command += ["--no-logo", Path(tmp, Path(submission).name)]
+        settings = SETTINGS | ({"OMNIPERSONA_STUDENT": student} if student else {})
+        run = subprocess.run(command, env=settings, capture_output=True, text=True, cwd=tmp)
+        if run.returncode:
+            sys.exit(run.stdout[-3000:] + run.stderr[-3000:])
+        tests = json.loads(Path(tmp, "results.json").read_text(encoding="utf-8"))["tests"]
+    tests = [t for t in tests if t.get("max_score")]
+    return {t["name"]: t["score"] / t["max_score"] for t in tests}, {t["name"]: t["output"] for t in tests}
+
+
+# ---- Otter's markers, for tests where Otter is not installed --------------------------------------------------------
+def _student_source(source):
+    "A code cell as a student gets it: without solutions, with prompts."
+    source = re.sub(r"^ *# BEGIN SOLUTION.*?^ *# END SOLUTION *\n?", "", source, flags=re.M | re.S)
+    return re.sub(r'^ *"""? *#? *(# )?(BEGIN|END) PROMPT *\n?|^ *""" # (BEGIN|END) PROMPT *\n?', "", source, flags=re.M)
+
+
+def student_version(nb):
+    "The cells (kind, source) of an assignment that a student gets, by Otter's markers."
+    skip, solution, out = False, False, []
+    for c in json.loads(Path(nb).read_text(encoding="utf-8"))["cells"]:
+        source = "".join(c["source"])
+        if c["cell_type"] == "raw":
+            skip = {"# BEGIN TESTS": True, "# END TESTS": False}.get(source.strip(), skip)
+            solution = {"# BEGIN SOLUTION": True, "# END SOLUTION": False}.get(source.strip(), solution)
+        elif not skip and not (solution and c["cell_type"] == "markdown"):
+            out.append((c["cell_type"], _student_source(source) if c["cell_type"] == "code" else source))
+    return out
+
+
+def solution_lines(nb):
+    "The lines that a student must not see: of solutions in code, and of solutions in words."
+    solution, out = False, []
+    for c in json.loads(Path(nb).read_text(encoding="utf-8"))["cells"]:
+        source = "".join(c["source"])
+        if c["cell_type"] == "raw":
+            solution = {"# BEGIN SOLUTION": True, "# END SOLUTION": False}.get(source.strip(), solution)
+        elif solution and c["cell_type"] == "markdown":
+            out += source.splitlines()
+        elif c["cell_type"] == "code":
+            for block in re.findall(r"# BEGIN SOLUTION[^\n]*\n(.*?)# END SOLUTION", source, flags=re.S):
+                out += block.splitlines()
+    return [line.strip() for line in out if len(line.strip()) > 24]
+
+
+def texts(path):
+    "Everything that can be read in a file: of a notebook its JSON, of a zip all its files."
+    if path.suffix != ".zip":
+        return path.read_text(encoding="utf-8")
+    with zipfile.ZipFile(path) as z:
+        return "\n".join(z.read(n).decode("utf-8", "replace") for n in z.namelist())
+
+
+if __name__ == "__main__":
+    done = dict(env=env, build=build, grade=grade)[sys.argv[1]](*sys.argv[2:])
+    if done:
+        print(json.dumps(done[0], indent=1), *(f"{k}: {v}" for k, v in done[1].items()), sep="\n")
