@@ -213,7 +213,8 @@ def test_an_unknown_piece_or_limit_is_refused():
 def test_make_needs_no_environment():
     "On a borrowed machine there is no .venv, and none can be made: the target takes the machine's own Python."
     run = ["make", "-n", "gpu-check", "VENV=not-there", "PIECES=first", "OUT=here", "ARGS=--preflight"]
-    said = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    env = {k: v for k, v in os.environ.items() if "MAKE" not in k and k != "MFLAGS"}  # this may run inside make
+    said = subprocess.run(run, cwd=ROOT, env=env, capture_output=True, text=True, check=True).stdout
     assert said.split() == "python3 -m omnipersona.bench.gpu_check first --out here --preflight".split()
 
 
