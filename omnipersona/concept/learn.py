@@ -95,6 +95,8 @@ class Checkpoints:
         "Save now, in the main process. Warns where that fails, and where the folder was gone."
         if not self.folder or not _is_main(learner):
             return
+        if learner.global_step > learner.recipe.steps:  # nothing was learnt: the folder keeps its longer run
+            return
         step, folder = learner.global_step, self.held.path if self.held else self.folder
         try:
             if self.held and not self.held.hold():

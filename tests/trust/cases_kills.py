@@ -313,10 +313,12 @@ def stopped_while_saving(when):
             return true(*given)
 
         learn_module.save_checkpoint = pressed
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may start tests deaf to the button
         try:
             c = taught(tmp / "run")
         finally:
             learn_module.save_checkpoint = true
+            signal.signal(signal.SIGINT, before)
         steps = min(2 * when, SHORT.steps)
         kept = load_file(tmp / "run" / FILE)["embeddings"]
         return c.summary["steps"] == steps and torch.equal(kept, c.embeddings) and same(taught(tmp / "run"))
