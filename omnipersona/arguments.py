@@ -11,16 +11,18 @@ import operator
 import os
 import re
 import secrets
+import shutil
 import sys
 import unicodedata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:  # the functions that need it import it: `make gpu-check` names what is missing without it
+    import torch
 
 # %% auto #0
-__all__ = ['MAX_TEXT', 'MAX_FILE', 'OmniError', 'printable', 'as_path', 'as_seed', 'as_device', 'as_dtype', 'as_text',
-           'decode_text', 'read_text', 'parse_json', 'read_json']
+__all__ = ['MAX_TEXT', 'MAX_FILE', 'OmniError', 'printable', 'as_path', 'free_bytes', 'require_space', 'as_seed', 'as_device',
+           'as_dtype', 'as_text', 'decode_text', 'read_text', 'parse_json', 'read_json']
 
 # %% ../nbs/000_arguments.ipynb #a0000005
 class OmniError(ValueError):
@@ -71,6 +73,35 @@ def as_path(
         raise OmniError(f"{what}: {printable(text)} is too long for the name of a file; give a shorter one")
     return found
 
+# %% ../nbs/000_arguments.ipynb #a0000f02
+def free_bytes(
+    path: str | os.PathLike,  # of a file or folder, which need not exist
+) -> int | None:  # None: the file system does not say
+    "The free space of the disk on which a path lies."
+    path = as_path(path).absolute()
+    there = next((p for p in (path, *path.parents) if p.exists()), path)
+    try:
+        return shutil.disk_usage(there).free
+    except OSError:
+        return None
+
+
+def require_space(
+    path: str | os.PathLike,  # where it will be written
+    n_bytes: float,
+    what: str,  # 'the backbone'
+    begun: int = 0,  # bytes that lie there already, of a download that stopped half way
+    remedy: str = "nothing was written. Free some space or choose another disk",
+) -> None:
+    """Raises OmniError where the disk has not so much room.
+
+    Something is left for other things: as much again, but at most 100 MB."""
+    free, need = free_bytes(path), n_bytes + min(n_bytes, 100_000_000)
+    if free is not None and free + begun < need:
+        unit, size = ("kB", 1e3) if need < 1e6 else ("MB", 1e6) if need < 1e9 else ("GB", 1e9)
+        sizes = f"needs {need / size:,.1f} {unit}, and {(free + begun) / size:,.1f} {unit} are free there"
+        raise OmniError(f"{printable(path)}: {what} {sizes}; {remedy}")
+
 # %% ../nbs/000_arguments.ipynb #a0000015
 def as_seed(
     seed: int | None,  # a whole number of any library; None: one is drawn
@@ -96,6 +127,8 @@ _MEANT = {"gpu": "cuda", "nvidia": "cuda", "apple": "mps", "metal": "mps", "proc
 
 def _require_device(device):
     "Raises OmniError where torch cannot use a device."
+    import torch
+
     try:
         torch.empty(1, dtype=torch.uint8, device=device)
     except Exception as e:  # every kind of device raises its own
@@ -111,6 +144,8 @@ def as_device(
     present: bool = True,  # it has to be there
 ) -> torch.device:
     "A device. Raises OmniError for what is none, and for one that is not there."
+    import torch
+
     if device is None or device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     name = device.strip().lower() if isinstance(device, str) else device
@@ -130,10 +165,10 @@ def as_device(
 
 # %% ../nbs/000_arguments.ipynb #a0000021
 _FORMATS = {
-    torch.float32: "float32 fp32 float f32 single",
-    torch.bfloat16: "bfloat16 bf16",
-    torch.float16: "float16 fp16 half f16",
-    torch.float64: "float64 fp64 double f64",
+    "float32": "float32 fp32 float f32 single",
+    "bfloat16": "bfloat16 bf16",
+    "float16": "float16 fp16 half f16",
+    "float64": "float64 fp64 double f64",
 }
 _DTYPES = {name: dtype for dtype, names in _FORMATS.items() for name in names.split()}
 
@@ -143,6 +178,8 @@ def as_dtype(
     what: str = "dtype",  # what a message calls it
 ) -> torch.dtype | None:
     "A number format to compute in; None where none was asked for. Raises OmniError for anything else."
+    import torch
+
     if dtype is None or (isinstance(dtype, str) and dtype.strip().lower() == "auto"):
         return None
     name = dtype if isinstance(dtype, (str, torch.dtype)) else getattr(dtype, "__name__", None) or dtype
@@ -151,7 +188,7 @@ def as_dtype(
         hint = "; load_backbone has quant='nf4' or 'int8' for smaller weights" if re.search("[48]", str(name)) else ""
         shown = printable(name if isinstance(name, str) else dtype, 60)
         raise OmniError(f"{what}={shown}: use 'float32', 'bfloat16', 'float16', or None for the fastest{hint}")
-    return found
+    return getattr(torch, found)
 
 # %% ../nbs/000_arguments.ipynb #a0000024
 MAX_TEXT = 10_000  # characters

@@ -204,14 +204,14 @@ class _Reader:
                 self.scan.problems[name] = f"the same picture as {before}; it cannot show the concept and somebody else"
 
 # %% ../nbs/007_folders.ipynb #f0000022
-MOST_MEMORY = 1.5e9  # bytes, of all pictures of a folder
+MOST_MEMORY = 2e9  # bytes, of all pictures of a folder
 
 
 def side_for(
     n: int,  # pictures
 ) -> int:  # pixels
-    "The longest side that so many pictures may keep, so that all fit into `MOST_MEMORY`, 3 bytes a pixel."
-    return min(MAX_SIDE, math.isqrt(int(MOST_MEMORY / (3 * max(1, n)))))
+    "The longest side that so many pictures may keep, so that all fit into `MOST_MEMORY`. Pillow takes 4 bytes a pixel."
+    return min(MAX_SIDE, math.isqrt(int(MOST_MEMORY / (4 * max(1, n)))))
 
 
 def _thin_out(scan, most):

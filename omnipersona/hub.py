@@ -6,13 +6,12 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from .arguments import OmniError, printable
+from .arguments import OmniError, printable, require_space
 
 # %% auto #0
 __all__ = ['MOST_FETCHED', 'MOST_LISTED', 'is_hub_name', 'check_revision', 'check_sizes', 'hub_folder', 'upload']
@@ -38,9 +37,8 @@ def check_sizes(
     repo: str,  # owner/name
     sizes: Mapping[str, Any],  # {file: bytes}, as the hub says
     most: int = MOST_FETCHED,  # bytes of all files
-    free: int | None = None,  # bytes that the disk has for them; None: enough
 ) -> None:
-    "Raises OmniError for files that are too large together, do not fit on the disk, or have no size."
+    "Raises OmniError for files that are too large together, or have no size."
     if odd := [f for f, size in sizes.items() if type(size) is not int or size < 0]:
         raise OmniError(
             f"{repo}: the hub does not say how large {printable(odd[0], 100)} is; nothing was downloaded. "
@@ -51,11 +49,6 @@ def check_sizes(
         raise OmniError(
             f"{repo}: the hub says {total:,} bytes, and what is asked for here has at most {most:,}; nothing was "
             "downloaded. It is something else: check the name"
-        )
-    if free is not None and total > free:
-        raise OmniError(
-            f"{repo}: {total:,} bytes are needed on the disk and {free:,} are free; nothing was downloaded. "
-            "Free some space, or set HF_HOME to a folder on a larger disk"
         )
 
 # %% ../nbs/010_hub.ipynb #4b001010
@@ -79,12 +72,12 @@ def _listed(api, repo, patterns, revision) -> tuple[str, dict]:
     return commit, {f: sizes[f] for f in filter_repo_objects(sizes, allow_patterns=patterns)}
 
 
-def _free_space(cache, repo) -> int:
-    "Bytes that the disk of the cache has for a repository, a download that stopped half way included."
-    cache = Path(cache).expanduser().absolute()
+def _require_space(cache, repo, n_bytes) -> None:
+    "Raises OmniError where the disk of the cache has no room; a download that stopped half way goes on."
+    cache = Path(cache).expanduser()
     begun = (cache / f"models--{repo.replace('/', '--')}" / "blobs").glob("*.incomplete")
-    free = shutil.disk_usage(next(p for p in (cache, *cache.parents) if p.exists())).free
-    return free + sum(p.stat().st_size for p in begun)
+    remedy = "nothing was downloaded. Free some space, or set HF_HOME to a folder on a larger disk"
+    require_space(cache, n_bytes, repo, sum(p.stat().st_size for p in begun), remedy)
 
 
 def _fetch(repo, patterns, revision, token, most) -> Path:
@@ -103,7 +96,7 @@ def _fetch(repo, patterns, revision, token, most) -> Path:
             raise e from None
     check_sizes(repo, sizes, most)
     new = {f: n for f, n in sizes.items() if not isinstance(hub.try_to_load_from_cache(repo, f, revision=commit), str)}
-    check_sizes(repo, new, most, _free_space(hub.constants.HF_HUB_CACHE, repo))
+    _require_space(hub.constants.HF_HUB_CACHE, repo, sum(new.values()))
     folder = Path(hub.snapshot_download(repo, allow_patterns=patterns, **chosen))
     if folder.parent.name == "snapshots" and folder.name != commit:
         raise OmniError(f"{repo}: it was changed while it was downloaded; load it again")

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .arguments import OmniError, as_path
+from .arguments import OmniError, as_path, require_space
 from .basics import atomic_dir
-from .tensor_files import DTYPES, as_bytes, progress_bar, require_space
+from .tensor_files import DTYPES, as_bytes, progress_bar
 
 # %% auto #0
 __all__ = ['FILE_BYTES', 'write_tensors', 'weight_files', 'stored_dtype', 'stored_formats', 'stored_bytes', 'new_folder',

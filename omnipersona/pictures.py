@@ -139,7 +139,7 @@ def _named(name: str, problem: str) -> Iterator[None]:
     except MemoryError as e:
         raise OmniError(f"{name}: needs more memory than there is; make the picture smaller first") from e
     except Exception as e:
-        raise OmniError(f"{name}: {problem.format(printable(str(e)) or type(e).__name__)}") from e
+        raise OmniError(f"{name}: {problem.format(printable(str(e).strip()) or type(e).__name__)}") from e
 
 # %% ../nbs/003_pictures.ipynb #551c3967
 MAX_BYTES = 500_000_000  # of a picture's file

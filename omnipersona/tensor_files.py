@@ -5,7 +5,6 @@
 # %% ../nbs/011_tensor_files.ipynb #7e501103
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -18,7 +17,7 @@ from .stored import tensor_places
 
 # %% auto #0
 __all__ = ['DTYPES', 'PIECE_BYTES', 'SHOWN_BYTES', 'Place', 'file_places', 'as_bytes', 'read_bytes_at', 'TensorFiles',
-           'progress_bar', 'free_bytes', 'require_space']
+           'progress_bar']
 
 # %% ../nbs/011_tensor_files.ipynb #7e501105
 DTYPES = dict(
@@ -212,29 +211,3 @@ def progress_bar(
     from tqdm.auto import tqdm
 
     return tqdm(total=n_bytes, unit="B", unit_scale=True, desc=doing, disable=n_bytes < SHOWN_BYTES)
-
-
-def free_bytes(
-    path: str | Path,  # of a file or folder, which need not exist
-) -> int | None:  # None: the file system does not say
-    "The free space of the disk on which a path lies."
-    path = as_path(path).absolute()
-    there = next((p for p in (path, *path.parents) if p.exists()), path)
-    try:
-        return shutil.disk_usage(there).free
-    except OSError:
-        return None
-
-
-def require_space(
-    path: str | Path,  # where it will be written
-    n_bytes: int,
-    what: str,  # 'the weights of BAGEL'
-) -> None:
-    "Raises OmniError where the disk has not so much room, and 100 MB for other things."
-    free = free_bytes(path)
-    if free is not None and free < n_bytes + 100_000_000 and n_bytes:
-        raise OmniError(
-            f"{path}: {what} needs {n_bytes / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free there; "
-            "nothing was written. Free some space or choose another disk"
-        )

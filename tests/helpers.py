@@ -9,6 +9,7 @@ from omnipersona.concept.losses import Recipe
 from omnipersona.concept.sampling import SamplesPerStep
 from omnipersona.model.autoencoder import Refiner, pca_autoencoder
 from omnipersona.model.backbone import Backbone
+from omnipersona.model.bagel import SMALL
 from omnipersona.model.experts import MoTConfig
 from omnipersona.model.flow import SamplingConfig
 from omnipersona.model.mot import MoT
@@ -16,24 +17,8 @@ from omnipersona.model.tokenizer import tiny_tokenizer
 from omnipersona.pictures import to_tensor
 from omnipersona.toyworld.world import ToyWorld
 
-VIT = dict(
-    hidden_size=32,
-    num_hidden_layers=1,
-    num_attention_heads=2,
-    intermediate_size=48,
-    patch_size=10,
-    image_size=60,
-    num_channels=3,
-)
-SIZES = dict(
-    hidden_size=64,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    intermediate_size=96,
-    z_channels=8,
-    vit_config=VIT,
-)
+VIT = SMALL["vit"] | dict(num_hidden_layers=1, patch_size=10, image_size=60, num_channels=3)
+SIZES = {k: v for k, v in SMALL["llm"].items() if k != "vocab_size"} | dict(z_channels=8, vit_config=VIT)
 QUICK = SamplingConfig(5, 2.0, 2.0, 1.0)  # four steps of drawing
 SHORT = Recipe(  # exact, so that runs can be compared
     steps=6, warmup_steps=2, samples=SamplesPerStep(copies=2), precision="float32"

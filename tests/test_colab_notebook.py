@@ -11,10 +11,13 @@ import nbformat
 import pytest
 import torch
 from conftest import ROOT
+from helpers import same
 from PIL import Image
 
+from omnipersona.arguments import OmniError
 from omnipersona.concept import learn as learn_module
 from omnipersona.concept.concept import Concept
+from omnipersona.concept.kit_folder import KitFolder
 from omnipersona.concept.photo_kit import PhotoKit
 from omnipersona.concept.session import card_settings, choose, load_kept, read_photographs, work_folder
 from omnipersona.model import loading
@@ -26,15 +29,23 @@ PROSE = "\n".join(c["source"] for c in nbformat.read(NB, 4).cells if c["cell_typ
 STEPS = 6
 
 
-def run(cells, names=None):
-    "What a fresh kernel knows after these cells."
+def run(cells, names=None, said=None):
+    "What a fresh kernel knows after these cells. The list `said` gets their warnings."
     names = {"__name__": "__main__"} if names is None else names
     for cell in cells:
         source = re.sub(r"^(\s*)!.*$", r"\1pass", cell["source"], flags=re.M)  # the setup cell's shell commands
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of drawings by random weights, none passes its check
-            exec(compile(source, cell["id"], "exec"), names)
+        with warnings.catch_warnings(record=True) as warned:  # of drawings by random weights, none passes its check
+            warnings.simplefilter("always")
+            try:
+                exec(compile(source, cell["id"], "exec"), names)
+            finally:
+                (said if said is not None else []).extend(str(w.message) for w in warned)
     return names
+
+
+def cell_with(text):
+    "The number of the cell that holds a text."
+    return next(i for i, c in enumerate(CODE) if text in c["source"])
 
 
 @pytest.fixture
@@ -61,7 +72,7 @@ def test_a_disconnect_at_any_cell_loses_nothing(colab, monkeypatch, capsys):
     monkeypatch.setenv("OMNIPERSONA_DEMO_DIR", str(colab / "one go"))
     whole = run(CODE)
     monkeypatch.setenv("OMNIPERSONA_DEMO_DIR", str(colab / "drive"))
-    learning = next(i for i, c in enumerate(CODE) if "learn(small" in c["source"])
+    learning = cell_with("learn(small")
     for n in range(2, learning + 1):
         run(CODE[:n])
     step = learn_module.ProgressBar.__call__
@@ -89,6 +100,83 @@ def test_a_disconnect_at_any_cell_loses_nothing(colab, monkeypatch, capsys):
     assert_facts_agree(again, said)
     kept = Concept.from_pretrained(colab / "drive" / "omnipersona" / "rex" / "concept", again["bb"])
     assert torch.equal(kept.embeddings, whole["concept"].embeddings)
+
+
+class Drive:
+    "A Drive that disappears. Either nothing can be written there any more, or it comes back empty at once."
+
+    def __init__(self, path, empty=False):
+        self.path, self.away, self.empty = path, path.with_name("away"), empty
+
+    def disappears(self):
+        if self.empty:
+            shutil.rmtree(self.path)
+        else:
+            self.path.rename(self.away)
+            self.path.write_text("no folder can be made here")
+
+    def comes_back(self):
+        if not self.empty:
+            self.path.unlink()
+            self.away.rename(self.path)
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_a_drive_that_disappears_inside_the_learning(colab, monkeypatch, empty):
+    "The run goes on and says what is not saved. When the Drive is back, the cells that warned are run once more."
+    learning, drawing, keeping = map(cell_with, ("learn(small", "keep_pictures(WORK", "save_pretrained(WORK"))
+    drive, said, step = Drive(colab / "drive", empty), [], learn_module.ProgressBar.__call__
+
+    def gone(bar, learner):
+        step(bar, learner)
+        if learner.global_step == STEPS // 2:
+            drive.disappears()
+
+    names = run(CODE[:learning])
+    with monkeypatch.context() as m:
+        m.setattr(learn_module.ProgressBar, "__call__", gone)
+        run(CODE[learning : learning + 1], names, said)
+    learnt = names["concept"].embeddings.clone()
+    assert len(names["concept"].history) == STEPS and ("not_saved" in names["concept"].summary) != empty
+    assert any(("made again" if empty else f"step {STEPS} could not be written") in text for text in said)
+    said.clear()
+    run(CODE[learning + 1 : keeping], names, said)
+    assert any("drawn.png is not saved" in text for text in said) != empty and names["drawn"].image.size
+    if not empty:
+        with pytest.raises(OmniError, match="concept: cannot be written"):
+            run(CODE[keeping : keeping + 1], names)
+    drive.comes_back()
+    for n in (drawing, keeping):
+        run(CODE[n : n + 1], names)
+    work = colab / "drive" / "omnipersona" / "rex"
+    assert torch.equal(Concept.from_pretrained(work / "concept", names["bb"]).embeddings, learnt)
+    assert {"drawn.png", "edited.png"} <= {p.name for p in work.iterdir()}
+
+
+def test_a_drive_that_disappears_inside_the_kit(colab, monkeypatch):
+    "What the kit has made stays in memory. A cell that begins without the Drive says so; with it, all is saved."
+    making, learning = map(cell_with, ("PhotoKit(middle", "learn(small"))
+    drive, said, add = Drive(colab / "drive"), [], KitFolder.add
+    names = run(CODE[:making])
+
+    def gone(folder, *items):
+        if len(folder.items) > 4 and not drive.away.exists():
+            drive.disappears()
+        add(folder, *items)
+
+    with monkeypatch.context() as m:
+        m.setattr(KitFolder, "add", gone)
+        run(CODE[making : making + 1], names, said)
+    made = dict(names["kit"].items)
+    assert any("kept in memory and saved with the next item" in text for text in said) and len(made) > 10
+    with pytest.raises(OmniError, match="cannot be written"):
+        run(CODE[learning : learning + 1], names)
+    drive.comes_back()
+    run(CODE[learning : learning + 1], names)
+    assert len(names["concept"].history) == STEPS
+    again = run(CODE[: making + 1])["kit"]  # a fresh kernel
+    assert again.items.keys() == made.keys()
+    assert all(item.picture is None or same(item.picture, made[key].picture) for key, item in again.items.items())
 
 
 def assert_held_out(names):

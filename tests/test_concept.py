@@ -1,13 +1,17 @@
 "Concept tokens from a user's side: 33 embeddings and nothing else, on disk and back, alone and together, for peft too."
 
 import copy
+import errno
 import json
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from helpers import QUICK, apart, defaults, random_backbone, same, unchanged, weights
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import omnipersona.concept.concept as concept_module
 from omnipersona.basics import OmniError
@@ -127,6 +131,37 @@ def test_every_start_has_its_embeddings(bb, data, init, n):
     assert torch.equal(a, again) and not torch.equal(a, other)
 
 
+class LargestFloat(TorchDispatchMode):
+    "The largest float32 tensor that any operation makes, in numbers."
+
+    most = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        tensors = [t for t in tree_leaves(out) if isinstance(t, torch.Tensor)]
+        self.most = max([self.most, *(t.numel() for t in tensors if t.dtype in (torch.float32, torch.float64))])
+        return out
+
+
+@pytest.mark.parametrize("init", ["random", "words"])
+def test_first_values_make_no_copy_of_a_large_table(init):
+    "At BAGEL's size a float32 copy of the table of words has 2.2 GB, on a card that may have .5 GB to spare."
+    tok = random_backbone().tok
+    table = torch.randn(40_000, 32, generator=torch.Generator().manual_seed(0)).bfloat16()
+    wide = SimpleNamespace(spare=39_000, vocab_size=len(table), names=tok.names, hf=tok.hf)
+    bb = SimpleNamespace(
+        model=SimpleNamespace(get_input_embeddings=lambda: SimpleNamespace(weight=table)),
+        tok=type("Wide", (SimpleNamespace,), {"__call__": lambda self, text: tok(text)})(**vars(wide)),
+    )
+    with LargestFloat() as seen:
+        start = initial_embeddings(bb, init=init, words="a red spotted dog")
+    assert 0 < seen.most < table.numel() / 4
+    spread = table[:39_000].float().std()
+    assert start.dtype == torch.float32 and torch.equal(start[0], table[concept_token_ids(bb, 0)[0]].float())
+    if init == "random":
+        assert abs(start[1:17].std() / spread - 1) < 0.1
+
+
 # ---- on disk ------------------------------------------------------------------------------------------------------
 def test_saved_then_loaded(bb, concept, data, tmp_path):
     folder = concept.save_pretrained(tmp_path / "maeve")
@@ -214,11 +249,11 @@ def test_saving_is_all_or_nothing(bb, tmp_path, monkeypatch):
     old = (tmp_path / "old/adapter_model.safetensors").read_bytes()
 
     def full(*a, **kw):
-        raise OSError("No space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(concept_module, "save_file", full)
     for name in ("new", "old"):
-        with pytest.raises(OSError):
+        with pytest.raises(OmniError, match=f"{name}: cannot be written .No space left.*is still there"):
             fresh(bb, seed=2).save_pretrained(tmp_path / name)
     assert [p.name for p in tmp_path.iterdir()] == ["old"]
     assert (tmp_path / "old/adapter_model.safetensors").read_bytes() == old

@@ -248,11 +248,11 @@ def test_too_small_a_disk_is_said_before(tmp_path, monkeypatch):
     from collections import namedtuple
 
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(gpu_machine.shutil, "disk_usage", lambda p: usage(64e9, 34e9, 30e9))
+    monkeypatch.setattr(shutil, "disk_usage", lambda p: usage(64e9, 34e9, 30e9))
     missing = gpu_machine.preflight("cpu", {tmp_path: gpu_check._disk_gb(["load"], CheckOptions(tmp_path, tmp_path))})
-    assert len(missing) == 1 and "30.0 GB are free, and 41.5 GB will be written" in missing[0]
-    with pytest.raises(OmniError, match="GB are free"):
-        monkeypatch.setattr(gpu_files.shutil, "disk_usage", lambda p: usage(1, 1, 0))
+    assert len(missing) == 1 and "needs 41.6 GB, and 30.0 GB are free there" in missing[0]
+    with pytest.raises(OmniError, match="the checkpoint needs .* are free there; nothing was written"):
+        monkeypatch.setattr(shutil, "disk_usage", lambda p: usage(1, 1, 0))
         gpu_files.tiled_checkpoint(tmp_path / "x", REHEARSAL.sizes, 100)
 
 

@@ -291,6 +291,19 @@ def test_no_path_of_one_machine():
     assert not bad, "\n".join(bad)
 
 
+@each_nb
+def test_outputs_name_no_temporary_folder(nb):
+    "A reader has another one. Stored texts show paths as a person wrote them."
+    said = [
+        (c["id"], text)
+        for c in json.loads(nb.read_text(encoding="utf-8"))["cells"]
+        for o in c.get("outputs", [])
+        for text in ["".join(o.get("text", [])), *("".join(v) for k, v in o.get("data", {}).items() if "text" in k)]
+    ]
+    bad = [(i, m[0]) for i, text in said for m in [re.search(r"(?<![\w.])/(tmp|work|root|home)/.{0,60}", text)] if m]
+    assert not bad, bad
+
+
 def test_only_safetensors_and_json():
     "No file of the project runs code when it is read, and nothing reads such files."
     loose = [ids(p) for p in git_files() if p.suffix in (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".npy", ".npz", ".h5")]

@@ -102,7 +102,7 @@ def main(
     "`make bench-giveaway`: what folders without facts give away; printed and written."
     folder = Path(out).parent / "concepts"
     chosen = CHARACTERS[:n_characters]
-    others = chosen[1:] + chosen[:1]
+    others = CHARACTERS[1:] + CHARACTERS[:1]  # of every character the next one
     cells = run_cells(score_giveaway, [(c, o, s, recipe, folder) for s in seeds for c, o in zip(chosen, others)], jobs)
     report = {k: {what: summary([cell[k][what] for cell in cells]) for what in cells[0][k]} for k in cells[0]}
     print(giveaway_text(report))

@@ -266,7 +266,9 @@ def _finish(options, keep):
     report = options.report.read()
     text = report_table(report, tuple(LIMITS))
     options.report.path.with_suffix(".txt").write_text(text + "\n", encoding="utf-8")
-    print("\n" + text + f"\n\n{options.report.path}", flush=True)
+    where = options.report.path
+    shown = where.relative_to(Path.cwd()) if where.is_relative_to(Path.cwd()) else where
+    print(f"\n{text}\n\n{shown}", flush=True)
     if not keep and all(options.report.done(p) for p in PIECE_GROUPS["second"]):
         _tidy(options)
     ran = tuple(p for p in LIMITS if p in report["pieces"])

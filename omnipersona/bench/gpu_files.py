@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from ..arguments import OmniError
+from ..arguments import OmniError, require_space
 from ..basics import compute_dtype
 from .gpu_measure import T4_GB, CheckScale, HostMemory, Peak, smaller_card
 from .gpu_report import LARGE_FILES, PieceRows, demand, skip
@@ -116,10 +116,8 @@ def tiled_checkpoint(
     folder = Path(folder)
     if (folder / "ema.safetensors").exists():
         return folder
+    require_space(folder, 1e9 * checkpoint_gb(sizes), "the checkpoint")
     folder.mkdir(parents=True, exist_ok=True)
-    free, need = shutil.disk_usage(folder).free / 1e9, checkpoint_gb(sizes)
-    if free < need + 0.5:
-        raise OmniError(f"{folder}: {free:.1f} GB are free, and {need:.1f} GB are needed; name another folder")
     for file, part in zip(CONFIGS, ("llm", "vit", "outer")):
         (folder / file).write_text(json.dumps(sizes[part]), encoding="utf-8")
     save_byte_tokenizer(folder)

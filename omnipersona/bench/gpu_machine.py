@@ -9,7 +9,6 @@ import hashlib
 import os
 import platform
 import re
-import shutil
 import subprocess
 import time
 from importlib.metadata import PackageNotFoundError, version
@@ -17,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import omnipersona
+from ..arguments import OmniError, free_bytes, require_space
 
 # %% auto #0
 __all__ = ['GPU_PACKAGES', 'code_identity', 'driver_version', 'package_versions', 'preflight', 'matmul_rate', 'describe_machine']
@@ -104,10 +104,10 @@ def preflight(
     if device == "cuda" and versions["torch"]:
         missing += _card_problems()
     for folder, gb in folders.items():
-        there = next(p for p in (Path(folder).absolute(), *Path(folder).absolute().parents) if p.exists())
-        free = shutil.disk_usage(there).free / 1e9
-        if free < gb:
-            missing.append(f"{folder}: {free:.1f} GB are free, and {gb:.1f} GB will be written; name another folder")
+        try:
+            require_space(folder, 1e9 * gb, "the check", remedy="name another folder")
+        except OmniError as e:
+            missing.append(str(e))
     return missing
 
 # %% ../../nbs/bench/614_gpu_machine.ipynb #61400031
@@ -159,7 +159,6 @@ def describe_machine(
 
     dtypes = ("bfloat16", "float16") if device == "cuda" else ("float32",)
     rates = {d: round(matmul_rate(device, d, n), 3) for d in dtypes}
-    there = next(p for p in (Path(scratch).absolute(), *Path(scratch).absolute().parents) if p.exists())
     return dict(
         _card(device),
         rates=rates,  # 10^12 operations a second
@@ -171,6 +170,6 @@ def describe_machine(
         packages=package_versions(),
         host_gb=_host_gb(),
         cores=os.cpu_count(),
-        free_disk_gb=round(shutil.disk_usage(there).free / 1e9, 1),
+        free_disk_gb=round((free_bytes(scratch) or 0) / 1e9, 1),
         **code_identity(),
     )

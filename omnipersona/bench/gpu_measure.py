@@ -33,18 +33,11 @@ __all__ = ['MEDIUM', 'REAL', 'REHEARSAL', 'STUB', 'T4_GB', 'CHECK_NAME', 'ONE_OF
            'check_learner', 'row_gradient', 'cosine', 'relative_error']
 
 # %% ../../nbs/bench/615_gpu_measure.ipynb #61500005
-_LLM = dict(
-    hidden_size=512,
-    num_hidden_layers=4,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    intermediate_size=1024,
-    vocab_size=400,
+_WIDER = dict(
+    llm=dict(hidden_size=512, num_hidden_layers=4, intermediate_size=1024),
+    vit=dict(hidden_size=144, num_hidden_layers=3, intermediate_size=256),
 )
-_VIT = dict(
-    hidden_size=144, num_hidden_layers=3, num_attention_heads=2, intermediate_size=256, patch_size=14, image_size=112
-)
-MEDIUM: dict[str, dict] = SMALL | dict(llm=_LLM, vit=_VIT)
+MEDIUM: dict[str, dict] = SMALL | {part: SMALL[part] | wider for part, wider in _WIDER.items()}
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..arguments import as_path
-from ..basics import OmniError, atomic_dir, check_name
+from ..basics import OmniError, check_name
 from omnipersona.concept.adapter import (
     KEY,
     MOST_TOKENS,
@@ -30,6 +30,7 @@ from .tokens import STRIDE, concept_token_ids, initial_embeddings, splice, text_
 from ..hub import upload
 from ..model.backbone import Backbone
 from ..model.segments import Text
+from ..model_files import new_folder
 from ..settings import choice, whole
 
 # %% auto #0
@@ -134,7 +135,7 @@ class Concept(nn.Module):
             inference_mode=True,
         )
         about = described(self, facts)
-        with atomic_dir(path) as d:
+        with new_folder(path, self.embeddings.nbytes, f"the concept <{self.name}>") as d:
             config.save_pretrained(str(d))
             save_file({KEY: self.embeddings.detach().float().cpu().contiguous()}, d / PARTS[1])
             (d / PARTS[0]).write_text(about, encoding="utf-8")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..arguments import OmniError, as_text, printable
 from ..data import NAME
@@ -16,8 +17,8 @@ from ..settings import brief, named_settings
 from ..toyworld.scenery import PLACES
 
 # %% auto #0
-__all__ = ['PLAIN', 'TOY', 'WORDINGS', 'MOST_WORDS', 'Wording', 'as_class_word', 'wording_for', 'clean_answer', 'about_concept',
-           'composed_caption']
+__all__ = ['PLAIN', 'TOY', 'WORDINGS', 'MOST_WORDS', 'Wording', 'topics', 'as_class_word', 'wording_for', 'clean_answer',
+           'about_concept', 'composed_caption']
 
 # %% ../../nbs/concept/411_kit_wordings.ipynb #c4110006
 @named_settings
@@ -63,24 +64,25 @@ class Wording:
         ]
 
 # %% ../../nbs/concept/411_kit_wordings.ipynb #c4110008
+def topics(
+    **rows: tuple[str, str, str],  # {key: (question, question about the {answer}, part of a caption)}
+) -> dict[str, Any]:  # the fields `questions`, `confirm` and `caption` of a `Wording`
+    "The texts of each topic, sorted by what they are for; '' leaves one out."
+    kinds = dict(zip(("questions", "confirm", "caption"), zip(*rows.values())))
+    return {kind: {key: text for key, text in zip(rows, texts) if text} for kind, texts in kinds.items()}
+
+
 PLAIN = Wording(
     describe="Describe the {thing} in the photo in one short phrase, such as: a small red toy car.",
     present="Is there a {thing} in the photo?",
     shown="This is one individual {thing}.",
     same="Is the {thing} in this photo the same individual as the one before?",
-    questions=dict(
-        color="What color is the {thing}?",
-        doing="What is the {thing} doing?",
-        beside="What is next to the {thing}?",
-        place="Where is the {thing}?",
+    **topics(
+        color=("What color is the {thing}?", "Is the {thing} {answer}?", ""),
+        doing=("What is the {thing} doing?", "Is it true of the {thing}: {answer}?", ", {answer}"),
+        beside=("What is next to the {thing}?", "Is there {answer} next to the {thing}?", ", with {answer}"),
+        place=("Where is the {thing}?", "Is it true that the {thing} is here: {answer}?", ", {answer}"),
     ),
-    confirm=dict(
-        color="Is the {thing} {answer}?",
-        doing="Is it true of the {thing}: {answer}?",
-        beside="Is there {answer} next to the {thing}?",
-        place="Is it true that the {thing} is here: {answer}?",
-    ),
-    caption=dict(doing=", {answer}", beside=", with {answer}", place=", {answer}"),
     remove="Remove the {thing} from the photo.",
     background="Change the background to a {place}.",
     at_place="Was this photo taken at a {place}?",
@@ -107,22 +109,14 @@ TOY = Wording(
     present="is there a {thing} ?",
     shown="{name} is",
     same="is {name} in the photo ?",
-    questions=dict(
-        color="what color is the {thing} ?",
-        pattern="what pattern has the {thing} ?",
-        wearing="what is the {thing} wearing ?",
-        beside="what is next to the {thing} ?",
-        place="where is the {thing} ?",
-        side="on which side is the {thing} ?",
+    **topics(
+        color=("what color is the {thing} ?", "is the {thing} {answer} ?", ""),
+        pattern=("what pattern has the {thing} ?", "", ""),
+        wearing=("what is the {thing} wearing ?", "is the {thing} wearing {answer} ?", " wearing {answer}"),
+        beside=("what is next to the {thing} ?", "is there {answer} ?", " with {answer}"),
+        place=("where is the {thing} ?", "is the photo taken at {answer} ?", " at {answer}"),
+        side=("on which side is the {thing} ?", "is the {thing} on the {answer} ?", ""),
     ),
-    confirm=dict(
-        color="is the {thing} {answer} ?",
-        wearing="is the {thing} wearing {answer} ?",
-        beside="is there {answer} ?",
-        place="is the photo taken at {answer} ?",
-        side="is the {thing} on the {answer} ?",
-    ),
-    caption=dict(wearing=" wearing {answer}", beside=" with {answer}", place=" at {answer}"),
     remove="remove the {thing} from the photo",
     background="change the background to the {place}",
     at_place="is the photo taken at the {place} ?",

@@ -103,6 +103,8 @@ class PhotoKit:
         with self.folder.open(), tqdm(disable=not progress, desc="photo kit") as bar:
             try:
                 with explain_memory(self.bb, "making the photo kit"):
+                    if self.folder.failed:  # what a folder that was gone has missed
+                        self.folder.add()
                     model = KitModel(self.bb, self.wording, self.thing, self.photos[: self.config.shown])
                     for made in self._made(model):
                         self.folder.add(*made)

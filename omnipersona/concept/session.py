@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import warnings
 from dataclasses import dataclass
@@ -16,18 +15,19 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from ..arguments import OmniError, as_path
-from ..basics import compute_dtype
+from ..arguments import OmniError, as_path, free_bytes
+from ..basics import atomic_write, compute_dtype
 from .sampling import hold_out
 from ..data import ConceptData
 from ..model.backbone import Backbone
 from ..model.loading import load_backbone
 from ..model.memory import Plan, plan
+from ..pictures import png_bytes
 from ..settings import brief
 
 # %% auto #0
 __all__ = ['SPARE', 'LEARN_SIZES', 'DRAW_SIZES', 'work_folder', 'CardSettings', 'card_settings', 'Choice', 'choose', 'load_kept',
-           'read_photographs']
+           'read_photographs', 'keep_pictures']
 
 # %% ../../nbs/concept/420_session.ipynb #c4200005
 def _drive() -> Path:
@@ -40,6 +40,14 @@ def _drive() -> Path:
     except Exception as e:
         warnings.warn(f"Google Drive is not connected ({e}): the end of this session deletes the work", stacklevel=3)
         return Path("/content")
+
+
+def _shown(path) -> str:
+    "A path as you wrote it: what `OMNIPERSONA_DEMO_DIR` stands for is your own."
+    root = os.environ.get("OMNIPERSONA_DEMO_DIR")
+    if root and Path(path).is_relative_to(root):
+        return f"$OMNIPERSONA_DEMO_DIR/{Path(path).relative_to(root).as_posix()}"
+    return str(path)
 
 
 def work_folder(
@@ -55,7 +63,7 @@ def work_folder(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise OmniError(f"{folder}: cannot be made ({e.strerror or e}); choose another folder") from None
-    print(f"the work is kept in {folder.absolute()}: {shutil.disk_usage(folder).free / 1e9:.0f} GB are free there")
+    print(f"the work is kept in {_shown(folder)}: {(free_bytes(folder) or 0) / 1e9:.0f} GB are free there")
     return folder
 
 # %% ../../nbs/concept/420_session.ipynb #c4200008
@@ -196,7 +204,7 @@ def load_kept(
     if quant:
         try:
             bb.save_pretrained(kept)
-            print(f"the quantised weights are kept in {kept}, for the next session")
+            print(f"the quantised weights are kept in {_shown(kept)}, for the next session")
         except OmniError as e:
             warnings.warn(f"the quantised weights are not kept: {e}", stacklevel=2)
     return bb
@@ -212,3 +220,22 @@ def read_photographs(
         return data, []
     kept, rest = hold_out(data, len(data.images) // 4 or 1)
     return kept, rest.images
+
+# %% ../../nbs/concept/420_session.ipynb #c4200f02
+def keep_pictures(
+    folder: str | os.PathLike,  # is made where it is not there
+    **pictures: Image.Image,  # {name of the file: picture}
+) -> bool:  # whether all are saved
+    "Save pictures as PNG files. Warns where they cannot be written."
+    folder = as_path(folder, "folder")
+    for name, picture in pictures.items():
+        try:
+            atomic_write(folder / f"{name}.png", png_bytes(picture))
+        except OSError as e:
+            warnings.warn(
+                f"{_shown(folder)}: {name}.png is not saved ({e.strerror or e}); connect the Drive again or free some "
+                "space, then run this cell once more",
+                stacklevel=2,
+            )
+            return False
+    return True

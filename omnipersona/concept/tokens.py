@@ -21,7 +21,7 @@ from ..settings import brief, choice
 
 # %% auto #0
 __all__ = ['STRIDE', 'INITS', 'concept_capacity', 'concept_token_ids', 'own_tokens', 'text_ids', 'splice', 'mean_cells',
-           'repeated', 'embed_pictures', 'initial_embeddings']
+           'repeated', 'embed_pictures', 'initial_embeddings', 'spread']
 
 # %% ../../nbs/concept/401_tokens.ipynb #e1fd16f7
 STRIDE = 32  # spare rows between the first rows of two slots
@@ -133,11 +133,11 @@ def initial_embeddings(
     "Embeddings to begin with. Raises OmniError for an unknown `init`, and for 'images' without photos."
     ids = concept_token_ids(bb, slot, n_und + n_gen)  # refuses more than there is room for
     choice("init", init, INITS)
-    table = bb.model.get_input_embeddings().weight.float()
-    name = table[ids[0]][None]
+    table = bb.model.get_input_embeddings().weight
+    name = table[ids[0]][None].float()
     und, gen = _noise(table, bb.tok.spare, n_und, n_gen, seed)
     if init == "words":
-        known = table[text_ids(bb, words)] if words else und
+        known = table[text_ids(bb, words)].float() if words else und
         und, gen = repeated(known, n_und) + 0.1 * und, repeated(known, n_gen) + gen
     elif init == "images":
         if not images or not latents:
@@ -150,10 +150,25 @@ def initial_embeddings(
     return torch.cat([name, und, gen]).float()
 
 # %% ../../nbs/concept/401_tokens.ipynb #31c90f6f
+def spread(
+    table: Tensor,  # (rows, D)
+    piece: int = 4096,  # rows that are converted at once
+) -> Tensor:  # one number, float32
+    "Standard deviation of all numbers of a table, in pieces: a copy of BAGEL's table in float32 takes 2.2 GB."
+    if len(table) <= piece:
+        return table.float().std()
+    n, mean, squares = 0, 0.0, 0.0  # of the numbers so far; Chan, Golub, LeVeque 1979
+    for rows in table.split(piece):
+        var, middle = (float(x) for x in torch.var_mean(rows.float(), correction=0))
+        k, far = rows.numel(), middle - mean
+        n, mean, squares = n + k, mean + far * k / (n + k), squares + k * var + far**2 * n * k / (n + k)
+    return torch.tensor((squares / (n - 1)) ** 0.5, dtype=torch.float32, device=table.device)
+
+
 def _noise(table, n_words, n_und, n_gen, seed):
     "Random und tokens with the spread of words, and random gen tokens with that of latents."
     generator = torch.Generator("cpu").manual_seed(as_seed(seed))
     und, gen = (
         torch.randn(n, table.shape[1], generator=generator, dtype=torch.float32, device="cpu") for n in (n_und, n_gen)
     )
-    return (und * table[:n_words].std().cpu()).to(table.device), (gen * 0.3).to(table.device)
+    return (und * spread(table[:n_words]).cpu()).to(table.device), (gen * 0.3).to(table.device)

@@ -8,6 +8,7 @@ import stat
 import struct
 import warnings
 import zipfile
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +24,14 @@ from trust.material import bb
 MAEVE, BO = Concept(bb(), "maeve", facts={"toy": "a red kite"}), Concept(bb(), "bo")
 
 
+@cache
+def _zipped(concept):
+    return concept_zip(concept)
+
+
 def files(concept=MAEVE) -> dict[str, bytes]:
     "{file name: content} of a saved concept."
-    with zipfile.ZipFile(io.BytesIO(concept_zip(concept))) as z:
+    with zipfile.ZipFile(io.BytesIO(_zipped(concept))) as z:
         return {Path(n).name: z.read(n) for n in z.namelist()}
 
 

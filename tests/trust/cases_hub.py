@@ -336,6 +336,7 @@ def _nothing_fetched(read, answers, free=None):
     "Refused by what the list says: no file is asked for, and nothing lies in the cache."
 
     def run(tmp):
+        files()  # what the server gives is made before the disk is full
         with playing(tmp, answers) as sent, free_space(free):
             try:
                 return read()
