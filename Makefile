@@ -144,8 +144,9 @@ course: .venv-otter/.ready ## dist/course: student notebooks, autograder zips, s
 	$(BIN)/python tools/course.py env .venv-otter
 	@touch $@
 
-test-course: .venv-otter/.ready ## checks, the zoo of wrong solutions, grading of solutions and student versions
+test-course: .venv-otter/.ready ## checks, the zoo of wrong solutions, grading of solutions and student versions; prints the table
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "trust or not trust" tests/test_course.py
+	@OMP_NUM_THREADS=1 $(BIN)/python tools/course.py table
 
 test-notebooks: .stamps/notebooks ## every cell of the library notebooks
 

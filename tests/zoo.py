@@ -279,6 +279,7 @@ FIRST = 'ask(" ".join([*shown, f"{one} : {prompt} {two} :"]), False)'
 THIRD = 'rewrite :", False)'
 PARK = '("a photo of {name} at the park", "nothing")'
 ME = "<{own_name(STUDENT)}>"
+LEAK = "{prompt}{' answer : ' + answer if prompt != request else ''}"
 LOST = """if answer not in new:
             return request if RULE.fallback == "request" else prompt"""
 ZOO_A4 = [
@@ -312,7 +313,7 @@ ZOO_A4 = [
     ("my_replay", "range(RULE.rounds)", "range(RULE.rounds + 1)", "one round too many", RIDE),
     ("my_replay", "{one} : {prompt}", "{one} : {request}", "later rounds read the first request", TOY),
     ("my_replay", LOST, "pass", "a rewriting that lost the answer is used", TOY),
-    ("my_replay", "prompt = new", 'prompt = f"{new} answer : {answer}"', "differ and fit none", TOY),
+    ("my_replay", FIRST, FIRST.replace("{prompt}", LEAK), "the answer leaked into the request of pass 1", TOY),
     ("my_replay", "answer : {answer} rewrite", "answer :  rewrite", "pass 3 does not read the answer", TOY),
     (
         "my_replay",

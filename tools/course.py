@@ -1,6 +1,6 @@
 """The course's assignments as files to hand out, made by Otter Assign in an environment of its own:
 
-python tools/course.py env VENV | build VENV dist/course | grade VENV autograder.zip submission.ipynb"""
+python tools/course.py env VENV | build VENV dist/course | grade VENV autograder.zip submission.ipynb | table"""
 
 import json
 import os
@@ -10,12 +10,15 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import time
 import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 ASSIGNMENTS = ROOT / "nbs" / "assignments"
 OTTER = "otter-grader==7.0.0"
+MEASURED = ROOT / "dist" / "course-measured"  # what `measure` found, one file for each assignment
+RULES = dict(A1="mask", A2="flow", A3="token", A4="replay")  # which rules an assignment has
 SETTINGS = os.environ | {"OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
 
 
@@ -69,6 +72,62 @@ def grade(venv, autograder, submission, student=""):
     return {t["name"]: t["score"] / t["max_score"] for t in tests}, {t["name"]: t["output"] for t in tests}
 
 
+def reading(solution, name, to):
+    "A solution whose author also calls the function that holds the answers; written to the file `to`."
+    kind = RULES[name]
+    call = f"\\nfrom omnipersona.course.{kind}_rules import {kind}_rule\\nprint({kind}_rule(STUDENT))"
+    text = Path(solution).read_text(encoding="utf-8")
+    to.write_text(text.replace('STUDENT = \\"instructor\\"', f'STUDENT = \\"instructor\\"{call}'), encoding="utf-8")
+    return to
+
+
+def measure(venv, made, nb, copier="bob3"):
+    "What grading gives for a solution, the student version, a copied notebook, and one that reads the answers."
+    zipped, solution = made / "autograder" / f"{nb.stem}.zip", made / "solution" / nb.name
+    start, used = time.monotonic(), sum(os.times()[2:4])
+    right, words = grade(venv, zipped, solution)
+    seconds, cpu = time.monotonic() - start, sum(os.times()[2:4]) - used
+    empty, _ = grade(venv, zipped, made / "student" / nb.name)
+    copied, refused = grade(venv, zipped, solution, copier)
+    with tempfile.TemporaryDirectory() as tmp:
+        read, told = grade(venv, zipped, reading(solution, nb.stem[:2], Path(tmp, nb.name)))
+
+    def share(shares):
+        return sum(shares.values()) / len(shares)
+
+    found = dict(
+        solution=share(right),
+        student=share(empty),
+        copied=not any(copied.values()) and all(f"handed in by '{copier}'" in s for s in refused.values()),
+        reading=not any(read.values()) and all("answers of the checks are read" in s for s in told.values()),
+        seconds=round(seconds, 1),
+        cpu=round(cpu, 1),  # seconds of one core
+        said={k: s for k, s in words.items() if right[k] < 1},
+    )
+    MEASURED.mkdir(parents=True, exist_ok=True)
+    (MEASURED / f"{nb.stem[:2]}.json").write_text(json.dumps(found), encoding="utf-8")
+    return found
+
+
+def table():
+    "Print what `measure` found, and how many wrong solutions are named by the message that a student reads."
+    sys.path[:0] = [str(ROOT / "tests")]
+    import zoo
+
+    head = ("", "solution", "student version", "wrong, named", "copied", "answers read", "seconds to grade", "of CPU")
+    line = "{:4}{:>10}{:>17}{:>14}{:>9}{:>14}{:>18}{:>8}"
+    print(line.format(*head))
+    for nb, wrongs in zoo.ZOOS.items():
+        reports = [(zoo.report_on(nb, w), w) for w in wrongs]
+        named = sum(not r.passed and w[3] in str(r) for r, w in reports)
+        file = MEASURED / f"{nb.stem[:2]}.json"
+        m = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        shares = [f"{m[k]:.0%}" if m else "not run" for k in ("solution", "student")]
+        refused = ["refused" if m.get(k) else "NOT REFUSED" if m else "not run" for k in ("copied", "reading")]
+        times = [m.get(k, "not run") for k in ("seconds", "cpu")]
+        print(line.format(nb.stem[:2], *shares, f"{named} of {len(wrongs)}", *refused, *times))
+
+
 # ---- Otter's markers, for tests where Otter is not installed --------------------------------------------------------
 def _student_source(source):
     "A code cell as a student gets it: without solutions, with prompts."
@@ -113,6 +172,6 @@ def texts(path):
 
 
 if __name__ == "__main__":
-    done = dict(env=env, build=build, grade=grade)[sys.argv[1]](*sys.argv[2:])
+    done = dict(env=env, build=build, grade=grade, table=table)[sys.argv[1]](*sys.argv[2:])
     if done:
         print(json.dumps(done[0], indent=1), *(f"{k}: {v}" for k, v in done[1].items()), sep="\n")

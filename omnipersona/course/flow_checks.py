@@ -66,7 +66,7 @@ def _network(seed: int, channels: int) -> Callable[[Tensor, Tensor], Tensor]:
 
     return predict
 
-
+# %% ../../nbs/course/808_flow_checks.ipynb #80800001
 def _loss_inputs(student: str, purpose: str) -> list[tuple[str, tuple]]:
     "(words, inputs of `my_loss`) of every case."
     source, seed = student_random(student, purpose), student_seed(student, purpose) % 10**9
@@ -85,7 +85,7 @@ def _loss_inputs(student: str, purpose: str) -> list[tuple[str, tuple]]:
         inputs.append((words, (_network(seed + i, 3), *_numbers(seed + 100 + i, 2, len(pictures), 3), t, picture)))
     return inputs
 
-
+# %% ../../nbs/course/808_flow_checks.ipynb #80800003
 @personal
 def check_loss(
     my_loss: Any,  # the student's function: (predict, data, noise, t, picture) -> a number
@@ -132,7 +132,7 @@ def _times_with(rule: FlowRule, inputs: list, twist: str) -> Callable[[int], Ten
     twisted = partial(true_times, rule, twist=twist)
     return lambda i: twisted(*inputs[i])
 
-
+# %% ../../nbs/course/808_flow_checks.ipynb #80800006
 @personal
 def check_guidance(
     my_guidance: Any,  # the student's function: (both, text, image, neither, s_text, s_image) -> (N, C)
@@ -250,7 +250,7 @@ def own_cloud(
         if b < c.tolerance < a and needed[0] == needed[1]:
             return c
 
-
+# %% ../../nbs/course/808_flow_checks.ipynb #80800013
 @personal
 def check_steps(
     my_steps: Any,  # the student's answer: (steps of Euler's method, steps of the own sampler)

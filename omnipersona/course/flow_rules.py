@@ -12,12 +12,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .students import student_random
+from .student_code import truth
+from .students import EXAMPLE_ID, student_random
 
 # %% auto #0
 __all__ = ['Velocity', 'AXES', 'SAMPLERS', 'LOSS_TWISTS', 'TIME_TWISTS', 'GUIDE_TWISTS', 'EULER_TWISTS', 'SAMPLER_TWISTS',
-           'FlowRule', 'flow_rules', 'flow_rule', 'true_loss', 'true_times', 'true_guidance', 'true_euler',
-           'true_sampler', 'cloud_velocity', 'steps_needed']
+           'FlowRule', 'flow_rules', 'flow_rule', 'flow_words', 'true_loss', 'true_times', 'true_guidance',
+           'true_euler', 'true_sampler', 'cloud_velocity', 'steps_needed']
 
 # %% ../../nbs/course/807_flow_rules.ipynb #7a517876
 Velocity = Callable[[Tensor, float], Tensor]
@@ -62,11 +63,19 @@ def flow_rules() -> list[FlowRule]:
     return [FlowRule(*p) for p in parts]
 
 
+@truth
 def flow_rule(
     student: str,  # id
 ) -> FlowRule:
     "The rule of a student."
     return student_random(student, "A2").choice(flow_rules())
+
+
+def flow_words(
+    student: str,  # id
+) -> str:
+    "The rule of a student in words; that of the example where there is no id yet."
+    return flow_rule(student if isinstance(student, str) and student.strip() else EXAMPLE_ID).words
 
 # %% ../../nbs/course/807_flow_rules.ipynb #de6c7bc0
 LOSS_TWISTS = (
@@ -92,6 +101,7 @@ def _mean_error(rule: FlowRule, error: Tensor, picture: Tensor, counted: Tensor,
     return torch.stack([per_token[counted & (picture == p)].mean() for p in pictures]).mean()
 
 
+@truth
 def true_loss(
     rule: FlowRule,
     predict: Callable[[Tensor, Tensor], Tensor],  # (x (N, C), t (N,)) -> (N, C) velocity
@@ -122,6 +132,7 @@ TIME_TWISTS = (
 )
 
 
+@truth
 def true_times(
     rule: FlowRule,
     steps: int,  # of the sampler
@@ -150,6 +161,7 @@ GUIDE_TWISTS = (
 )
 
 
+@truth
 def true_guidance(
     rule: FlowRule,
     both: Tensor,  # (N, C) velocity with text and image
@@ -187,6 +199,7 @@ EULER_TWISTS = (
 )
 
 
+@truth
 def true_euler(
     velocity: Velocity,
     x: Tensor,  # (N, C) noise
@@ -214,6 +227,7 @@ SAMPLER_TWISTS = (
 )
 
 
+@truth
 def true_sampler(
     rule: FlowRule,
     velocity: Velocity,

@@ -63,7 +63,7 @@ def _pairs(cases: list[MaskCase], names: tuple[str, ...]) -> dict[str, list[Pair
                     found[name].append((i, q, k))
     return found
 
-
+# %% ../../nbs/course/806_mask_checks.ipynb #80600001
 def _fits(decide: Decide, rule: MaskRule, cases: list[MaskCase], got: list[Tensor], pairs: list[Pair]) -> bool:
     "Whether a way to decide explains these pairs of a student's masks."
     return all(decide(rule, cases[i], q, k) == bool(got[i][q, k]) for i, q, k in pairs)
@@ -109,7 +109,7 @@ def _first_pair(rule: MaskRule, x: MaskCase, got: Tensor, names: list[str]) -> t
     found = {region(x, q, k): (q, k) for q, k in reversed(wrong)}
     return next(((n, *found[n]) for n in names if n in found), None)
 
-
+# %% ../../nbs/course/806_mask_checks.ipynb #80600005
 @personal
 def check_mask(
     my_mask: Any,  # the student's function: (order, segment, mode, expert), all (L,) -> (L, L) bool

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .students import student_random
+from .student_code import truth
+from .students import EXAMPLE_ID, student_random
 from ..model.attention import CAUSAL, FULL, NOISE
 
 # %% auto #0
 __all__ = ['SKETCH', 'UND', 'GEN', 'EXPERTS', 'SEGMENT_KINDS', 'REGIONS', 'WORD', 'START', 'END', 'PATCH', 'LATENT', 'DRAFT',
-           'MaskRule', 'mask_rules', 'mask_rule', 'MaskCase', 'mask_case', 'region', 'sees', 'true_mask',
+           'MaskRule', 'mask_rules', 'mask_rule', 'mask_words', 'MaskCase', 'mask_case', 'region', 'sees', 'true_mask',
            'random_sample', 'mask_cases', 'true_experts', 'true_storage']
 
 # %% ../../nbs/course/804_mask_rules.ipynb #7e3c67d2
@@ -57,11 +58,19 @@ def mask_rules() -> list[MaskRule]:
     return [MaskRule(*p) for p in parts]
 
 
+@truth
 def mask_rule(
     student: str,  # id
 ) -> MaskRule:
     "The rule of a student."
     return student_random(student, "A1").choice(mask_rules())
+
+
+def mask_words(
+    student: str,  # id
+) -> str:
+    "The rule of a student in words; that of the example where there is no id yet."
+    return mask_rule(student if isinstance(student, str) and student.strip() else EXAMPLE_ID).words
 
 # %% ../../nbs/course/804_mask_rules.ipynb #da8fe730
 SEGMENT_KINDS = {  # name: (mode, letter, is it framed by a start and an end token?)
@@ -167,6 +176,7 @@ def _group(rule: MaskRule, case: MaskCase, at: int) -> int:
     return (int(case.order[at]) - first) // rule.width
 
 
+@truth
 def sees(
     rule: MaskRule,
     case: MaskCase,
@@ -192,6 +202,7 @@ def sees(
     return where in ("picture", "earlier")
 
 
+@truth
 def true_mask(
     rule: MaskRule,
     case: MaskCase,
@@ -236,6 +247,7 @@ def random_sample(
     return mask_case(*kinds, empty=(source.randint(0, 2), source.randint(0, 2)))
 
 
+@truth
 def mask_cases(
     student: str,  # id
     purpose: str = "A1 cases",  # the grader has another one
@@ -248,6 +260,7 @@ def mask_cases(
 WORD, START, END, PATCH, LATENT, DRAFT = range(6)
 
 
+@truth
 def true_experts(
     kind: Tensor,  # (L,) WORD, START, END, PATCH, LATENT or DRAFT
     ids: Tensor,  # (L,) token ids; -1 where a patch or a latent stands
@@ -259,6 +272,7 @@ def true_experts(
     return torch.tensor(chosen, dtype=torch.long, device="cpu")
 
 
+@truth
 def true_storage(
     expert: Tensor,  # (L,) UND or GEN
     und_slots: int,  # places for und tokens

@@ -18,6 +18,7 @@ from typing import Any
 
 from ..arguments import OmniError
 from .checks import Finding, Report
+from .student_code import READ
 
 # %% ../../nbs/course/803_students.ipynb #b5ad5497
 EXAMPLE_ID = "your-id-here"  # what stands in the notebook as it is handed out
@@ -39,7 +40,8 @@ def student_seed(
     purpose: str,  # such as "A1" or "A1 graded"
 ) -> int:  # in [0, 2**63)
     "A seed that is the same on every machine. Raises OmniError where there is no id."
-    text = f"omnipersona course|{purpose}|{student_id(student)}"
+    salt = os.environ.get("OMNIPERSONA_SALT", "") if purpose.endswith("graded") else ""
+    text = f"omnipersona course|{purpose}|{student_id(student)}{salt}"
     return int.from_bytes(hashlib.sha256(text.encode("utf-8")).digest()[:8], "big") >> 1
 
 
@@ -86,6 +88,18 @@ def check_owner(
     return name
 
 # %% ../../nbs/course/803_students.ipynb #fa7e6cf8
+def _read_answers() -> Finding | None:
+    "What a check says to a notebook that has called the functions which hold the answers."
+    if not READ:
+        return None
+    names = ", ".join(f"`{n}`" for n in sorted(READ))
+    sentence = (
+        f"This notebook calls {names} of the package's checks. What comes back is the answer, so a notebook that reads "
+        "it scores nothing. Delete these calls, restart the kernel, and run all cells."
+    )
+    return Finding("the answers of the checks are read", sentence)
+
+
 def personal(
     check: Callable,  # check(answer, student, ...) -> Report
 ) -> Callable:
@@ -93,11 +107,13 @@ def personal(
 
     @functools.wraps(check)
     def checked(answer: Any, student: Any, *more: Any, **settings: Any) -> Report:
+        title = check.__name__.replace("check_", "my_")
         try:
             name = check_owner(student)
         except OmniError as e:
-            title = check.__name__.replace("check_", "my_")
             return Report(title, Finding("the id in the first cell", str(e)))
+        if finding := _read_answers():
+            return Report(title, finding)
         return check(answer, name, *more, **settings)
 
     return checked
