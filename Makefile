@@ -26,7 +26,8 @@ help: ## this list
 # ---- the environment ----------------------------------------------------------------------------------------------
 venv: $(READY) ## the environment: .venv, with everything that is needed
 
-# torch goes in first and alone, at the tested version: what follows then finds it satisfied.
+# torch goes in first and alone, at the tested version: what follows then finds it satisfied. The tested versions of some
+# other packages need Python 3.11, so Python 3.10 takes what the package's own ranges allow.
 # HASHED=1: only archives whose SHA-256 stands in requirements-hashes.txt (Linux x86_64, Python 3.11).
 $(READY): settings.ini setup.py pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "No Python 3.10-3.13 found. On Debian: apt-get install python3 python3-venv; or make PYTHON=/path/to/python"; exit 1; }
@@ -41,7 +42,7 @@ ifdef HASHED
 	$(BIN)/pip install -q --no-deps --no-build-isolation -e .
 else
 	$(BIN)/pip install -q -c constraints.txt $(TORCH)
-	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install -q $$($(BIN)/python -c 'import sys; print("-c constraints.txt" * (sys.version_info >= (3, 11)))') -e '.[dev]'
 endif
 	@touch $@
 
