@@ -18,7 +18,7 @@ from omnipersona.basics import OmniError
 from omnipersona.concept.concept import Concept
 from omnipersona.concept.persona import Persona
 from omnipersona.inside.concept_maps import ConceptMaps
-from omnipersona.inside.reading import first_view, patch_reads, place_words, token_words, what_you_see
+from omnipersona.inside.reading import first_view, named_tokens, patch_reads, place_words, what_you_see
 from omnipersona.widgets.attention_explorer import AttentionExplorer, recorded
 from omnipersona.widgets.attention_page import export_maps
 from omnipersona.widgets.latency import BROWSER_ARGS, find_browser
@@ -309,7 +309,7 @@ def test_the_sentence_is_true_of_the_maps(results):
         part = m.weights if step is None else m.weights[step : step + 1]
         reads = part[..., patch[0], patch[1]].mean((0, 1, 2))
         first, second = np.argsort(-reads)[:2]
-        assert f"reads {token_words([m.labels[first], m.labels[second]])} most: {reads[first]:.1%}" in said
+        assert f"reads {named_tokens([m.labels[first], m.labels[second]])} most: {reads[first]:.1%}" in said
         gen = part[:, :, :, 17:].sum(3).mean((0, 1, 2))
         row, col = np.unravel_index(gen.argmax(), gen.shape)
         assert f"(row {row}, column {col}) reads most, {gen.max():.1%}; the mean patch {gen.mean():.1%}" in said
@@ -324,8 +324,8 @@ def test_the_sentence_is_true_of_the_maps(results):
 
 def test_places_and_tokens_in_words():
     assert place_words(0, 0, (8, 8)) == "at the top left" and place_words(4, 4, (8, 8)) == "in the centre"
-    assert token_words(["und 2", "gen 2"]) == "und token 2 and gen token 2"
-    assert token_words(["gen 3", "gen 11"]) == "gen tokens 3 and 11"
+    assert named_tokens(["und 2", "gen 2"]) == "und token 2 and gen token 2"
+    assert named_tokens(["gen 3", "gen 11"]) == "gen tokens 3 and 11"
 
 
 def test_the_first_view_is_true_of_the_maps_and_sets_the_controls(results):

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from omnipersona.basics import OmniError
-from omnipersona.concept.checked_form import check_texts, check_facts, check_form, possible_name
+from omnipersona.concept.checked_form import check_facts, check_form, check_texts, possible_name
 from omnipersona.concept.example_requests import example_requests
 from omnipersona.concept.learn import learn
 from omnipersona.concept.losses import Recipe

@@ -212,6 +212,8 @@ def test_the_strip_draws_one_noise_three_times(bb, data, concept):
     for (_, image), c in zip(strip, (before, concept, TextPrompt(bb, "maeve", "a red spotted dog"))):
         assert same(image, Persona(bb, c).generate("a photo of <maeve> at the park", 5, QUICK).image)
     assert [k for k, _ in comparison_strip(bb, concept, description="a shy one", sampling=QUICK)] == ["after 6 steps"]
+    strip = comparison_strip(bb, concept, description="a orange plain cat", sampling=QUICK)
+    assert strip[1][0] == "described in words: an orange plain cat"
 
 
 def test_a_card_for_uploaded_photographs(bb, world, char, concept):

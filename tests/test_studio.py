@@ -388,6 +388,22 @@ def test_an_example_is_one_click_and_enter_asks_again(s):
     assert "<maeve>" in t.question.value
 
 
+def test_a_concept_that_is_called_red_can_be_asked_about(s):
+    "Left without brackets, the name is the colour, until the student says that it is the concept."
+    s.train()
+    s.name.value = "red"  # its pictures' texts say red: such a concept gets this name after training
+    t = s.tryout
+    t.buttons["Ask"].click()
+    assert "probability" in t.said["Ask"].text and "<red>" in t.question.value
+    t.question.value = "is there a red ball ?"
+    t.buttons["Ask"].click()
+    assert "probability" in t.said["Ask"].text and t.results["Ask"].request == "is there a red ball ?"
+    t.understood["Ask"].buttons.children[0].click()  # red is <red>
+    t.question.value = "what is the toy of red ?"
+    t.buttons["Ask"].click()
+    assert "probability" in t.said["Ask"].text and t.results["Ask"].request == "what is the toy of <red> ?"
+
+
 def test_every_box_has_a_label(s):
     "What a screen reader says: a label, or a tooltip for a button without a text."
     import ipywidgets as w

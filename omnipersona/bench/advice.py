@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import replace
 
 from .scorecard import Scorecard
 from ..concept.concept import Concept

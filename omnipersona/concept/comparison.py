@@ -5,6 +5,8 @@
 # %% ../../nbs/concept/425_comparison.ipynb #w4250002
 from __future__ import annotations
 
+import re
+
 from PIL import Image
 
 from ..basics import OmniError
@@ -42,6 +44,11 @@ def _in_words(bb, name, description):
         return None
 
 
+def _spoken(text):
+    "The text as people say it: the toy world writes *a orange cat*."
+    return re.sub(r"\ba(?= (?!one\b|eu|uni|use)[aeiou])", "an", text)
+
+
 def comparison_strip(
     bb: Backbone,
     concept: Concept,  # trained
@@ -56,7 +63,7 @@ def comparison_strip(
     drawn = {
         "before training": before,
         f"after {steps} steps" if steps else "after training": concept,
-        f"described in words: {description}": _in_words(bb, concept.name, description),
+        f"described in words: {_spoken(description)}": _in_words(bb, concept.name, description),
     }
     return [(k, _drawn(bb, c, request, seed, sampling)) for k, c in drawn.items() if c is not None]
 

@@ -14,7 +14,7 @@ from .concept_maps import ConceptMaps, select_part
 from .localization import cells_on
 
 # %% auto #0
-__all__ = ['UP_AND_DOWN', 'ACROSS', 'patch_reads', 'token_words', 'place_words', 'token_choice', 'known_regions', 'what_you_see',
+__all__ = ['UP_AND_DOWN', 'ACROSS', 'patch_reads', 'named_tokens', 'place_words', 'token_choice', 'known_regions', 'what_you_see',
            'Stop', 'first_view']
 
 # %% ../../nbs/inside/511_reading.ipynb #e5110005
@@ -40,7 +40,7 @@ def patch_reads(
     return weights.max((0, 1, 2)) if how == "max" else weights.mean((0, 1, 2))
 
 # %% ../../nbs/inside/511_reading.ipynb #e5110007
-def token_words(
+def named_tokens(
     labels: list[str],  # one or two of '<maeve>', 'und 1', ..., 'gen 16'
 ) -> str:
     "Tokens as a person would name them."
@@ -86,7 +86,7 @@ def token_choice(
 
 
 def _one_or_all(maps, token):
-    return f"all {len(maps.labels)} tokens" if token is None else token_words([maps.labels[token]])
+    return f"all {len(maps.labels)} tokens" if token is None else named_tokens([maps.labels[token]])
 
 
 def known_regions(
@@ -117,7 +117,7 @@ def what_you_see(
     place = place_words(patch[0], patch[1], map2d.shape, regions)
     best = tuple(int(i) for i in np.unravel_index(map2d.argmax(), map2d.shape))
     where = place_words(best[0], best[1], map2d.shape, regions)
-    most = token_words([maps.labels[first], maps.labels[second]])
+    most = named_tokens([maps.labels[first], maps.labels[second]])
     return (
         f"{_when(maps, step, layer, head, how)}, the patch {place} (row {patch[0]}, column {patch[1]}) reads {most} "
         f"most: {reads[first]:.1%} and {reads[second]:.1%} of its attention. "
@@ -181,7 +181,7 @@ def first_view(
     patch = _peak(overall)
     reads = patch_reads(maps, *patch)
     best = int(reads.argmax())
-    alone, one = maps.map(best), token_words([maps.labels[best]])
+    alone, one = maps.map(best), named_tokens([maps.labels[best]])
     where, there = (place_words(p[0], p[1], overall.shape, regions) for p in (patch, _peak(alone)))
     ends = [float(maps.map(group, s).mean()) for s in (0, last)]
     return [

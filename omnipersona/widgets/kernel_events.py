@@ -114,14 +114,16 @@ def _handle(kernel, frames):
 # %% ../../nbs/widgets/702_kernel_events.ipynb #43546a0e
 def _delivered(kernel, frames, ids) -> bool:
     "Handle a message if it can be handled now."
-    if frames is None or not _due(*_headed(kernel.session, frames), ids):
+    if frames is None:
+        return False
+    kind, content = _headed(kernel.session, frames)
+    if not _due(kind, content, ids):
         return False
     before = _parent(kernel)
     try:
         _handle(kernel, frames)
     finally:
         kernel.set_parent(*before)
-        kernel._publish_status("busy", "shell")
     return True
 
 
@@ -134,12 +136,17 @@ def listening(
 
     All else that is sent to the kernel meanwhile waits, in order. Outside a kernel the function does nothing."""
     kernel = running_kernel()
-    ids, later = {w.model_id for w in widgets}, []
+    ids, later, answered = {w.model_id for w in widgets}, [], False
 
     def poll() -> None:
+        nonlocal answered
         for frames, put_back in _waiting(kernel):
-            if not _delivered(kernel, frames, ids):
+            if _delivered(kernel, frames, ids):
+                answered = True
+            else:
                 later.append(put_back)
+        if answered:  # what was answered, here or to a debugger, told the page that the kernel is idle
+            kernel._publish_status("busy", "shell")
 
     try:
         yield poll

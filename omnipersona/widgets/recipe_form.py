@@ -12,11 +12,11 @@ from .html import with_tip
 from .inputs import NumberBox
 
 # %% auto #0
-__all__ = ['MOST_STEPS', 'HINTS', 'RecipeForm', 'checked_numbers']
+__all__ = ['MOST_TYPED_STEPS', 'RECIPE_HINTS', 'RecipeForm', 'checked_numbers']
 
 # %% ../../nbs/widgets/708_recipe_form.ipynb #s7080003
-MOST_STEPS = 100_000
-HINTS = {
+MOST_TYPED_STEPS = 100_000
+RECIPE_HINTS = {
     "steps": "training steps: more steps learn more, and take longer",
     "learning_rate": "how far each step moves the concept tokens",
     "warmup_steps": "steps until the learning rate has its full size",
@@ -51,11 +51,11 @@ class RecipeForm:
     def _box(key, value):
         import ipywidgets as w
 
-        hint = HINTS.get(key, f"how many samples of {key.partition('.')[2] or key} a step has")
+        hint = RECIPE_HINTS.get(key, f"how many samples of {key.partition('.')[2] or key} a step has")
         if key in CHOICES:
             near = dict(layout=dict(width="220px"), style=dict(description_width="110px"))
             return with_tip(w.Dropdown(description=key, options=CHOICES[key], value=value, **near), hint)
-        high = MOST_STEPS if key == "steps" else float("inf")
+        high = MOST_TYPED_STEPS if key == "steps" else float("inf")
         return NumberBox(key, value, LEAST.get(key, 0), high, key in ABOVE, hint, wide=key != "steps")
 
     @property

@@ -21,7 +21,7 @@ from .sources import DesignedCharacter, PictureSource
 from .thumbnails import small_copy
 
 # %% auto #0
-__all__ = ['SHOWN', 'kept_back', 'LearntReport']
+__all__ = ['COMPARED_SIDE', 'kept_back', 'LearntReport']
 
 # %% ../../nbs/widgets/724_report.ipynb #s7240004
 def kept_back(
@@ -35,7 +35,7 @@ def kept_back(
     return learning, HeldOut.of_photographs(kept, learning)
 
 # %% ../../nbs/widgets/724_report.ipynb #s7240006
-SHOWN = 108  # side of a compared picture on the page, pixels
+COMPARED_SIDE = 108  # side of a compared picture on the page, pixels
 
 
 class LearntReport:
@@ -100,6 +100,6 @@ class LearntReport:
         advice = "".join(f"<li>{plain(line)}</li>" for line in self.advice)
         words = f"<b>What it has learnt</b><ul>{told}</ul>" if told else ""
         words += f"<b>What may help</b><ul>{advice}</ul>" if advice else ""
-        pictures = [picture_html(small_copy(p, SHOWN), caption, SHOWN) for caption, p in self.strip]
+        pictures = [picture_html(small_copy(p, COMPARED_SIDE), caption, COMPARED_SIDE) for caption, p in self.strip]
         same = "<div><b>The same noise, drawn</b></div>" if pictures else ""
         return [words, same + "".join(pictures)]

@@ -153,9 +153,10 @@ def share_page(
     title = f"<{concept.name}>" + (f", by {author}" if author else "")
     script = ""
     if maps is not None:
-        maps = _hidden_maps({"": maps} if isinstance(maps, ConceptMaps) else dict(maps), {} if facts else concept.facts)
+        several = {"": maps} if isinstance(maps, ConceptMaps) else dict(maps)
+        shown = _hidden_maps(several, {} if facts else concept.facts)
         left = MOST_BYTES - len(page(title, parts).encode("utf-8", "replace")) - 30_000
-        parts += _section("Where the tokens are read", maps_parts(packed_panels(maps, left)))
+        parts += _section("Where the tokens are read", maps_parts(packed_panels(shown, left)))
         script = SCRIPT
     folder = as_path(folder)
     folder.mkdir(parents=True, exist_ok=True)

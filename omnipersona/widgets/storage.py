@@ -26,12 +26,12 @@ from .share import share_page
 from .upload_button import UploadButton
 
 # %% auto #0
-__all__ = ['ABOUT', 'MOST_SIDE', 'MOST_PICTURES', 'EXACT_SIDE', 'MOST_IN_LINK', 'beside_files', 'read_beside', 'renamed',
+__all__ = ['BESIDE_FILE', 'KEPT_SIDE', 'KEPT_PICTURES', 'EXACT_SIDE', 'MOST_IN_LINK', 'beside_files', 'read_beside', 'renamed',
            'nothing_beside', 'ConceptStorage', 'SharePanel']
 
 # %% ../../nbs/widgets/723_storage.ipynb #s7230004
-ABOUT = "studio.json"
-MOST_SIDE, MOST_PICTURES = 1024, 200
+BESIDE_FILE = "studio.json"
+KEPT_SIDE, KEPT_PICTURES = 1024, 200
 EXACT_SIDE = 256  # pictures up to here are kept bit for bit
 
 
@@ -40,7 +40,7 @@ def _picture_file(image, number):
     out, small = io.BytesIO(), max(image.size) <= EXACT_SIDE
     image = image.convert("RGB")
     image.info = {}  # no place, no date, no camera
-    image.thumbnail((MOST_SIDE, MOST_SIDE))
+    image.thumbnail((KEPT_SIDE, KEPT_SIDE))
     image.save(out, "PNG" if small else "JPEG", **({} if small else dict(quality=92)))
     return f"picture-{number:03}.{'png' if small else 'jpg'}", out.getvalue()
 
@@ -50,8 +50,8 @@ def beside_files(
     pictures: list[Image.Image],  # none: they are not kept
 ) -> dict[str, bytes]:  # {file name: content}
     "The files that Save writes beside a concept."
-    files = dict(_picture_file(image, i + 1) for i, image in enumerate(pictures[:MOST_PICTURES]))
-    return {ABOUT: json.dumps({**about, "pictures": [*files]}, indent=1).encode(), **files}
+    files = dict(_picture_file(image, i + 1) for i, image in enumerate(pictures[:KEPT_PICTURES]))
+    return {BESIDE_FILE: json.dumps({**about, "pictures": [*files]}, indent=1).encode(), **files}
 
 
 def _files_of(source, names):
@@ -68,10 +68,10 @@ def read_beside(
 ) -> tuple[dict, list[Image.Image], str]:  # what stands in studio.json, the pictures, and what could not be read
     "What Save wrote beside a concept; nothing where there is nothing."
     try:
-        if (content := _files_of(source, [ABOUT]).get(ABOUT)) is None:
+        if (content := _files_of(source, [BESIDE_FILE]).get(BESIDE_FILE)) is None:
             return {}, [], ""
-        about = json_object(content, ABOUT)
-        names = [n for n in about.get("pictures", []) if isinstance(n, str) and Path(n).name == n][:MOST_PICTURES]
+        about = json_object(content, BESIDE_FILE)
+        names = [n for n in about.get("pictures", []) if isinstance(n, str) and Path(n).name == n][:KEPT_PICTURES]
         files = _files_of(source, names) if names else {}
         pictures = [load_image(io.BytesIO(files[name])) for name in names if name in files]
         missing = len(names) - len(pictures)

@@ -247,7 +247,7 @@ class ConceptStudio(View):
 
     def _take(self, concept):
         "A concept to keep and to try out."
-        self.concept, self.persona = concept, Persona(self.bb, concept)
+        self.concept, self.persona = concept, Persona(self.bb, concept, words=[concept.name])  # it may be called red
         self.tryout.use(self.persona, concept.name, self.album.offered, concept.facts)
         self.storage.offer(concept)
         self._set_busy(self.busy)

@@ -240,6 +240,7 @@ class StudioForm:
         if problems := [p.message for p in checked.problems]:
             many = f"{len(problems)} things have to be mended: " if len(problems) > 1 else ""
             raise OmniError(many + "; ".join(problems))
+        assert checked.data is not None  # there was no problem with the pictures
         return checked.name, checked.data
 
     def unseen(self) -> dict[str, Image.Image]:  # {label: picture}

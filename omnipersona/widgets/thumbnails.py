@@ -14,15 +14,15 @@ from ..pictures import png_bytes
 from .html import data_url, plain, with_tip
 
 # %% auto #0
-__all__ = ['SIDE', 'MOST_SHOWN', 'MOST_KEPT', 'small_copy', 'PictureStrip', 'History']
+__all__ = ['THUMBNAIL_SIDE', 'MOST_SHOWN', 'MOST_KEPT', 'small_copy', 'PictureStrip', 'History']
 
 # %% ../../nbs/widgets/720_thumbnails.ipynb #s7200004
-SIDE = 64  # of a thumbnail on the page, pixels
+THUMBNAIL_SIDE = 64  # of a thumbnail on the page, pixels
 
 
 def small_copy(
     image: Image.Image,
-    side: int = SIDE,  # on the page, pixels; the copy has up to twice as many
+    side: int = THUMBNAIL_SIDE,  # on the page, pixels; the copy has up to twice as many
 ) -> bytes:  # PNG
     "A small copy of a picture, sharp on a screen of twice the resolution."
     image, whole = image.convert("RGB"), 2 * side // max(image.size)
@@ -72,7 +72,7 @@ class PictureStrip:
     def _cell(self, number):
         import ipywidgets as w
 
-        image = w.Image(format="png", layout=dict(max_width=f"{SIDE}px", max_height=f"{SIDE}px"))
+        image = w.Image(format="png", layout=dict(max_width=f"{THUMBNAIL_SIDE}px", max_height=f"{THUMBNAIL_SIDE}px"))
         button = w.Button(icon="times", description="")
         button.add_class("omni-drop")
         button.on_click(lambda _: self.drop(number))

@@ -21,7 +21,7 @@ from .thumbnails import small_copy
 from .upload_button import UploadButton
 
 # %% auto #0
-__all__ = ['SMALL', 'SHOWN', 'PictureChooser', 'put_drawing', 'DrawingProgress', 'Understood']
+__all__ = ['SMALL_DRAWING', 'DRAWING_SIDE', 'PictureChooser', 'put_drawing', 'DrawingProgress', 'Understood']
 
 # %% ../../nbs/widgets/725_try_parts.ipynb #s7250004
 class PictureChooser:
@@ -89,7 +89,7 @@ class PictureChooser:
         return self.offered.get(self.which.value)
 
 # %% ../../nbs/widgets/725_try_parts.ipynb #s7250008
-SMALL, SHOWN = 128, 160  # a picture of at most 128 pixels is shown with 160, two of them side by side
+SMALL_DRAWING, DRAWING_SIDE = 128, 160  # a picture of at most 128 pixels is shown with 160, two of them side by side
 
 
 def put_drawing(
@@ -97,8 +97,8 @@ def put_drawing(
     picture: Image.Image,
 ) -> None:
     "Show a drawing: a small one enlarged without blur, a large one as it is."
-    if max(picture.size) <= SMALL:
-        put_picture(place, small_copy(picture, SHOWN), sharp=True)
+    if max(picture.size) <= SMALL_DRAWING:
+        put_picture(place, small_copy(picture, DRAWING_SIDE), sharp=True)
     else:
         put_picture(place, png_bytes(picture))
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from PIL import Image
@@ -36,17 +37,23 @@ class TryOut:
     ):
         self.persona: Persona | None = None
         self.results: dict[str, Any] = {}
-        self.drawings: list[tuple[Image.Image, str]] = []  # (picture, request), the newest last
+        self.drawings: list[tuple[Any, str]] = []  # (picture, request), the newest last
         self._make_boxes()
         work = dict(Ask=self._ask, Draw=self._draw, Edit=self._edit)
         for name, button in self.buttons.items():
             run = self.said[name].guarded(lambda name=name: self._run(name, work[name]), busy)
             button.on_click(run)
-            on_enter(self.texts[name], lambda button=button: None if button.disabled else button.click())
+            on_enter(self.texts[name], partial(self._press, button))
         self.widget = self._tabs()
         self.allow(True)
         for line in self.said.values():
             line("train a concept, or load one; then try it here")
+
+    @staticmethod
+    def _press(button):
+        "What Enter does."
+        if not button.disabled:
+            button.click()
 
     def _make_boxes(self):
         import ipywidgets as w
