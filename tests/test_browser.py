@@ -26,14 +26,8 @@ EVIL = "<img src=x onerror=alert(1)>"
 SHOTS = ROOT / "runs" / "browser"  # git ignores it
 NOTEBOOK = nbformat.read(ROOT / "nbs" / "tutorials" / "04_studio.ipynb", 4)
 TUTORIAL = [c.source for c in NOTEBOOK.cells if c.cell_type == "code"][1:3]  # makes the studio, shows it
-MORE = [
-    """x = ReplayExplorer(studio.persona, "a photo of the toy of <pip>", sampling=SamplingConfig(2, 2., 1.))
-x""",
-    """print("reached", studio.concept.summary["steps"] == len(studio.concept.history))""",
-    """what = {"as asked": (studio.persona, "a photo of <pip> at the moon")}
-AttentionExplorer(recorded(what, sampling=SamplingConfig(4, 2., 1.)))""",
-]
-SHOW, REPLAY, PRINT, EXPLORE = 1, 2, 3, 4  # numbers of the cells
+MORE = ["""print("reached", studio.concept.summary["steps"] == len(studio.concept.history))"""]
+SHOW, PRINT = 1, 2  # numbers of the cells
 
 
 SERVER_ARGS = [
@@ -149,19 +143,20 @@ def shot(page, name):
 
 
 def button(page, name):
-    return page.locator("button.jupyter-button", has_text=re.compile(f"^{name}$"))
+    return page.locator("button.jupyter-button:visible", has_text=re.compile(f"^{name}$"))
 
 
 def said(page, text):
     page.locator(".omni-said", has_text=text).first.wait_for()
 
 
+def text_box(page, label, n=0):
+    name = page.locator("label", has_text=re.compile(f"^{re.escape(label)}$"))
+    return page.locator(".widget-text:visible", has=name).nth(n).locator("input")
+
+
 def type_into(page, label, text, n=0):
-    box = (
-        page.locator(".widget-text", has=page.locator("label", has_text=re.compile(f"^{re.escape(label)}$")))
-        .nth(n)
-        .locator("input")
-    )
+    box = text_box(page, label, n)
     box.fill(text)
     box.press("Tab")
 
@@ -201,44 +196,132 @@ def test_a_design_is_drawn_and_checked(page):
         page.locator(".omni-facts input").nth(n).fill(fact)
     button(page, "Check").click()
     said(page, "10 pictures, 2 facts")
-    assert Image.open(io.BytesIO(picture(page.locator(".omni-sheet")))).width > 900
+    assert page.locator(".omni-strip img:visible").count() == 10
     shot(page, "1-checked")
 
 
-def test_training_is_seen_and_stop_stops_it(page):
-    button(page, "recipe").click()
+def test_what_needs_a_concept_sleeps_until_there_is_one(page):
+    "And looks so."
+    for name in ("Save", "Ask"):
+        assert button(page, name).is_disabled()
+        assert float(button(page, name).evaluate("e => getComputedStyle(e).opacity")) < 0.6
+    assert button(page, "Train").evaluate("e => getComputedStyle(e).opacity") == "1"
+
+
+def test_a_picture_is_dropped_and_brought_back(page):
+    page.locator(".omni-drop:visible").nth(2).click()
+    page.locator("text=9 pictures, 1 dropped").wait_for()
+    button(page, "undo").click()
+    page.locator(".omni-strip img:visible").nth(9).wait_for()
+
+
+@pytest.mark.parametrize("typed", ["0", "-5", "1e9"])
+def test_a_number_that_cannot_be_used_is_refused_at_its_field(page, typed):
+    type_into(page, "steps", typed)
+    said(page, f"steps={typed}: write a whole number from 1 to 100,000")
+    assert text_box(page, "steps").input_value() == typed
+    button(page, "Check").click()
+    page.locator(".omni-said", has_text=f"steps={typed}").nth(1).wait_for()  # at the field, and beside the button
     type_into(page, "steps", "400")
-    type_into(page, "preview every", "2")
+
+
+def test_check_and_train_name_all_problems_each_at_its_row(page):
+    page.locator(".omni-facts input").nth(5).fill("pizza")
+    page.locator(".omni-facts input").nth(7).fill("my sister Anna")
+    for name in ("Check", "Train"):
+        button(page, name).click()
+        page.locator(".omni-said", has_text=re.compile("pizza.*Anna")).wait_for()
+        rows = page.locator(".omni-facts .omni-bad")
+        assert rows.count() == 2 and "pizza" in rows.nth(0).inner_text() and "Anna" in rows.nth(1).inner_text()
+    shot(page, "1-problems")
+    for n in (5, 7):
+        page.locator(".omni-facts input").nth(n).fill("")
+    page.locator(".omni-facts input").nth(5).fill("Green drum")
+    button(page, "Check").click()
+    said(page, "10 pictures, 3 facts")
+    assert page.locator(".omni-facts input").nth(5).input_value() == "a green drum"
+
+
+def test_training_is_seen_and_stop_stops_it(page):
+    type_into(page, "steps", "400")
+    type_into(page, "preview", "2")
+    button(page, "expert").click()
     shot(page, "2-recipe")
-    button(page, "recipe").click()
+    button(page, "expert").click()
     button(page, "Train").click()
     said(page, "step ")
     assert button(page, "Train").is_disabled() and button(page, "Stop").is_enabled()
     first, losses = picture(page.locator(".omni-previews")), picture(page.locator(".omni-losses"))
     assert changed(page, ".omni-previews", first) and changed(page, ".omni-losses", losses)
     picture(page.locator(".omni-tokens"))
+    assert not page.locator(".omni-said", has_text="reading the pictures").count()
     shot(page, "3-training")
+
+
+def test_a_page_that_is_reloaded_while_it_trains_gets_everything_back(page):
+    "Progress, curves and Stop; the run goes on meanwhile."
+    page.keyboard.press("Control+s")
+    page.wait_for_timeout(1000)
+    page.reload()
+    said(page, "step ")
+    before = picture(page.locator(".omni-losses"))
+    assert changed(page, ".omni-losses", before) and picture(page.locator(".omni-previews"))
+    page.get_by_text("| Busy").first.wait_for()
+    assert button(page, "Train").is_disabled() and button(page, "Stop").is_enabled()
+    shot(page, "3-reloaded")
     button(page, "Stop").click()
     said(page, "what was learnt is kept")
-    steps = int(
-        re.search(r"stopped after (\d+) of 400", page.locator(".omni-said", has_text="stopped after").inner_text())[1]
-    )
-    assert 2 <= steps < 400 and button(page, "Train").is_enabled()
+    stopped = page.locator(".omni-said", has_text="stopped after")
+    assert 2 <= int(re.search(r"stopped after (\d+) of 400", stopped.inner_text())[1]) < 400
+    page.locator(".omni-report li").first.wait_for()
+    button(page, "Train").and_(page.locator(":enabled")).wait_for()
+    assert "facts right" in page.locator(".omni-report").inner_text()
+    assert page.locator(".omni-report img").count() == 3  # before, after, in words
     shot(page, "4-stopped")
 
 
 def test_save_download_and_load(page, lab):
     button(page, "Save").click()
-    said(page, f"saved: {lab[1]}/concepts/pip")
+    said(page, f"saved: <pip> in {lab[1]}/concepts/pip")
     assert json.loads((lab[1] / "concepts" / "pip" / "concept.json").read_text())["facts"] == {
         "toy": "a red kite",
         "food": "a blue fish",
+        "ride": "a green drum",
     }
     with page.expect_download() as d:
         page.locator("a.omni-download").click()
     assert d.value.suggested_filename == "pip.zip" and "pip/concept.json" in zipfile.ZipFile(d.value.path()).namelist()
     button(page, "Load").click()
-    said(page, "loaded: Concept(<pip>")
+    said(page, "loaded: <pip>; 3 facts came with it; its design came with it")
+
+
+def test_a_new_name_is_the_concepts_and_load_writes_name_facts_and_design(page, lab):
+    type_into(page, "name", "luna")
+    said(page, "<pip> is called <luna> now")
+    button(page, "Save").click()
+    said(page, f"saved: <luna> in {lab[1]}/concepts/luna")
+    assert json.loads((lab[1] / "concepts" / "luna" / "concept.json").read_text())["name"] == "luna"
+    page.locator(".omni-facts input").nth(1).fill("")
+    page.locator(".widget-dropdown", has_text="species").locator("select").select_option("cat")
+    type_into(page, "folder", f"{lab[1]}/concepts/pip", 0)
+    button(page, "Load").click()
+    said(page, "loaded: <pip>")
+    assert text_box(page, "name").input_value() == "pip"
+    assert page.locator(".omni-facts input").nth(1).input_value() == "a red kite"
+    species = page.locator(".widget-dropdown", has_text="species").locator("select")
+    assert species.evaluate("e => e.options[e.selectedIndex].text") == "teapot"
+
+
+def test_one_click_asks_and_enter_asks_again(page):
+    page.locator(".omni-chip", has_text="toy").first.click()
+    said(page, "probability")
+    box = text_box(page, "question")
+    box.fill("what is pip's toy?")
+    box.press("Enter")
+    said(page, "understood as: ")
+    page.locator(".omni-history figure").nth(1).wait_for()
+    page.locator(".widget-dropdown", has_text="picture").first.locator("select").select_option("an unseen photo")
+    assert picture(page.locator(".omni-chosen:visible").first)
 
 
 def test_ask_draw_and_edit(page):
@@ -246,8 +329,11 @@ def test_ask_draw_and_edit(page):
     said(page, "probability")
     page.get_by_role("tab", name="Draw").click()
     button(page, "Draw").click()
+    page.locator(".omni-said", has_text=re.compile(r"drawing, step \d+ of \d+")).wait_for()
+    early = picture(page.locator(".omni-draw"))
     said(page, "drawn: a photo of <pip>")
     first = picture(page.locator(".omni-draw"))
+    assert first != early  # it has appeared out of noise
     type_into(page, "request", "a photo of <pip> at the moon")
     button(page, "Draw").click()
     assert changed(page, ".omni-draw", first)
@@ -255,7 +341,97 @@ def test_ask_draw_and_edit(page):
     button(page, "Edit").click()
     said(page, "edited: ")
     assert picture(page.locator(".omni-edit")) != picture(page.locator(".omni-before"))
+    assert page.locator(".omni-history figure").first.locator("img").count() == 2  # before, after
     shot(page, "5-tried")
+
+
+CONTRAST = """() => {
+  const bad = [];
+  const rgba = text => { const n = text.match(/[\\d.]+/g).map(Number); return n.length > 3 ? n : [...n, 1]; };
+  const over = (a, b) => [0, 1, 2].map(i => a[i] * a[3] + b[i] * (1 - a[3]));
+  const linear = v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
+  const light = c => { const [r, g, b] = c.map(v => linear(v / 255)); return .2126 * r + .7152 * g + .0722 * b; };
+  const ground = e => {
+    const layers = [];
+    for (let x = e; x; x = x.parentElement) layers.push(rgba(getComputedStyle(x).backgroundColor));
+    return layers.reverse().reduce((under, top) => over(top, under), [255, 255, 255]);
+  };
+  for (const e of document.querySelectorAll(".omni-studio *")) {
+    const own = [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim());
+    const field = e.matches("input[type=text], select");
+    if (!(own || field) || !e.checkVisibility() || e.closest("style, :disabled, option")) continue;
+    const back = ground(e), colors = [getComputedStyle(e).color];
+    if (field) colors.push(getComputedStyle(e, "::placeholder").color);
+    for (const color of colors) {
+      const a = light(over(rgba(color), back)) + .05, b = light(back) + .05, ratio = Math.max(a, b) / Math.min(a, b);
+      if (ratio < 4.5) bad.push(`${ratio.toFixed(2)} ${e.className || e.tagName}: ${e.textContent.slice(0, 40)}`);
+    }
+  }
+  return bad;
+}"""
+CUT_OFF = """() => {
+  const edge = document.querySelector(".omni-studio").getBoundingClientRect().right + 4;
+  return [...document.querySelectorAll(".omni-studio *")].filter(e => e.checkVisibility() && !e.closest(".omni-quiet"))
+    .filter(e => e.getBoundingClientRect().right > edge).map(e => `${e.tagName} ${e.className}`);
+}"""
+SCROLLS = """() => [...document.querySelectorAll(".omni-studio, .omni-studio *")].filter(e => e.checkVisibility()
+  && ["auto", "scroll"].includes(getComputedStyle(e).overflowX) && e.scrollWidth > e.clientWidth + 1)
+  .map(e => `${e.className} ${e.scrollWidth} in ${e.clientWidth}`)"""
+
+
+def choose_theme(page, name):
+    page.locator(".lm-MenuBar-itemLabel", has_text="Settings").click()
+    page.locator(".lm-Menu-itemLabel", has_text=re.compile("^Theme$")).hover()
+    page.locator(".lm-Menu-itemLabel", has_text=re.compile(f"^{name}$")).click()
+    light = "true" if "Light" in name else "false"
+    page.locator(f"body[data-jp-theme-light={light}]").wait_for(state="attached")
+    page.wait_for_timeout(1000)
+
+
+@pytest.mark.parametrize("theme", ["JupyterLab Dark", "JupyterLab Light"])
+def test_every_text_can_be_read_in_both_themes(page, theme):
+    "Contrast of at least 4.5:1, and no curves on white in the dark theme."
+    choose_theme(page, theme)
+    page.locator(".omni-losses").scroll_into_view_if_needed()
+    shot(page, f"5-{theme.split()[1]}")
+    assert not (bad := page.evaluate(CONTRAST)), "\n".join(bad)
+    inverted = page.locator(".omni-losses").evaluate("e => getComputedStyle(e).filter")
+    assert ("invert" in inverted) == (theme == "JupyterLab Dark")
+
+
+@pytest.mark.parametrize("width, zoom", [(1200, 1), (800, 1), (1200, 1.5)])
+def test_nothing_is_cut_off_and_pictures_are_sharp(page, width, zoom):
+    "At 800 pixels and at 150%: no horizontal scrollbar in the studio, and no figure larger than its pixels."
+    page.set_viewport_size(dict(width=width, height=2600))
+    page.evaluate("z => { document.body.style.zoom = z; }", zoom)
+    page.wait_for_timeout(1000)
+    shot(page, f"5-{width}-{zoom}")
+    assert not (scrolls := page.evaluate(SCROLLS)), scrolls
+    assert not (cut_off := page.evaluate(CUT_OFF)), cut_off
+    for name in ("losses", "tokens", "previews", "design"):
+        sharp = f"e => e.naturalWidth >= {zoom} * e.clientWidth"
+        assert page.locator(f".omni-{name}").first.evaluate(sharp), name
+    assert not page.locator('.omni-studio [title="null"]').count()
+    columns = page.locator(".omni-columns").evaluate("e => getComputedStyle(e).gridTemplateColumns.split(' ').length")
+    assert columns == (2 if (width, zoom) == (1200, 1) else 1)
+    page.evaluate("() => { document.body.style.zoom = 1; }")
+    page.set_viewport_size(dict(width=1200, height=2600))
+
+
+def test_the_keyboard_reaches_every_button(page):
+    "From the name to Train with Tab alone; each box has a name that a screen reader says."
+    text_box(page, "name").focus()
+    for _ in range(80):
+        page.keyboard.press("Tab")
+        focused = page.evaluate("document.activeElement.textContent.trim()")
+        if focused == "Train":
+            break
+    assert focused == "Train"
+    names = """() => [...document.querySelectorAll(".omni-studio input, .omni-studio select, .omni-studio button")]
+      .filter(e => e.checkVisibility() && e.type !== "file")
+      .filter(e => !(e.labels?.length || e.textContent.trim() || e.title || e.getAttribute("aria-label")))
+      .map(e => e.outerHTML.slice(0, 200))"""
+    assert not (nameless := page.evaluate(names)), nameless
 
 
 def test_markup_in_a_name_is_text(page):
@@ -284,12 +460,30 @@ def test_a_wrong_file_is_named_and_pictures_are_taken(page):
     png = io.BytesIO()
     Image.new("RGB", (80, 80), "teal").save(png, "PNG")
     page.locator(".widget-toggle-buttons button", has_text="upload").click()
-    bring(page, [dict(name="notes.png", mimeType="image/png", buffer=b"no picture at all")], 1)
-    button(page, "Check").click()
+    bring(page, [dict(name="notes.png", mimeType="image/png", buffer=b"no picture at all")], 0)
     said(page, "notes.png: not an image")
-    bring(page, [dict(name=f"{i}.png", mimeType="image/png", buffer=png.getvalue()) for i in range(2)], 2)
+    bring(page, [dict(name="teal.png", mimeType="image/png", buffer=png.getvalue())], 1)
+    drop_file(page, "red.png", Image.new("RGB", (80, 80), "red"))  # added to what is there
+    page.locator("text=2 pictures").first.wait_for()
     button(page, "Check").click()
-    said(page, "2 pictures")
+    said(page, "2 pictures, ")
+    button(page, "clear").click()
+
+
+DROP = """(e, [name, text]) => {
+  const bytes = Uint8Array.from(atob(text), c => c.charCodeAt(0)), dropped = new DataTransfer();
+  dropped.items.add(new File([bytes], name, {type: "image/png"}));
+  for (const kind of ["dragover", "drop"])
+    e.dispatchEvent(new DragEvent(kind, {bubbles: true, cancelable: true, dataTransfer: dropped}));
+}"""
+
+
+def drop_file(page, name, image):
+    "Drag a picture onto the upload button of the form."
+    png = io.BytesIO()
+    image.save(png, "PNG")
+    content = base64.b64encode(png.getvalue()).decode()
+    page.locator("button.omni-upload:visible", has_text="Upload (").first.evaluate(DROP, [name, content])
 
 
 def photograph(seed, width, kind):
@@ -300,7 +494,7 @@ def photograph(seed, width, kind):
 
 
 def test_many_large_photographs_arrive_in_one_go(page):
-    "More than 20 MB at once: Jupyter's server takes messages of 10 MB. The next upload works, and adding to it."
+    "More than 20 MB at once: Jupyter's server takes messages of 10 MB. The next upload is added."
     files = [dict(name=f"{i}.png", mimeType="image/png", buffer=photograph(i, 1600, "PNG")) for i in range(2)]
     files += [dict(name="wide.jpg", mimeType="image/jpeg", buffer=photograph(3, 3200, "JPEG"))]
     assert sum(len(f["buffer"]) for f in files) > 20e6
@@ -309,11 +503,12 @@ def test_many_large_photographs_arrive_in_one_go(page):
     button(page, "Check").click()
     said(page, "3 pictures")
     shot(page, "9-uploaded")
-    bring(page, files[:1], 1)
-    page.locator("label", has_text="add to those already here").locator("input").first.check()
-    bring(page, files[1:], 3)
+    png = io.BytesIO()
+    Image.new("RGB", (80, 80), "teal").save(png, "PNG")
+    bring(page, [dict(name="teal.png", mimeType="image/png", buffer=png.getvalue())], 4)
     button(page, "Check").click()
-    said(page, "3 pictures")
+    said(page, "4 pictures")
+    assert page.locator(".omni-strip img:visible").count() == 4
     page.locator(".widget-toggle-buttons button", has_text="design").click()
 
 
@@ -326,50 +521,9 @@ def test_an_interrupt_keeps_what_was_learnt_too(page):
     toolbar = ".jp-NotebookPanel-toolbar"
     page.locator(f"{toolbar} {command}, {toolbar} jp-button{command}").first.click()
     said(page, "what was learnt is kept")
+    page.locator(".omni-report li").first.wait_for()
     run(page, PRINT)
     page.locator(".jp-OutputArea-output", has_text="reached True").wait_for()
-
-
-def test_the_recalled_answer_is_edited_and_drawn_again(page):
-    run(page, REPLAY)
-    button(page, "Redraw").wait_for()
-    out = page.locator(".jp-CodeCell").nth(REPLAY).locator(".widget-image")
-    first = [picture(out.nth(i)) for i in range(3)]
-    type_into(page, "A", "a blue drum")
-    button(page, "Redraw").click()
-    for _ in range(300):
-        now = [picture(out.nth(i)) for i in range(3)]
-        if now[1] != first[1] and now[2] != first[2]:
-            break
-        page.wait_for_timeout(200)
-    assert now[0] == first[0] and now[1] != first[1] and now[2] != first[2]
-    assert "a blue drum" in page.locator(".jp-CodeCell").nth(REPLAY).locator(".widget-text input").nth(3).input_value()
-    shot(page, "7-replay")
-
-
-def test_a_slider_changes_the_map(page):
-    run(page, EXPLORE)
-    cell = page.locator(".jp-CodeCell").nth(EXPLORE)
-    panel = cell.locator(".widget-image").first
-
-    def moves(act):
-        before = picture(panel)
-        act()
-        for _ in range(100):
-            if picture(panel) != before:
-                return True
-            page.wait_for_timeout(100)
-
-    def press(label):
-        cell.locator(".widget-slider", has_text=label).locator(".noUi-handle").first.focus()
-        page.keyboard.press("ArrowRight")
-
-    for label in ("step", "layer", "head"):
-        assert moves(lambda: press(label)), label
-    assert moves(
-        lambda: cell.locator(".widget-dropdown", has_text="token").locator("select").select_option("all und tokens")
-    )
-    shot(page, "8-attention")
 
 
 ALLOWED = ["Failed to initialize model"]  # anywidget's two seconds on a busy machine: the plain button stays

@@ -1,5 +1,8 @@
 "The replay explorer, driven from the kernel: values are set, buttons clicked, pictures read back."
 
+import base64
+import re
+
 import pytest
 
 pytest.importorskip("ipywidgets")
@@ -19,7 +22,8 @@ def x(tiny, world):
 
 
 def shown(x):
-    return [bytes(i.value) for i in x.images]
+    "The pictures that a person sees, as PNG."
+    return [base64.b64decode(re.search('base64,([^"]*)', i.value)[1]) for i in x.images]
 
 
 def test_an_edited_answer_and_an_edited_prompt_change_only_what_follows(x):
@@ -39,11 +43,47 @@ def test_an_edited_answer_and_an_edited_prompt_change_only_what_follows(x):
 
 
 @pytest.mark.parametrize("box", [0, 3])
-def test_a_wrong_name_is_shown_escaped_and_nothing_is_lost(x, box):
+def test_a_wrong_name_is_shown_escaped_at_its_box_and_nothing_is_lost(x, box):
     first, bad = shown(x), "a photo of <img src=x>"
     x.boxes[box].value = bad
     (x.redraw_button if box else x.replay_button).click()
-    assert "<img" not in x.status.value and "&lt;" in x.status.value and shown(x) == first and x.texts[box] == bad
+    said = x.problems[box].value
+    assert "<img" not in said and "&lt;" in said and shown(x) == first and x.texts[box] == bad
+    assert [i for i, p in enumerate(x.problems) if p.value] == [box]
+
+
+@pytest.mark.parametrize("answer", ["a red skateboard", "zzz <name_14>", "<name_3>"])
+def test_an_answer_that_cannot_be_drawn_is_refused_at_its_box_and_leaves_nothing_as_if_current(x, answer):
+    "No internal name reaches a person; the pictures are marked as earlier ones until something is drawn again."
+    assert not x.stale and "earlier" not in x.images[1].value
+    x.boxes[2].value = answer
+    assert x.stale and "opacity" in x.images[1].value  # as soon as the text is another one
+    x.redraw_button.click()
+    everything = " ".join(w.value for w in (*x.problems, x.status, *x.images, *x.boxes))
+    assert "name_" not in everything.replace(answer, "").replace("&lt;name_14&gt;", "")
+    assert x.problems[2].value and x.texts[2] == answer and "role='alert'" in x.problems[2].value
+    assert x.stale and "of the earlier texts" in x.images[1].value and "not drawn" in x.status.value
+    instead = re.search(r"Try: ([\w ]+),", x.problems[2].value)[1]
+    x.boxes[2].value = instead
+    x.redraw_button.click()
+    assert not x.stale and not any(p.value for p in x.problems)
+    x.boxes[2].value = "a blue drum"
+    x.redraw_button.click()
+    assert not x.stale and not any(p.value for p in x.problems) and "earlier" not in x.images[1].value
+
+
+def test_what_happened_is_a_sentence_and_the_fields_have_full_names(x):
+    assert [b.description for b in x.boxes] == ["T: the request", "Q: the question", "A: the answer", "T': the prompt"]
+    assert f'"{x.trace.prompt}"'.replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;") in x.status.value
+    for box in x.boxes:
+        assert int(re.search(r"(\d+)ch", box.layout.width)[1]) > len(box.value)
+    assert x.status.value.count("&#8595;") == 0 and str(x.widget.children[0].children).count("&#8595;") == 4
+
+
+def test_a_plain_name_is_understood_and_said(x):
+    x.boxes[0].value = "a photo of the toy of maeve"
+    x.replay_button.click()
+    assert x.trace.request == REQUEST and "understood as" in x.problems[0].value and not x.stale
 
 
 def test_the_number_of_examples_is_used(x):

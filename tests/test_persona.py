@@ -16,7 +16,7 @@ from omnipersona.basics import OmniError
 from omnipersona.concept.concept import Concept, TextPrompt
 from omnipersona.concept.learn import learn
 from omnipersona.concept.persona import Persona, Result
-from omnipersona.concept.requests import request_segments
+from omnipersona.concept.requests import request_segments, restore_answer
 from omnipersona.data import ConceptData
 from omnipersona.model.bagel import random_checkpoint
 from omnipersona.model.loading import load_backbone
@@ -207,7 +207,7 @@ def test_a_request_without_a_concept_goes_to_the_untouched_backbone(bb, p, img):
     "Answers, drawings and edits are those of the bare backbone, bit for bit."
     question, request, change = "what is in the photo ?", "a photo of a red dog at the beach", "make the dog blue"
     bare = bb.generate_text([[*bb.encode_vit(img), bb.text(question)]], max_new_tokens=5)[0][0]
-    assert p.ask(question, img, max_new_tokens=5).text == bare
+    assert p.ask(question, img, max_new_tokens=5).text == restore_answer(bare, p.concepts)
     assert same(p.generate(request, 1, QUICK).image, bb.generate_images([[bb.text(request)]], [1], QUICK)[0])
     edited = bb.generate_images([bb.encode_source(img)[0] + [bb.text(change)]], [1], QUICK)[0]
     assert same(p.edit(change, img, 1, QUICK).image, edited)
@@ -367,7 +367,9 @@ def test_text_prompt(bb):
     question = "what is the toy of <rex> ?"
     words = TextPrompt(bb, "rex", "a red dog", dict(toy="a blue kite"))
     read = [[words.prompt(), bb.text(question.replace("<rex>", words.token))]]
-    assert Persona(bb, words).ask(question, max_new_tokens=4).text == bb.generate_text(read, max_new_tokens=4)[0][0]
+    p = Persona(bb, words)
+    said = bb.generate_text(read, max_new_tokens=4)[0][0]
+    assert p.ask(question, max_new_tokens=4).text == restore_answer(said, p.concepts)
 
 
 def test_no_concepts_at_all(bb, img):

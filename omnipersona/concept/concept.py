@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -26,7 +27,7 @@ from omnipersona.concept.adapter import (
     require_own_folder,
     texts_only,
 )
-from .tokens import STRIDE, concept_token_ids, initial_embeddings, splice, text_ids
+from .tokens import STRIDE, concept_token_ids, initial_embeddings, own_tokens, splice, text_ids
 from ..hub import upload
 from ..model.backbone import Backbone
 from ..model.segments import Text
@@ -208,7 +209,10 @@ class TextPrompt:
         self.slot, self.token = slot, bb.tok.names[slot]
         facts = " ".join(f"the {self._named(k)} of {self.token} is {self._named(v)} ." for k, v in self.facts.items())
         text = f"{self.token} is {self._named(self.description)} . {facts}".strip()
-        self.prompt_ids = text_ids(bb, text, [self.token])
+        try:
+            self.prompt_ids = text_ids(bb, text, [self.token])
+        except OmniError as e:
+            raise OmniError(str(e).replace(self.token, f"<{self.name}>")) from None
         return self
 
     def _named(self, text):
@@ -240,7 +244,9 @@ class Concepts:
         self,
         bb: Backbone,
         concepts: list,  # of `Concept`, `TextPrompt`, or folders that a concept was saved in
+        words: Iterable[str] = (),  # names that are words as well, and may stand in a request without brackets
     ):
+        self.words = frozenset(words)
         self.items: dict = {}  # {name: concept}
         for i, given in enumerate(concepts):
             c = as_concept(given, bb)
@@ -251,6 +257,8 @@ class Concepts:
             check_backbone(c.name, c.backbone, c.fingerprint, bb)
             self.items[c.name] = c.in_slot(bb, i)
         self.gen_ids = frozenset().union(*(c.gen_ids for c in self.items.values()))
+        self.reserved = frozenset(bb.tok.names)  # names that stand for somebody, loaded or not
+        self.control = frozenset(own_tokens(bb.tok).values()) - self.reserved | {"[UNK]"}  # tokens that say nothing
 
     def splice(self, ids: Tensor, emb: Tensor) -> Tensor:
         "Put the embeddings of every concept where its ids stand."

@@ -70,7 +70,11 @@ class KitModel:
         "Short answers to questions about pictures."
         asked = [[p, self.bb.text(q + self.wording.short)] for p, q in zip(pictures, questions)]
         said = self.bb.generate_text(asked, max_new_tokens=MOST_ANSWER_TOKENS) if asked else []
-        return [(clean_answer(text), math.exp(sum(out.logprobs))) for text, out in said]
+        return [(self._answer(text), math.exp(sum(out.logprobs))) for text, out in said]
+
+    def _answer(self, text):
+        "What was said, or '' where it is a name reserved for somebody else, which means nothing to a person."
+        return "" if any(name in text for name in self.bb.tok.names) else clean_answer(text)
 
     def yes(
         self,

@@ -259,13 +259,14 @@ TASK_COLORS = dict(recognise="#0072B2", vqa="#56B4E9", facts="#009E73", draw="#E
 def loss_figure(
     history: list,  # of dicts of losses by task, one for each step
     smooth: int = 20,  # steps that are averaged at most; at the beginning there are fewer
-    fig=None,  # a matplotlib Figure to draw into, for threads; None: one of pyplot's
+    fig=None,  # a matplotlib Figure to draw into, for threads; a high one stacks the plots; None: one of pyplot's
 ):  # a matplotlib Figure
     "The losses of each task, every step as a faint line and their running mean as a strong one."
     import matplotlib.pyplot as plt
 
     fig = fig or plt.figure(figsize=(9, 3), dpi=100)
-    words, pictures = fig.subplots(1, 2)
+    narrow = fig.get_figheight() > 0.8 * fig.get_figwidth()
+    words, pictures = fig.subplots(*((2, 1) if narrow else (1, 2)))
     for task, color in TASK_COLORS.items():
         losses = [step[task] for step in history if task in step]
         if losses:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from ..arguments import as_seed
 from ..basics import OmniError
 from .concept import Concept, Concepts, TextPrompt
 from .replay import MOST_NEW_TOKENS, Replay, ReplayConfig, Trace
-from .requests import request_segments, restore_names
+from .requests import request_segments, restore_answer, restore_names
 from ..model.backbone import Backbone
 from ..model.flow import SamplingConfig, as_sampling
 from ..model.out_of_memory import explains_memory
@@ -79,9 +79,10 @@ class Persona:
         self,
         bb: Backbone,
         concepts: Concept | TextPrompt | str | Path | list,  # one or several, or folders that concepts were saved in
+        words: Iterable[str] = (),  # names that are words as well, and may stand in a request without brackets
     ):
         self.bb = bb
-        self.concepts = Concepts(bb, list(concepts) if isinstance(concepts, (list, tuple)) else [concepts])
+        self.concepts = Concepts(bb, list(concepts) if isinstance(concepts, (list, tuple)) else [concepts], words)
 
     def ask(
         self,
@@ -115,7 +116,7 @@ class Persona:
             Result(
                 question,
                 restore_names(prompt, self.concepts),
-                text=restore_names(answer, self.concepts),
+                text=restore_answer(answer, self.concepts),
                 probability=float(math.exp(sum(o.logprobs))),
                 seconds=seconds,
                 finished=o.finished,
@@ -130,9 +131,10 @@ class Persona:
         sampling: SamplingConfig | str | None = None,  # or the name of a preset; None: the backbone's own
         negative: str = "all",  # what guidance compares with, 'all' or 'last', see `contexts`
         replay: bool | ReplayConfig = False,  # say what is known before drawing
+        callback: Callable | None = None,  # called while drawing, see `euler`
     ) -> Result:
         "Draw a picture. The same seed starts from the same noise."
-        return self.generate_many([prompt], [seed], sampling, negative, replay)[0]
+        return self.generate_many([prompt], [seed], sampling, negative, replay, callback)[0]
 
     @explains_memory("drawing")
     def generate_many(
@@ -142,11 +144,13 @@ class Persona:
         sampling: SamplingConfig | str | None = None,
         negative: str = "all",
         replay: bool | ReplayConfig = False,
+        callback: Callable | None = None,
     ) -> list:  # of Result
         "Pictures for many prompts at once."
         _same_length(prompts, seeds)
         seeds = [as_seed(seed) for seed in seeds]
-        return self._pictures(prompts, self._traces(prompts, replay), list(seeds), sampling or "draw", negative)
+        traces = self._traces(prompts, replay)
+        return self._pictures(prompts, traces, list(seeds), sampling or "draw", negative, callback=callback)
 
     def edit(
         self,
@@ -155,9 +159,10 @@ class Persona:
         seed: int | None = 0,
         sampling: SamplingConfig | str | None = None,
         replay: bool | ReplayConfig = False,
+        callback: Callable | None = None,  # called while drawing, see `euler`
     ) -> Result:
         "Change a picture as told."
-        return self.edit_many([instruction], [one_picture(image)], [seed], sampling, replay)[0]
+        return self.edit_many([instruction], [one_picture(image)], [seed], sampling, replay, callback)[0]
 
     @explains_memory("editing")
     def edit_many(
@@ -167,6 +172,7 @@ class Persona:
         seeds: list,  # one for each instruction
         sampling: SamplingConfig | str | None = None,
         replay: bool | ReplayConfig = False,
+        callback: Callable | None = None,
     ) -> list:  # of Result
         "Many edits at once."
         _same_length(instructions, images, seeds)
@@ -174,7 +180,7 @@ class Persona:
         _text_first(instructions, images, "edit(instruction, image)")
         sources = [load_image(i) for i in images]
         traces = self._traces(instructions, replay)
-        return self._pictures(instructions, traces, list(seeds), sampling or "edit", "last", sources)
+        return self._pictures(instructions, traces, list(seeds), sampling or "edit", "last", sources, callback)
 
     def _traces(self, requests, replay):
         "What is replayed before drawing: a Trace for every request, or None for each."
@@ -185,7 +191,7 @@ class Persona:
         config = ReplayConfig() if replay is True else from_saved(ReplayConfig, replay, "replay")
         return Replay(self.bb, self.concepts, config)(requests)
 
-    def _pictures(self, requests, traces, seeds, sampling, negative, sources=None):
+    def _pictures(self, requests, traces, seeds, sampling, negative, sources=None, callback=None):
         "Results with pictures, drawn after the prompts of their traces if there are any; `sources`: pictures to edit."
         if not requests:
             return []
@@ -194,7 +200,7 @@ class Persona:
         read = [request_segments(self.bb, g, self.concepts) for g in given]
         encoded = [[]] * len(read) if sources is None else self.bb.encode_source(sources)
         samples = [[*prompts, *source, text] for (prompts, _, text), source in zip(read, encoded)]
-        pictures = self.bb.generate_images(samples, seeds, sampling, self.concepts, negative)
+        pictures = self.bb.generate_images(samples, seeds, sampling, self.concepts, negative, callback=callback)
         seconds = (time.time() - begun) / len(pictures)
         return [
             Result(

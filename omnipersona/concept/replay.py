@@ -17,7 +17,7 @@ from PIL import Image, ImageChops
 from ..arguments import as_path
 from ..basics import OmniError, atomic_write
 from .concept import Concepts
-from .requests import replace_spoken, request_segments, restore_spoken
+from .requests import replace_spoken, request_segments, restore_names, restore_spoken
 from .tokens import text_ids
 from ..model.backbone import Backbone
 from ..model.segments import Text
@@ -87,7 +87,7 @@ class Trace:
     question: str = ""
     answer: str = ""
     prompt: str = ""
-    examples: list = field(default_factory=list)  # (request, question) pairs as the model read them
+    examples: list = field(default_factory=list)  # (request, question) pairs; their name is shown as SOMEONE
     stages: list = field(default_factory=list)  # of `Stage`
     fallback: str = ""  # why the request is used as it was given, if it is
     by_hand: bool = False  # the answer was given by a person
@@ -163,13 +163,17 @@ class Replay:
         chosen = config.examples[: config.n_examples]
         self.free = free  # names that stand for other characters
         self.examples = [tuple(x.replace("{name}", free[i % len(free)]) for x in e) for i, e in enumerate(chosen)]
+        self.shown = [tuple(restore_names(x, concepts) for x in e) for e in self.examples]  # for people
 
     def _named(self, text):
         return replace_spoken(self.bb, text, self.concepts)
 
     def _segment(self, text, names=None):
         "A text with reserved names, of the concepts or of an example, as a segment."
-        return Text(text_ids(self.bb, text, names or [c.token for c in self.concepts.items.values()]))
+        try:
+            return Text(text_ids(self.bb, text, names or [c.token for c in self.concepts.items.values()]))
+        except OmniError as e:
+            raise OmniError(restore_names(str(e), self.concepts)) from None
 
     def _pass(self, name, samples, texts, personal=False):
         "Stages of one pass over many requests. `samples`: segments; `texts`: what they say; `personal`: see above."
@@ -179,18 +183,19 @@ class Replay:
         concept = self.concepts if personal or not self.bb.tok.names_pretrained else None
         out = self.bb.generate_text(samples, concept, self.config.max_new_tokens)
         seconds = (time.time() - begun) / len(samples)
+        answers = [restore_spoken(self.bb, said, self.concepts) for said, _ in out]
         return [
             Stage(
                 name=name,
                 read=restore_spoken(self.bb, text, self.concepts),
-                said=restore_spoken(self.bb, said, self.concepts),
+                said=said,
                 ids=o.ids,
                 logprobs=o.logprobs,
                 tokens_read=sum(len(s.ids) + 2 for s in segments),
                 seconds=seconds,
                 problem="empty" if not said else "" if o.finished else "endless",
             )
-            for segments, text, (said, o) in zip(samples, texts, out)
+            for segments, text, said, (_, o) in zip(samples, texts, answers, out)
         ]
 
     def intents(self, requests: list) -> list:  # (question or '', Stage) of each request
@@ -240,7 +245,7 @@ class Replay:
     def __call__(self, requests: list) -> list:  # of Trace
         for r in requests:
             request_segments(self.bb, r, self.concepts)  # a bad one stops everything before anything is done
-        traces = [Trace(r, prompt=r, examples=list(self.examples)) for r in requests]
+        traces = [Trace(r, prompt=r, examples=list(self.shown)) for r in requests]
         alive = self._note(traces, self.intents(requests), "question")
         alive = self._note(alive, self.retrieve([t.question for t in alive]), "answer")
         self._note(alive, self.rewrite([(t.request, t.question, t.answer) for t in alive]), "prompt")
@@ -254,6 +259,7 @@ class Replay:
         "The same request with another answer, rewritten again. Raises OmniError where no question was asked."
         if not trace.needed:
             raise OmniError(f"{trace.request!r}: raises no question, so there is no answer to replace")
+        self._segment(self._named(answer))  # an error quotes the answer alone
         ((prompt, stage),) = self.rewrite([(trace.request, trace.question, answer)])
         bad = self._problem(prompt, stage)
         return replace(

@@ -8,18 +8,22 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from difflib import get_close_matches
 
 from ..arguments import as_text
 from ..basics import OmniError
 from .concept import Concepts
 from .tokens import text_ids
+from ..data import NAME, ConceptData
 from ..model.backbone import Backbone
 from ..model.segments import Text
+from ..toyworld.language import fact_question
 
 # %% auto #0
-__all__ = ['replace_brackets', 'replace_names', 'restore_names', 'spoken_name', 'replace_spoken', 'restore_spoken',
-           'request_segments']
+__all__ = ['SOMEONE', 'replace_brackets', 'replace_names', 'restore_names', 'restore_answer', 'spoken_name', 'replace_spoken',
+           'restore_spoken', 'request_ids', 'request_segments', 'ConceptTexts', 'Problem', 'text_problems',
+           'require_no_problems']
 
 # %% ../../nbs/concept/403_requests.ipynb #f374010c
 _NAME = re.compile(r"<([^<>|]*)>")
@@ -29,11 +33,12 @@ def replace_brackets(
     text: str,  # 'Is <maeve> here?'
     token_of: Callable[[str], str | None],  # name -> what stands for it; None: no such name
     known: Iterable[str],  # the names there are
+    words: frozenset = frozenset(),  # names that may also stand without brackets, as words
 ) -> tuple:  # ('Is <name_0> here?', ['maeve']): names in order of appearance
     """The text with every `<name>` replaced.
 
     Raises OmniError for an empty text, for a name that is not known, and for a known name that is written without
-    brackets only: the model would read it as a word, and no concept."""
+    brackets only, unless it is among `words`: the model would read it as a word, and no concept."""
     if not isinstance(text, str) or not text.strip():
         raise OmniError(f"{text!r}: an empty request; write what you want to know or see")
     as_text(text, "request")
@@ -43,7 +48,7 @@ def replace_brackets(
             raise OmniError(f"<{name}>: no such concept; {_hint(name, known)}")
     read = {token_of(name) for name in found}
     for name in known:
-        if token_of(name) not in read and _says(text, name):
+        if name not in words and token_of(name) not in read and _says(text, name):
             raise OmniError(
                 f"{text!r}: {name} without brackets is read as a word, not as the concept; did you mean <{name}>?"
             )
@@ -75,16 +80,32 @@ def replace_names(
     concepts: Concepts,
 ) -> tuple:  # ('Is <name_0> here?', ['maeve'])
     "The text with reserved names, and the concepts it names, in order. Raises OmniError as `replace_brackets`."
-    return replace_brackets(text, lambda n: concepts[n].token if n in concepts else None, concepts.items)
+    return replace_brackets(
+        text, lambda n: concepts[n].token if n in concepts else None, concepts.items, concepts.words
+    )
 
 # %% ../../nbs/concept/403_requests.ipynb #56403be9
+SOMEONE = "<someone else>"  # shown for a reserved name that no loaded concept has; no concept can have this name
+
+
 def restore_names(
     text: str,  # what the model said
     concepts: Concepts,
 ) -> str:
-    "The text with the concepts' own names in place of the reserved ones."
-    name = {c.token: f"<{c.name}>" for c in concepts.items.values()}
-    return re.sub(r"<[^<>]*>", lambda m: name.get(m[0], m[0]), text)
+    "The text with the concepts' own names in place of the reserved ones; any other reserved name becomes SOMEONE."
+    shown = dict.fromkeys(concepts.reserved, SOMEONE) | {c.token: f"<{c.name}>" for c in concepts.items.values()}
+    return re.sub(r"<[^<>]*>", lambda m: shown.get(m[0], m[0]), text)
+
+
+def restore_answer(
+    text: str,  # what the model said
+    concepts: Concepts,
+) -> str:
+    "As `restore_names`, and without the tokens that frame texts and pictures, which an untrained model may say."
+    if any(token in text for token in concepts.control):
+        text = re.sub("|".join(map(re.escape, sorted(concepts.control))), " ", text)
+        text = " ".join(text.split())
+    return restore_names(text, concepts)
 
 # %% ../../nbs/concept/403_requests.ipynb #f3190042
 def spoken_name(
@@ -103,7 +124,7 @@ def replace_spoken(
 ) -> str:  # '<name_0>' or 'maeve' in place of '<maeve>'
     "The text with names that the model can write. Raises OmniError as `replace_brackets`."
     spoken = {n: spoken_name(bb, c.token, n) for n, c in concepts.items.items()}
-    return replace_brackets(text, spoken.get, concepts.items)[0]
+    return replace_brackets(text, spoken.get, concepts.items, concepts.words)[0]
 
 
 def restore_spoken(
@@ -112,21 +133,128 @@ def restore_spoken(
     concepts: Concepts,
 ) -> str:
     "The text with `<maeve>` for every name that means the concept, as the model writes it or reserved."
-    text = restore_names(text, concepts)
+    text = restore_answer(text, concepts)
     for name in () if bb.tok.names_pretrained else concepts.items:
         text = re.sub(rf"(?<![\w<-]){re.escape(name)}(?![\w>-])", f"<{name}>", text, flags=re.IGNORECASE)
     return text
 
 # %% ../../nbs/concept/403_requests.ipynb #3d6e9588
+def request_ids(
+    bb: Backbone,
+    text: str,  # a request, names in brackets
+    concepts: Concepts,
+) -> tuple:  # (token ids, text with reserved names, names of the concepts in it)
+    "The token ids of a request. Raises OmniError for unknown names and words, and forged tokens."
+    replaced, names = replace_names(text, concepts)
+    try:
+        return text_ids(bb, replaced, [concepts[n].token for n in names]), replaced, names
+    except OmniError as e:
+        raise OmniError(restore_names(str(e), concepts)) from None
+
+
 def request_segments(
     bb: Backbone,
     text: str,  # a request, names in brackets
     concepts: Concepts,
 ) -> tuple:  # (system prompts, text with reserved names, its segment)
-    "What the model is given for a request. Raises OmniError for unknown names and words, and forged tokens."
-    replaced, names = replace_names(text, concepts)
-    try:
-        ids = text_ids(bb, replaced, [concepts[n].token for n in names])
-        return [concepts[n].prompt() for n in names], replaced, Text(ids)
-    except OmniError as e:
-        raise OmniError(restore_names(str(e), concepts)) from None
+    "What the model is given for a request. Raises OmniError as `request_ids`."
+    ids, replaced, names = request_ids(bb, text, concepts)
+    return [concepts[n].prompt() for n in names], replaced, Text(ids)
+
+# %% ../../nbs/concept/403_requests.ipynb #w4030002
+class ConceptTexts:
+    """The texts of one concept as token ids. In them the concept is called <sks> or by its own name.
+
+    Raises OmniError for words that the backbone does not know, and for other names."""
+
+    def __init__(
+        self,
+        bb: Backbone,
+        name: str = "sks",  # of the concept; in the backbone it gets the first reserved name
+    ):
+        self.bb, self.name = bb, name
+
+    def token_of(self, name: str) -> str | None:
+        "The reserved name that stands for `name`; None where it is not this concept."
+        return self.bb.tok.names[0] if name in ("sks", self.name) else None
+
+    def spoken(self, name: str) -> str | None:
+        "How the model writes `name`, see `spoken_name`; None where it is not this concept."
+        return spoken_name(self.bb, self.bb.tok.names[0], self.name) if name in ("sks", self.name) else None
+
+    def say(self, text: str) -> Text:
+        "A text about the concept as a segment."
+        return Text(self._ids(text, self.token_of, [self.name, "sks"]))
+
+    def answer(self, text: str) -> list:
+        "The ids of what the model learns to say; in an answer the name may stand without brackets."
+        return self._ids(text, self.spoken, [])
+
+    def fact(self, key: str) -> Text:
+        "The question for a fact as a segment."
+        try:
+            return self.say(fact_question(key, NAME))
+        except OmniError as e:  # quotes the key alone, as the person wrote it
+            asked = repr(fact_question(key, f"<{self.name}>"))
+            raise OmniError(str(e).replace(asked, repr(key))) from None
+
+    def _ids(self, text, written, known):
+        token = self.bb.tok.names[0]
+        try:
+            return text_ids(self.bb, replace_brackets(text, written, known)[0], [token])
+        except OmniError as e:
+            raise OmniError(str(e).replace(token, f"<{self.name}>")) from None
+
+# %% ../../nbs/concept/403_requests.ipynb #w4030003
+@dataclass(frozen=True)
+class Problem:
+    "Something that a person wrote and that cannot be used, and where it stands."
+
+    field: str  # of `ConceptData`: 'facts', 'captions', 'qa', 'edits', 'description', ...; or 'name', 'recipe'
+    message: str  # what is wrong, and what to do
+    row: int | None = None  # of the field, from 0; None: the field as a whole
+    part: str = ""  # of the row: 'key' or 'value' of a fact, 'question' or 'answer'
+    suggestions: tuple = ()  # texts that could stand there instead
+
+    def __str__(self) -> str:
+        where = self.field if self.row is None else f"{self.field}[{self.row}]"
+        return f"{where}: {self.message}"
+
+# %% ../../nbs/concept/403_requests.ipynb #w4030004
+def _all_texts(data, texts):
+    "(field, row, part, text, what reads it) of every text."
+    yield from (("captions", i, "", text, texts.say) for i, text in enumerate(data.captions))
+    for i, (_, question, answer) in enumerate(data.qa):
+        yield "qa", i, "question", question, texts.say
+        yield "qa", i, "answer", answer, texts.answer
+    yield from (("edits", i, "", text, texts.say) for i, (_, text, _) in enumerate(data.edits))
+    for i, (key, value) in enumerate(data.facts.items()):
+        yield "facts", i, "key", key, texts.fact
+        yield "facts", i, "value", value, texts.answer
+    if data.description:
+        yield "description", None, "", data.description, texts.answer
+
+
+def text_problems(
+    bb: Backbone,
+    data: ConceptData,
+    name: str = "sks",  # of the concept
+) -> list:  # of `Problem`; a fact's row counts the entries of the dict
+    "Every text of the data that this backbone cannot read."
+    found = []
+    for field, row, part, text, read in _all_texts(data, ConceptTexts(bb, name)):
+        try:
+            read(text)
+        except OmniError as e:
+            found.append(Problem(field, str(e), row, part))
+    return found
+
+
+def require_no_problems(
+    problems: list,  # of `Problem`
+    most: int = 50,  # that the message names
+) -> None:
+    "Raises OmniError that names all problems, if there are any."
+    if problems:
+        more = f"; and {len(problems) - most} more" if len(problems) > most else ""
+        raise OmniError("; ".join(map(str, problems[:most])) + more)

@@ -10,8 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..basics import OmniError
-from .requests import replace_brackets, spoken_name
-from .tokens import text_ids
+from .requests import ConceptTexts, require_no_problems, text_problems
 from ..data import NAME, ConceptData
 from ..model.backbone import Backbone
 from ..model.flow import shift_time
@@ -22,14 +21,13 @@ from ..toyworld.world import stranger_pictures
 
 # %% auto #0
 __all__ = ['TASKS', 'MOST_SAMPLES', 'EncodedData', 'noised_copies', 'Choices', 'recognition_sample', 'SamplesPerStep',
-           'vqa_sample', 'fact_sample', 'draw_sample', 'edit_sample', 'step_samples', 'hold_out']
+           'vqa_sample', 'fact_sample', 'draw_sample', 'edit_sample', 'step_samples', 'nothing_to_learn', 'hold_out']
 
 # %% ../../nbs/concept/404_sampling.ipynb #9560f0a1
-class EncodedData:
+class EncodedData(ConceptTexts):
     """The segments of all pictures of a ConceptData, and its texts.
 
-    In the texts the concept is called <sks> or by its own name. Raises OmniError for words that the backbone does not
-    know, and for other names."""
+    Raises OmniError that names every text which cannot be read, see `text_problems`, before any picture is encoded."""
 
     def __init__(
         self,
@@ -37,7 +35,9 @@ class EncodedData:
         data: ConceptData,
         name: str = "sks",  # of the concept; in the backbone it gets the first reserved name
     ):
-        self.bb, self.data, self.name = bb, data, name
+        super().__init__(bb, name)
+        self.data = data
+        require_no_problems(text_problems(bb, data, name))
         self.images, self.latents = bb.encode_vit(data.images), bb.encode_latents(data.images)
         self.captions = [self.say(c) for c in data.captions]
         self.look_alikes = bb.encode_vit(data.look_alikes)
@@ -53,25 +53,6 @@ class EncodedData:
         instructions = [self.say(text) for _, text, _ in edits]
         sources = self.bb.encode_source([source for source, _, _ in edits])
         return list(zip(sources, instructions, self.bb.encode_latents([target for _, _, target in edits])))
-
-    def token_of(self, name: str) -> str | None:
-        "The reserved name that stands for `name`; None where it is not this concept."
-        return self.bb.tok.names[0] if name in ("sks", self.name) else None
-
-    def spoken(self, name: str) -> str | None:
-        "How the model writes `name`, see `spoken_name`; None where it is not this concept."
-        return spoken_name(self.bb, self.bb.tok.names[0], self.name) if name in ("sks", self.name) else None
-
-    def say(self, text: str) -> Text:
-        "A text about the concept as a segment."
-        return Text(self._ids(text, self.token_of, [self.name, "sks"]))
-
-    def answer(self, text: str) -> list:
-        "The ids of what the model learns to say; in an answer the name may stand without brackets."
-        return self._ids(text, self.spoken, [])
-
-    def _ids(self, text, written, known):
-        return text_ids(self.bb, replace_brackets(text, written, known)[0], self.bb.tok.names[:1])
 
 # %% ../../nbs/concept/404_sampling.ipynb #d2c3b60c
 def noised_copies(
@@ -204,9 +185,22 @@ def step_samples(
         edit=_some(per_step.edit, encoded.edits, edit_sample, encoded, choices, per_step),
     )
     if not any(out.values()):
-        asked = ", ".join(t for t in TASKS if getattr(per_step, t)) or "no task"
-        raise OmniError(f"nothing to learn from: {asked} is asked for, and the data has none of it ({encoded.data})")
+        raise OmniError(nothing_to_learn(encoded.data, per_step))
     return out
+
+
+def nothing_to_learn(
+    data: ConceptData,
+    per_step: SamplesPerStep,
+) -> str:
+    "Why no task that is asked for has something to learn from; '' where one has."
+    facts = data.facts or data.description
+    material = dict(recognise=True, vqa=data.qa, facts=facts, draw=True, edit=data.edits)
+    asked = [t for t in TASKS if getattr(per_step, t)]
+    if any(material[t] for t in asked):
+        return ""
+    names = ", ".join(asked) or "no task"
+    return f"nothing to learn from: {names} is asked for, and the data has none of it ({data})"
 
 # %% ../../nbs/concept/404_sampling.ipynb #36cb0476
 def _some(n, material, make, *args) -> list:

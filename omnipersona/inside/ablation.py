@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from ..basics import OmniError
 from ..concept.concept import Concept
 from ..concept.persona import Persona
-from ..concept.requests import replace_names, request_segments
-from ..concept.tokens import text_ids
+from ..concept.requests import request_ids, request_segments
 from .figures import token_axis, token_colors
 from .recording import first_named, record, token_positions
 from ..model.generate import pack_for
@@ -67,8 +66,7 @@ def _question_and_answer(p, question, answer, image):
     "A packed question with its answer, to be scored word by word."
     prompts, _, q = request_segments(p.bb, question, p.concepts)
     seen = p.bb.encode_vit(image) if image is not None else []
-    replaced, names = replace_names(answer, p.concepts)
-    said = Text(text_ids(p.bb, replaced, [p.concepts[n].token for n in names]), True)
+    said = Text(request_ids(p.bb, answer, p.concepts)[0], True)
     return pack_for(p.bb.model, [[*prompts, *seen, q, said]], p.concepts)
 
 # %% ../../nbs/inside/504_ablation.ipynb #d0fd9a24

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -71,6 +71,7 @@ class ConceptMaps:
     layers: list | None = None  # their numbers; None: all
     rollout: np.ndarray | None = None  # (steps, tokens, rows, cols), see `with_rollout`
     states: list = field(default_factory=list, repr=False)  # (t, latents (N, C)) of each step
+    request: str = ""  # what was drawn, if it is known
 
     def map(
         self,
@@ -278,7 +279,8 @@ def concept_maps(
             result = persona.generate(request, seed, chosen, negative)
         else:
             result = persona.edit(request, source, seed, chosen)
-    return result, maps_of_trace(bb, trace, c, result.image, bb.latent_grid(source), layers, steps.states)
+    maps = maps_of_trace(bb, trace, c, result.image, bb.latent_grid(source), layers, steps.states)
+    return result, replace(maps, request=request)
 
 # %% ../../nbs/inside/502_concept_maps.ipynb #691b64eb
 def maps_figure(

@@ -5,6 +5,7 @@
 # %% ../../nbs/model/208_tokenizer.ipynb #e7f38e88
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 
 import tokenizers
@@ -43,11 +44,23 @@ class Tokenizer:
         unknown = self.hf.token_to_id("[UNK]")
         if unknown is not None and unknown in encoded.ids:
             bad = sorted({text[a:b] for i, (a, b) in zip(encoded.ids, encoded.offsets) if i == unknown})
-            raise OmniError(
-                f"{text!r}: the tiny backbone does not know {', '.join(map(repr, bad))}; its {self.spare} words are "
-                "those of its cartoon world (omnipersona.toyworld.language.vocabulary())"
-            )
+            shown = ", ".join(map(repr, bad))
+            raise OmniError(f"{text!r}: the tiny backbone does not know {shown}; {self._instead_of(bad)}")
         return encoded.ids
+
+    @property
+    def words(self) -> frozenset:
+        "The words that a person can write; none where the vocabulary has pieces for every text."
+        if self.hf.token_to_id("[UNK]") is None:
+            return frozenset()
+        return frozenset(w for w in self.hf.get_vocab() if w.isalpha())
+
+    def _instead_of(self, bad):
+        "What could be written instead of some words."
+        near = [w for b in bad for w in get_close_matches(b.lower(), sorted(self.words), 2, 0.75)]
+        if near:
+            return f"the nearest of its words: {', '.join(dict.fromkeys(near))}"
+        return f"it reads the {len(self.words)} words of its cartoon world only"
 
     def _refuse_special(self, text, ids):
         "Raises OmniError where a special token stands in the text, or is what the text is read as."

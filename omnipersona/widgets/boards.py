@@ -10,15 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from ..basics import OmniError
+from ..inside.svg_figures import svg_images
 from omnipersona.widgets.board_pictures import (
     checked_results,
+    conflict_html,
     conflict_numbers,
-    conflict_png,
-    map_png,
-    matrix_png,
+    conflict_words,
+    map_html,
+    map_words,
+    matrix_html,
     matrix_title,
+    matrix_words,
 )
-from .html import View, export_page, picture_html, plain, thinned
+from .html import View, export_page, plain, thinned, with_tip
 
 # %% auto #0
 __all__ = ['MATRIX_KEYS', 'CONFLICT_KEYS', 'GEOMETRY_KEYS', 'numbered_menu', 'MatrixMenu', 'ConflictMenu', 'CrossTaskBoard',
@@ -28,11 +32,30 @@ __all__ = ['MATRIX_KEYS', 'CONFLICT_KEYS', 'GEOMETRY_KEYS', 'numbered_menu', 'Ma
 def numbered_menu(
     names: Iterable[str],  # what there is to choose from
     description: str,  # the label of the menu
+    tip: str = "",  # shown while the mouse is over it
 ) -> Any:  # ipywidgets.Dropdown; its value is a number from 0 on
     "A menu with numbered entries, so that two things of one name can be told apart."
     import ipywidgets as w
 
-    return w.Dropdown(options=[(f"{i + 1}. {name}", i) for i, name in enumerate(names)], description=description)
+    options = [(f"{i + 1}. {name}", i) for i, name in enumerate(names)]
+    wide = dict(width=f"{min(46, 14 + max((len(o) for o, _ in options), default=0))}em", max_width="100%")
+    return with_tip(w.Dropdown(options=options, description=description, layout=wide), tip)
+
+
+def _figure():
+    "A place for HTML that is as wide as the figure in it."
+    import ipywidgets as w
+
+    return w.HTML(layout=dict(width="auto", max_width="100%", align_self="flex-start"))
+
+
+def _sentence(text):
+    return f"<p style='max-width:44em;line-height:1.4'>{plain(text)}</p>" if text else ""
+
+
+def _shown(figure, *sentences):
+    "HTML of a figure that is not live."
+    return f"<div style='margin:.5em 0'>{''.join(map(_sentence, sentences))}{figure}</div>"
 
 
 class MatrixMenu:
@@ -46,13 +69,15 @@ class MatrixMenu:
         import ipywidgets as w
 
         self.matrices, self.baseline = matrices, baseline
-        self.pictures = {(i, False): matrix_png(m) for i, m in enumerate(matrices)}
+        self.pictures = {(i, False): matrix_html(m) for i, m in enumerate(matrices)}
         has_row = [i for i, m in enumerate(matrices) if baseline in m["rows"]]
-        self.pictures |= {(i, True): matrix_png(matrices[i], baseline) for i in has_row}
-        self.matrix = numbered_menu(map(matrix_title, matrices), "matrix")
+        self.pictures |= {(i, True): matrix_html(matrices[i], baseline) for i in has_row}
+        self.matrix = numbered_menu(map(matrix_title, matrices), "matrix", "which measured matrix is shown")
         self.less = w.Checkbox(description="difference", indent=False)
-        self.image, self.note = w.Image(format="png"), w.HTML()
-        self.widget = w.VBox([w.HBox([self.matrix, self.less]), self.image, self.note])
+        with_tip(self.less, f"show what was gained against the row {baseline}")
+        self.words, self.image, self.note = _figure(), _figure(), _figure()
+        row = w.HBox([self.matrix, self.less], layout=dict(flex_flow="row wrap"))
+        self.widget = w.VBox([row, self.words, self.image, self.note])
         for control in (self.matrix, self.less):
             control.observe(self._show, "value")
         if matrices:
@@ -61,27 +86,29 @@ class MatrixMenu:
     def _show(self, _=None):
         i, less, row = self.matrix.value, self.less.value, plain(self.baseline)
         possible = (i, True) in self.pictures
+        self.words.value = _sentence(matrix_words(self.matrices[i], self.baseline))
         self.image.value = self.pictures[i, less and possible]
         note = f"differences from the row {row}" if possible else f"no row {row} to compare with"
         self.note.value = note if less else ""
 
     def parts(self) -> list[str]:
         "HTML of every matrix, followed by its differences."
-        less = {False: "", True: f", less {self.baseline}"}
         return [
-            picture_html(self.pictures[i, difference], matrix_title(self.matrices[i]) + less[difference])
-            for i, difference in sorted(self.pictures)
+            _shown(self.pictures[i, less], "" if less else matrix_words(self.matrices[i], self.baseline))
+            for i, less in sorted(self.pictures)
         ]
 
 # %% ../../nbs/widgets/711_boards.ipynb #6859de96
 def _numbers_html(numbers):
-    "The cosines of a record, one line for each group of tokens."
-    lines = []
+    "The cosines of a record as a table: a row for each group of tokens, a column for each pair of tasks."
+    pairs = [pair for pair in next(iter(numbers.values())) if f"{pair}, opposed" in next(iter(numbers.values()))]
+    head = "".join(f"<th style='padding:.2em .8em'>{plain(p)}</th>" for p in pairs)
+    rows = [f"<tr><th style='text-align:left'>mean cosine (share below 0)</th>{head}</tr>"]
     for group, values in numbers.items():
-        pairs = [pair for pair in values if f"{pair}, opposed" in values]
-        texts = [f"{plain(p)} {values[p]:+.2f} ({values[f'{p}, opposed']:.0%} opposed)" for p in pairs]
-        lines.append(f"{plain(group)}: {', '.join(texts)}")
-    return "<br>".join(lines)
+        cells = [f"{values[p]:+.2f} ({values[f'{p}, opposed']:.0%})" for p in pairs]
+        cells = [f"<td style='text-align:center'>{cell}</td>" for cell in cells]
+        rows.append(f"<tr><th style='text-align:left'>{plain(group)} tokens</th>{''.join(cells)}</tr>")
+    return f"<table>{''.join(rows)}</table>"
 
 
 class ConflictMenu:
@@ -94,31 +121,31 @@ class ConflictMenu:
         import ipywidgets as w
 
         self.conflicts = conflicts
-        self.pictures = {(i, k): conflict_png(c, k) for i, c in enumerate(conflicts) for k in range(len(c["steps"]))}
-        self.conflict = numbered_menu([str(c["routing"]) for c in conflicts], "gradients")
-        self.record = w.IntSlider(description="record", max=0)
-        self.image, self.note = w.Image(format="png"), w.HTML()
-        self.widget = w.VBox([w.HBox([self.conflict, self.record]), self.image, self.note])
+        names = [f"{c['routing']}, {len(c['steps'])} records" for c in conflicts]
+        self.conflict = numbered_menu(names, "gradients", "which training run is shown")
+        self.record = with_tip(w.IntSlider(description="record", max=0), "which of the recorded training steps")
+        self.image, self.note = _figure(), _figure()
+        row = w.HBox([self.conflict, self.record], layout=dict(flex_flow="row wrap"))
+        self.widget = w.VBox([row, self.note, self.image])
         for control in (self.conflict, self.record):
             control.observe(self._show, "value")
         if conflicts:
             self._show()
 
     def _show(self, _=None):
-        i = self.conflict.value
-        steps = self.conflicts[i]["steps"]
-        self.record.max = len(steps) - 1  # a value beyond it is moved back, which calls this again
+        conflict = self.conflicts[self.conflict.value]
+        self.record.max = len(conflict["steps"]) - 1  # a value beyond it is moved back, which calls this again
         k = self.record.value
-        self.image.value = self.pictures[i, k]
-        self.note.value = f"step {plain(steps[k])}<br>" + _numbers_html(conflict_numbers(self.conflicts[i], k))
+        self.image.value = conflict_html(conflict, k)
+        self.note.value = _sentence(conflict_words(conflict, k)) + _numbers_html(conflict_numbers(conflict, k))
 
     def parts(self) -> list[str]:
         "HTML of the last record of every run."
         out = []
-        for i, c in enumerate(self.conflicts):
+        for c in self.conflicts:
             last = len(c["steps"]) - 1
-            picture = picture_html(self.pictures[i, last], f"{c['routing']}, step {c['steps'][last]}")
-            out.append(f"{picture}<p>{_numbers_html(conflict_numbers(c, last))}</p>")
+            words = f"Gradients with {c['routing']} tokens. {conflict_words(c, last)}"
+            out.append(_shown(conflict_html(c, last) + _numbers_html(conflict_numbers(c, last)), words))
         return out
 
 # %% ../../nbs/widgets/711_boards.ipynb #0fcd771b
@@ -158,6 +185,12 @@ class CrossTaskBoard(View):
         "HTML of every matrix, its differences, and the last record of every run."
         return self.matrices.parts() + self.conflicts.parts()
 
+    def static(self) -> Any:  # IPython.display.HTML
+        "What is seen, without a front end."
+        from IPython.display import HTML
+
+        return HTML(svg_images("".join(self.parts())))
+
 # %% ../../nbs/widgets/711_boards.ipynb #71063775
 GEOMETRY_KEYS = ("points", "at", "groups", "separation", "routing", "how")
 
@@ -175,23 +208,21 @@ class TokenMap(View):
         self.geometries = checked_results(geometries, GEOMETRY_KEYS, "geometries", source)
         if not self.geometries:
             raise OmniError("TokenMap: nothing to show; give a geometry")
-        numbered = enumerate(self.geometries)
-        self.pictures = {(i, k): map_png(g, k) for i, g in numbered for k in range(len(g["at"]))}
         names = [f"{g['routing']}, {g['at'][0]} to {g['at'][-1]}, {g['how']}" for g in self.geometries]
-        self.which, self.at = numbered_menu(names, "tokens"), w.IntSlider(description="at", max=0)
-        self.image, self.note = w.Image(format="png"), w.HTML()
+        self.which = numbered_menu(names, "tokens", "which measured map is shown")
+        self.at = with_tip(w.IntSlider(description="at", max=0), "which layer or training step; its name is below")
+        self.image, self.note = _figure(), _figure()
         for control in (self.which, self.at):
             control.observe(self._show, "value")
-        self.widget = w.VBox([w.HBox([self.which, self.at]), self.image, self.note])
+        row = w.HBox([self.which, self.at], layout=dict(flex_flow="row wrap"))
+        self.widget = w.VBox([row, self.note, self.image])
         self._show()
 
     def _show(self, _=None):
-        i = self.which.value
-        geometry = self.geometries[i]
+        geometry = self.geometries[self.which.value]
         self.at.max = len(geometry["at"]) - 1
-        k = self.at.value
-        self.image.value = self.pictures[i, k]
-        self.note.value = f"{plain(geometry['at'][k])}: separation {geometry['separation'][k]:+.2f}"
+        self.image.value = map_html(geometry, self.at.value)
+        self.note.value = _sentence(map_words(geometry, self.at.value))
 
     @property
     def title(self) -> str:
@@ -203,12 +234,13 @@ class TokenMap(View):
         most: int = 4,  # layers or steps of each geometry
     ) -> list[str]:
         "HTML of every geometry, a row for each."
-        return [self._row(i, geometry, most) for i, geometry in enumerate(self.geometries)]
+        return [self._row(geometry, most) for geometry in self.geometries]
 
-    def _row(self, i, geometry, most):
+    def _row(self, geometry, most):
         shown, note = thinned(len(geometry["at"]), most)
-        pictures = [picture_html(self.pictures[i, k], str(geometry["at"][k])) for k in shown]
-        return f"<div>{''.join(pictures)}<p>{note}</p></div>"
+        box = "<div style='display:inline-block;margin:.5em;max-width:300px;vertical-align:top'>"
+        maps = [f"{box}{map_html(geometry, k)}{_sentence(map_words(geometry, k))}</div>" for k in shown]
+        return f"<div>{''.join(maps)}<p>{note}</p></div>"
 
     def static(
         self,
@@ -217,7 +249,7 @@ class TokenMap(View):
         "The maps side by side, without a front end."
         from IPython.display import HTML
 
-        return HTML("".join(self.parts(most)))
+        return HTML(svg_images("".join(self.parts(most))))
 
     def export(
         self,

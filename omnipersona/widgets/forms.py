@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
+from PIL import Image
+
 from ..basics import OmniError
 from ..concept.adapter import PARTS, ROUTINGS
 from ..concept.concept import Concept
@@ -27,8 +29,8 @@ from ..toyworld.scenes import Character, hidden_things
 from ..toyworld.world import ToyWorld
 
 # %% auto #0
-__all__ = ['CHOICES', 'LEAST', 'ABOVE', 'facts_from', 'recipe_values', 'recipe_from', 'uploaded_data', 'designed', 'concept_zip',
-           'open_concept']
+__all__ = ['CHOICES', 'LEAST', 'ABOVE', 'facts_from', 'recipe_values', 'recipe_from', 'opened_files', 'uploaded_data', 'designed',
+           'concept_zip', 'open_concept']
 
 # %% ../../nbs/widgets/703_forms.ipynb #1ae81511
 def facts_from(
@@ -117,23 +119,31 @@ def _opened(name, content):
     return load_image(file)
 
 # %% ../../nbs/widgets/703_forms.ipynb #7a9415b7
+def opened_files(
+    files: Iterable[tuple[str, bytes]],  # name and content of each file, as `uploads` gives them
+) -> tuple[list[tuple[str, Image.Image]], list[str]]:  # (name, picture) pairs, and why the other files are no pictures
+    "The pictures among uploaded files, and a sentence for each file that is none."
+    pictures, bad = [], []
+    for name, content in files:
+        try:
+            pictures.append((str(name), _opened(name, content)))
+        except OmniError as e:
+            bad.append(str(e))
+    return pictures, bad
+
+
 def uploaded_data(
     files: Iterable[tuple[str, bytes]],  # name and content of each file, as `uploads` gives them
     facts: dict[str, str] | None = None,  # {'toy': 'a red kite', ...}
     description: str = "",  # 'a red spotted dog'
 ) -> ConceptData:
     "Data from uploaded files. Raises OmniError naming all that are no pictures, and for no files at all."
-    images, bad = [], []
-    for name, content in files:
-        try:
-            images.append(_opened(name, content))
-        except OmniError as e:
-            bad.append(str(e))
+    pictures, bad = opened_files(files)
     if bad:
         raise OmniError("; ".join(bad))
-    if not images:
+    if not pictures:
         raise OmniError("no pictures: choose files with the upload button; ten are better than one")
-    return ConceptData(images, facts=facts or {}, description=description)
+    return ConceptData([p for _, p in pictures], facts=facts or {}, description=description)
 
 # %% ../../nbs/widgets/703_forms.ipynb #a675cbb7
 def designed(
@@ -154,6 +164,7 @@ def designed(
 def concept_zip(
     concept: Concept,
     facts: bool = True,  # False: concept.json gets none
+    beside: Mapping[str, bytes] | None = None,  # {file name: content} of more files in the folder
 ) -> bytes:  # content of the zip file
     "The adapter folder as one zip file."
     out = io.BytesIO()
@@ -161,6 +172,8 @@ def concept_zip(
         folder = concept.save_pretrained(Path(d) / concept.name, facts)
         for part in PARTS:
             z.write(folder / part, f"{concept.name}/{part}")
+        for name, content in (beside or {}).items():
+            z.writestr(f"{concept.name}/{name}", content)
     return out.getvalue()
 
 # %% ../../nbs/widgets/703_forms.ipynb #f7f25b14

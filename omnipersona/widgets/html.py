@@ -18,7 +18,8 @@ from ..arguments import as_path
 from ..basics import OmniError
 
 # %% auto #0
-__all__ = ['MOST_BYTES', 'STYLE', 'plain', 'data_url', 'picture_html', 'enlarged', 'page', 'export_page', 'View', 'thinned']
+__all__ = ['MOST_BYTES', 'STYLE', 'plain', 'data_url', 'picture_html', 'enlarged', 'page', 'export_page', 'with_tip',
+           'refusal_html', 'View', 'thinned']
 
 # %% ../../nbs/widgets/701_html.ipynb #6ea7db6c
 def plain(
@@ -39,10 +40,12 @@ def data_url(
 def picture_html(
     png: bytes,  # content of a PNG file
     caption: str = "",  # shown below; escaped here
+    width: int | None = None,  # on the page, pixels; None: one pixel for each of its own
 ) -> str:
     "HTML of a picture with its caption."
     text = plain(caption)
-    picture = f'<img src="{data_url(png)}" alt="{text}">'
+    style = f' style="width:{width}px"' if width else ""
+    picture = f'<img src="{data_url(png)}" alt="{text}"{style}>'
     return f'<figure style="display:inline-block;margin:.5em">{picture}<figcaption>{text}</figcaption></figure>'
 
 # %% ../../nbs/widgets/701_html.ipynb #c4ecc725
@@ -60,7 +63,10 @@ def enlarged(
 
 # %% ../../nbs/widgets/701_html.ipynb #4e1cfc1b
 MOST_BYTES = 1_500_000  # of an exported page
-STYLE = "body{font-family:sans-serif;margin:2em}"
+STYLE = (
+    ":root{color-scheme:light dark}"  # as the reader's browser is
+    "body{font-family:sans-serif;margin:2em;background:Canvas;color:CanvasText}img{max-width:100%}"
+)
 
 
 def _policy(script):
@@ -96,6 +102,23 @@ def export_page(
     path = as_path(path)
     path.write_bytes(data)
     return path
+
+# %% ../../nbs/widgets/701_html.ipynb #e701a002
+def with_tip(
+    control: Any,  # a widget with a label
+    text: str,  # one line, shown while the mouse is over it
+) -> Any:  # the same widget
+    "A control with a tooltip, whichever ipywidgets is installed."
+    setattr(control, "tooltip" if control.has_trait("tooltip") else "description_tooltip", text)
+    return control
+
+
+def refusal_html(
+    text: object,  # escaped here
+) -> str:  # HTML
+    "What was refused and why, beside its field; nothing for an empty text."
+    mark = "border-left:4px solid #d55e00;padding:0 .5em;display:inline-block"
+    return f"<div role='alert' style='{mark}'><b>{plain(text)}</b></div>" if str(text) else ""
 
 # %% ../../nbs/widgets/701_html.ipynb #f83c6c67
 class View:

@@ -12,11 +12,12 @@ from PIL import Image
 
 from ..basics import OmniError
 from ..inside.concept_maps import ConceptMaps
+from ..inside.reading import first_view, known_regions, place_words
 from ..pictures import png_bytes
 from .html import data_url, enlarged, thinned
 
 # %% auto #0
-__all__ = ['STAGES', 'quantised', 'restored', 'pooled', 'fitted', 'picture_of', 'panel']
+__all__ = ['STAGES', 'quantised', 'restored', 'pooled', 'fitted', 'picture_of', 'page_picture', 'panel']
 
 # %% ../../nbs/widgets/712_packed_maps.ipynb #c467b034
 def quantised(
@@ -110,6 +111,15 @@ def picture_of(
         raise OmniError("these maps have no picture to lie on; record them with concept_maps or photo_maps")
     return maps.picture
 
+
+def page_picture(
+    maps: ConceptMaps,
+    most: int = 512,  # longest side, pixels
+) -> Image.Image:  # RGB
+    "What the maps lie on, made smaller if it is large. Raises OmniError for maps without a picture."
+    picture = picture_of(maps).convert("RGB")
+    return enlarged(picture, most) if max(picture.size) > most else picture
+
 # %% ../../nbs/widgets/712_packed_maps.ipynb #91bd64e0
 def _packed(weights):
     "Weights (steps, layers, heads, tokens, cells) as base64, and the largest weight of each token."
@@ -117,23 +127,39 @@ def _packed(weights):
     return data_url(levels.tobytes(), "").split(",")[1], [float(f"{x:.4g}") for x in largest]
 
 
+def _labels(maps, kept):
+    "The labels of what was kept, along every axis."
+    steps, layers, heads, tokens = kept
+    numbers = list(maps.layers or range(maps.weights.shape[1]))
+    out = dict(labels=[maps.labels[i] for i in tokens], experts=[maps.experts[i] for i in tokens])
+    out |= dict(steps=[f"{i + 1}: t = {maps.times[i]:.2f}" for i in steps], at=[i + 1 for i in steps])
+    return out | dict(of=maps.weights.shape[0], layers=[numbers[i] for i in layers], heads=list(heads))
+
+
+def _words(maps, weights, labels):
+    "The place of every patch, and the stops of the first view, in words."
+    rows, cols = weights.shape[-2:]
+    regions = known_regions(maps, None)
+    smaller = ConceptMaps(weights, labels["labels"], labels["experts"], labels["steps"], None)
+    stops = [dict(vars(stop)) for stop in first_view(smaller, regions)]
+    return dict(
+        places=[place_words(r, c, (rows, cols), regions) for r in range(rows) for c in range(cols)], stops=stops
+    )
+
+# %% ../../nbs/widgets/712_packed_maps.ipynb #f2000009
 def panel(
     title: str,  # not escaped here: the page does it
     maps: ConceptMaps,
     budget: int,  # bytes for the maps, before base64
 ) -> dict:
-    "One result as a page needs it: picture, maps in eight bits, labels."
+    "One result as a page needs it: picture, maps in eight bits, labels, words."
     weights, kept, note = fitted(maps, budget)
-    steps, layers, _, tokens = kept
     q, largest = _packed(weights.reshape(*weights.shape[:4], -1))
-    numbers = maps.layers or range(maps.weights.shape[1])
-    picture = picture_of(maps).convert("RGB")
-    picture = enlarged(picture, 256) if max(picture.size) > 256 else picture
-    out = dict(title=title, shape=[*weights.shape], q=q, top=largest, said=note)
-    out |= dict(labels=[maps.labels[i] for i in tokens], experts=[maps.experts[i] for i in tokens])
-    out |= dict(steps=[f"t = {maps.times[i]:.2f}" for i in steps], layers=[str(numbers[i]) for i in layers])
-    out["picture"] = data_url(png_bytes(picture))
+    labels = _labels(maps, kept if weights.shape[2] > 1 else [*kept[:2], [0], kept[3]])
+    out = dict(title=title, request=maps.request, shape=[*weights.shape], q=q, top=largest, said=note) | labels
+    out |= _words(maps, weights, labels)
+    out["picture"] = data_url(png_bytes(page_picture(maps)))
     if maps.rollout is not None:
-        rolled = pooled(maps.rollout[np.ix_(steps, tokens)])
-        out["roll"], out["rolltop"] = _packed(rolled.reshape(len(steps), 1, 1, len(tokens), -1))
+        rolled = pooled(maps.rollout[np.ix_(kept[0], kept[3])])
+        out["roll"], out["rolltop"] = _packed(rolled.reshape(len(kept[0]), 1, 1, len(kept[3]), -1))
     return out

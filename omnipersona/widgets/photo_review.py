@@ -12,6 +12,7 @@ from PIL import Image
 from ..arguments import OmniError, as_text
 from ..concept.kit_folder import KitItem
 from ..concept.photo_kit import PhotoKit
+from ..concept.requests import ConceptTexts
 from ..data import NAME, ConceptData
 from ..pictures import png_bytes
 from .html import View, enlarged, picture_html, plain
@@ -155,8 +156,7 @@ class PhotoReview(View):
         "Raises OmniError for a text that the backbone cannot read, and for a caption that does not name the concept."
         if item.kind == "caption" and NAME not in text:
             raise OmniError(f"the caption has to say {NAME}, the concept")
-        name = self.kit.bb.tok.names[0] if self.kit.bb.tok.names else ""
-        self.kit.bb.tok(text.replace(NAME, name))
+        ConceptTexts(self.kit.bb).answer(text)
 
     def _changed(self, item):
         self.kit.folder.add(item)

@@ -5,18 +5,25 @@
 # %% ../../nbs/widgets/709_replay_explorer.ipynb #ff2a87eb
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from ..basics import OmniError
+from ..concept.concept import Concepts
 from ..concept.persona import Persona
+from ..concept.plain_names import understand_names
 from ..concept.replay import EXAMPLES, Replay, ReplayConfig, Trace, difference
+from ..concept.requests import SOMEONE, restore_names
+from ..concept.spelling import suggest_values
 from ..model.flow import SamplingConfig
 from ..pictures import png_bytes
-from .html import View, enlarged, picture_html, plain
+from .html import View, data_url, enlarged, plain, refusal_html, with_tip
 
 # %% auto #0
-__all__ = ['CAPTIONS', 'revised', 'replay_pictures', 'replay_parts', 'ReplayExplorer']
+__all__ = ['CAPTIONS', 'PICTURE_SIDE', 'TEXT_NAMES', 'ARROWS', 'revised', 'edited_box', 'shown_text', 'replay_pictures',
+           'picture_cell', 'replay_parts', 'trace_words', 'ReplayFields', 'ReplayExplorer']
 
 # %% ../../nbs/widgets/709_replay_explorer.ipynb #ad99ca1a
 def revised(
@@ -35,6 +42,23 @@ def revised(
     if question != trace.question:
         return _answered_again(replay, new)
     return replay([request])[0] if request != trace.request else trace
+
+
+def edited_box(
+    trace: Trace,  # what was replayed
+    boxes: tuple[str, str, str, str],  # texts T, Q, A, T' as a student left them
+) -> int | None:  # 0 to 3; None: nothing was edited
+    "Number of the last box that was edited: the one that `revised` goes on from."
+    old = trace.request, trace.question, trace.answer, trace.prompt
+    return max((i for i in range(4) if boxes[i] != old[i]), default=None)
+
+
+def shown_text(
+    text: object,  # of a model or an error
+    concepts: Concepts,
+) -> str:
+    "The text without any reserved name: concepts have their own names, all others are `<someone else>`."
+    return re.sub(r"<name_\d+>", SOMEONE, restore_names(str(text), concepts))
 
 
 def _answered_again(replay, trace):
@@ -62,19 +86,119 @@ def replay_pictures(
 
 
 def _png(picture):
-    "Enlarged to 192 pixels if it is small, otherwise as it is."
-    return png_bytes(enlarged(picture, max(192, *picture.size)))
+    "As it is, or made smaller for the screen."
+    return png_bytes(picture if max(picture.size) <= 512 else enlarged(picture, 512))
 
 # %% ../../nbs/widgets/709_replay_explorer.ipynb #24dd085c
+PICTURE_SIDE = 192  # of a picture on the screen, pixels
+TEXT_NAMES = ("T: the request", "Q: the question", "A: the answer", "T': the prompt")
+ARROWS = (
+    "the model asks itself what it needs to know",
+    "the model answers with what the concept knows",
+    "the model writes the answer into the request",
+    "this prompt alone is drawn",
+)
+
+
+def picture_cell(
+    png: bytes,
+    caption: str,  # escaped here
+    stale: bool = False,  # not of the texts that are seen
+) -> str:  # HTML
+    "A picture in its own pixels, enlarged without blur; faint where it is of earlier texts."
+    faint = ";opacity:.3" if stale else ""
+    style = f"width:{PICTURE_SIDE}px;max-width:100%;image-rendering:pixelated{faint}"
+    text = plain(f"{caption}, of the earlier texts" if stale else caption)
+    picture = f'<img src="{data_url(png)}" alt="{text}" style="{style}">'
+    return f'<figure style="display:inline-block;margin:.5em">{picture}<figcaption>{text}</figcaption></figure>'
+
+
 def replay_parts(
     trace: Trace,
     pictures: tuple[bytes, bytes, bytes],  # as `replay_pictures` gives them
 ) -> list[str]:
     "HTML of the four texts and the pictures, escaped."
-    row = "".join(picture_html(png, caption) for png, caption in zip(pictures, CAPTIONS))
-    return [trace._repr_html_(), f"<div>{row}</div>"]
+    texts = trace.request, trace.question or "none is needed", trace.answer, trace.prompt
+    cell = "<td style='text-align:left;padding:.2em .6em'>"
+    rows = [
+        f"<tr>{cell}{plain(name)}</td>{cell}<b>{plain(text)}</b></td>{cell}&#8595; {plain(arrow)}</td></tr>"
+        for name, text, arrow in zip(TEXT_NAMES, texts, ARROWS)
+        if text
+    ]
+    row = "".join(picture_cell(png, caption) for png, caption in zip(pictures, CAPTIONS))
+    return [f"<table>{''.join(rows)}</table>", f"<p>{plain(trace_words(trace))}</p>", f"<div>{row}</div>"]
+
+
+def trace_words(trace: Trace) -> str:
+    "What happened, in a sentence."
+    if trace.fallback == "written by hand":
+        return "The prompt was written by hand; the right picture shows where the two drawings differ."
+    if trace.fallback:
+        return f"The request is drawn as it stands, because the model's text could not be used ({trace.fallback})."
+    if not trace.question:
+        return "The model needs no fact for this request, so the request is drawn as it stands."
+    how = "With the answer given by hand" if trace.by_hand else "With the answer that the model recalled"
+    return f'{how}, "{trace.answer}", the prompt is "{trace.prompt}". Both drawings start from the same noise.'
 
 # %% ../../nbs/widgets/709_replay_explorer.ipynb #00cd7ef7
+class ReplayFields:
+    "Four boxes for T, Q, A and T', each with the place for what was refused, and an arrow to the next."
+
+    def __init__(self, edited: Callable[[], object]):  # called when a person has edited a box
+        import ipywidgets as w
+
+        self.boxes = [w.Text(description=d) for d in TEXT_NAMES]
+        self.problems = [w.HTML() for _ in TEXT_NAMES]
+        self._edited, self._mine = edited, False
+        for box, arrow in zip(self.boxes, ARROWS):
+            with_tip(box, f"edit it; then {arrow}")
+            box.style.description_width = "9em"
+            box.observe(self._changed, "value")
+        arrows = [w.HTML(f"<div style='padding-left:9em'>&#8595; {plain(a)}</div>") for a in ARROWS]
+        rows = [x for each in zip(self.boxes, self.problems, arrows) for x in each]
+        self.widget = w.VBox(rows, layout=dict(max_width="100%"))
+
+    def _changed(self, change):
+        self._fit(change["owner"])
+        if not self._mine:
+            self._edited()
+
+    @staticmethod
+    def _fit(box):
+        "As wide as its text."
+        box.layout.width = f"calc(10em + {max(30, len(box.value) + 4)}ch)"
+        box.layout.max_width = "100%"
+
+    @property
+    def texts(self) -> tuple[str, str, str, str]:
+        "T, Q, A, T' as they stand in the boxes."
+        request, question, answer, prompt = (b.value for b in self.boxes)
+        return request, question, answer, prompt
+
+    def write(
+        self,
+        texts: tuple[str, str, str, str],
+    ) -> None:
+        "Put texts into the boxes; nothing is refused any more."
+        self._mine = True
+        for box, text in zip(self.boxes, texts):
+            box.value = text
+            self._fit(box)
+        self._mine = False
+        self.say(None, "")
+
+    def say(
+        self,
+        i: int | None,  # of a box; None: at none
+        text: str,  # escaped here
+        refused: bool = True,
+    ) -> None:
+        "Put a message at one box, and none at the others."
+        for k, place in enumerate(self.problems):
+            message = refusal_html(text) if refused else plain(text)
+            place.value = f"<div style='padding-left:9em'>{message}</div>" if k == i and text else ""
+
+# %% ../../nbs/widgets/709_replay_explorer.ipynb #e7090001
 class ReplayExplorer(View):
     "T, Q, A, T' in boxes and the pictures below. Raises OmniError for a request that cannot be read."
 
@@ -88,23 +212,25 @@ class ReplayExplorer(View):
         import ipywidgets as w
 
         self.persona, self.seed, self.sampling = persona, seed, sampling
-        self.boxes = [w.Text(description=d) for d in ("T", "Q", "A", "T'")]
+        self.fields = ReplayFields(lambda: self._mark(True))
+        self.boxes, self.problems = self.fields.boxes, self.fields.problems
         self.examples = w.IntSlider(value=2, min=0, max=len(EXAMPLES), description="examples")
-        self.replay_button, self.redraw_button = w.Button(description="Replay"), w.Button(description="Redraw")
-        self.images = [w.Image(format="png", width=192, height=192) for _ in CAPTIONS]
-        self.status = w.HTML()
-        self._show(self._replayed(request))
-        self.replay_button.on_click(lambda _: self._try(self._again))
-        self.redraw_button.on_click(lambda _: self._try(self._revised))
-        pictures = w.HBox([w.VBox([w.Label(c), i]) for c, i in zip(CAPTIONS, self.images)])
-        buttons = w.HBox([self.replay_button, self.redraw_button])
-        self.widget = w.VBox([*self.boxes, self.examples, buttons, self.status, pictures])
+        with_tip(self.examples, "how many examples of questions the model reads before it asks its own")
+        self.replay_button = with_tip(w.Button(description="Replay"), "recall again, from the request T alone")
+        self.redraw_button = with_tip(w.Button(description="Redraw"), "go on from the text that was edited")
+        self.images, self.status = [w.HTML() for _ in CAPTIONS], w.HTML()
+        self._show(*self._replayed(request))
+        self.replay_button.on_click(lambda _: self._try(self._again, 0))
+        self.redraw_button.on_click(lambda _: self._try(self._revised, edited_box(self.trace, self.texts)))
+        wrap = dict(flex_flow="row wrap")
+        pictures, buttons = w.HBox(self.images, layout=wrap), w.HBox([self.replay_button, self.redraw_button])
+        self.widget = w.VBox([self.fields.widget, self.examples, buttons, self.status, pictures])
+        self.widget.add_class("omni-replay")
 
     @property
     def texts(self) -> tuple[str, str, str, str]:
         "T, Q, A, T' as they stand in the boxes."
-        request, question, answer, prompt = (b.value for b in self.boxes)
-        return request, question, answer, prompt
+        return self.fields.texts
 
     @property
     def title(self) -> str:
@@ -119,7 +245,9 @@ class ReplayExplorer(View):
         return Replay(self.persona.bb, self.persona.concepts, ReplayConfig(n_examples=self.examples.value))
 
     def _replayed(self, request):
-        return self._replay()([request])[0]
+        "The trace of a request, and how its names were understood."
+        understood = understand_names(request, self.persona.concepts.items, self.persona.bb)
+        return self._replay()([understood.request])[0], str(understood)
 
     def _again(self):
         "What the button Replay does: the request as it stands in its box."
@@ -127,19 +255,47 @@ class ReplayExplorer(View):
 
     def _revised(self):
         "What the button Redraw does: go on from the last box that was edited."
-        return revised(self._replay(), self.trace, self.texts)
+        if edited_box(self.trace, self.texts) == 0:
+            return self._again()
+        return revised(self._replay(), self.trace, self.texts), ""
 
-    def _show(self, trace):
+    def _show(self, trace, understood=""):
         self.pictures = replay_pictures(self.persona, trace, self.seed, self.sampling)  # first, as it may refuse
         self.trace = trace
-        for box, text in zip(self.boxes, (trace.request, trace.question, trace.answer, trace.prompt)):
-            box.value = text
-        for image, png in zip(self.images, self.pictures):
-            image.value = png
-        self.status.value = plain(f"as given: {trace.fallback}" if trace.fallback else "drawn")
+        self.fields.write((trace.request, trace.question, trace.answer, trace.prompt))
+        if understood:
+            self.fields.say(0, understood, refused=False)
+        self._mark(False)
+        if trace.by_hand and trace.fallback not in ("", "written by hand"):
+            why = f"the model wrote no prompt that can be drawn from this answer ({trace.fallback})"
+            self.fields.say(2, shown_text(f"{why}; the request is drawn without it", self.persona.concepts))
 
-    def _try(self, make: Callable[[], Trace]):
+    def _mark(self, stale, why="edited"):
+        "Show the pictures, faint where they are not of the texts in the boxes."
+        self.stale = stale
+        for image, png, caption in zip(self.images, self.pictures, CAPTIONS):
+            image.value = picture_cell(png, caption, stale)
+        said = f"{why}: the pictures are of the earlier texts. Redraw goes on from the text that was edited last."
+        words = said if stale else trace_words(self.trace)
+        self.status.value = f"<p role='status'>{plain(shown_text(words, self.persona.concepts))}</p>"
+
+    def _instead(self):
+        "Answers that could be drawn instead; '' where the backbone reads free text."
+        asked = re.search(r"the (\w+) of", self.texts[1])
+        values = suggest_values(self.persona.bb, asked[1] if asked else "", self.texts[2])
+        return f" Try: {', '.join(values)}." if values else ""
+
+    def _try(self, make: Callable[[], Any], box: int | None):
+        for button in (self.replay_button, self.redraw_button):
+            button.disabled = True
+        self.status.value = "<p role='status'>recalling and drawing ...</p>"
         try:
-            self._show(make())
+            self._show(*make())
         except OmniError as e:
-            self.status.value = f"<b style='color:#a40'>{plain(e)}</b>"
+            self._mark(True, "not drawn")
+            self.status.value = self.status.value.replace("not drawn", "<b>not drawn</b>", 1)
+            message = f"{shown_text(e, self.persona.concepts)}{self._instead() if box == 2 else ''}"
+            self.fields.say(3 if box is None else box, message)
+        finally:
+            for button in (self.replay_button, self.redraw_button):
+                button.disabled = False

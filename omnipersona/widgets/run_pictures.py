@@ -20,46 +20,66 @@ from ..pictures import png_bytes
 from .html import enlarged, picture_html, plain, thinned
 
 # %% auto #0
-__all__ = ['RUN_CAPTIONS', 'contact_sheet', 'figure_png', 'token_paths', 'paths_figure', 'run_pictures', 'studio_parts']
+__all__ = ['SCALE', 'RUN_CAPTIONS', 'contact_sheet', 'png_width', 'figure_png', 'token_paths', 'paths_figure', 'run_pictures',
+           'studio_parts']
 
 # %% ../../nbs/widgets/704_run_pictures.ipynb #966f5ce7
+SCALE = 2  # pixels of a picture or figure for each pixel of the page
+
+
 def _thumbnail(image, side):
-    "A picture inside a white square of `side` pixels. Small ones are enlarged by whole pixels first, to stay sharp."
-    image, times = image.convert("RGB"), -(-side // max(image.size))
+    "A picture inside a transparent square of `side` pixels. Small ones are enlarged by whole pixels, to stay sharp."
+    image, times = image.convert("RGBA"), -(-side // max(image.size))
     if times > 1:
         image = image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
-    return ImageOps.pad(image, (side, side), Image.Resampling.LANCZOS, color="white")
+    return ImageOps.pad(image, (side, side), Image.Resampling.LANCZOS, color=(0, 0, 0, 0))
+
+
+def _label(pen, at, text):
+    "A short text on a light ground, which can be read on every page."
+    left, top, right, bottom = pen.textbbox(at, text, anchor="mm", font_size=12 * SCALE)
+    pen.rounded_rectangle((left - 6, top - 4, right + 6, bottom + 4), 6, "#f0f0f0")
+    pen.text(at, text, "#222", anchor="mm", font_size=12 * SCALE)
 
 # %% ../../nbs/widgets/704_run_pictures.ipynb #e581145c
 def contact_sheet(
     images: Sequence[Image.Image],
     labels: Sequence[str] = (),  # short texts below the pictures
-    side: int = 96,  # of one picture, pixels
-    cols: int = 10,  # pictures in a row
-) -> bytes:  # PNG
+    side: int = 80,  # of one picture on the page, pixels
+    cols: int = 5,  # pictures in a row
+) -> bytes:  # PNG with twice as many pixels
     "Pictures side by side. Raises OmniError for none."
     if not images:
         raise OmniError("no pictures to show")
-    cols, height = min(cols, len(images)), side + (18 if labels else 0)
+    side, gap, below = side * SCALE, 4 * SCALE, 20 * SCALE if labels else 0
+    cols = min(cols, len(images))
     rows = -(-len(images) // cols)
-    sheet = Image.new("RGB", (cols * (side + 4), rows * (height + 4)), "white")
+    sheet = Image.new("RGBA", (cols * (side + gap), rows * (side + below + gap)), (0, 0, 0, 0))
     pen = ImageDraw.Draw(sheet)
     for i, image in enumerate(images):
-        x, y = i % cols * (side + 4) + 2, i // cols * (height + 4) + 2
+        x, y = i % cols * (side + gap) + gap // 2, i // cols * (side + below + gap) + gap // 2
         sheet.paste(_thumbnail(image, side), (x, y))
         if i < len(labels):
-            pen.text((x + side / 2, y + side + 8), str(labels[i]), "#444", anchor="mm", font_size=12)
+            _label(pen, (x + side / 2, y + side + below / 2), str(labels[i]))
     return png_bytes(sheet)
 
 # %% ../../nbs/widgets/704_run_pictures.ipynb #11614ced
+def png_width(png: bytes) -> int:  # pixels
+    "Width of a PNG file, from its head."
+    return int.from_bytes(png[16:20], "big")
+
+
 def figure_png(
     fig: Any,  # a matplotlib Figure
-    dpi: float | None = 100,  # dots per inch; None: the figure's own
+    dpi: float | None = 100 * SCALE,  # dots per inch; None: the figure's own
+    colors: int | None = 96,  # in the file, which makes it small; None: all, for pictures and colour maps
 ) -> bytes:  # PNG
     "A figure as the content of a PNG file."
     out = io.BytesIO()
     fig.savefig(out, format="png", dpi=dpi or fig.dpi)
-    return out.getvalue()
+    if colors is None:
+        return out.getvalue()
+    return png_bytes(Image.open(out).convert("RGB").quantize(colors, dither=Image.Dither.NONE))
 
 # %% ../../nbs/widgets/704_run_pictures.ipynb #cc9f62d4
 def token_paths(
@@ -84,7 +104,7 @@ def paths_figure(
     "Each token's path: a ring where it began and a dot where it is now."
     from matplotlib.figure import Figure
 
-    fig = Figure(figsize=(5.6, 3.6), layout="tight")
+    fig = Figure(figsize=(5.2, 3.2), layout="tight")
     ax = fig.subplots()
     groups = dict(name=slice(0, 1), und=slice(1, 1 + n_und), gen=slice(1 + n_und, None))
     for group, part in groups.items():
@@ -112,7 +132,7 @@ def run_pictures(
     out = {}
     if history:
         smooth = min(20, 1 + len(history) // 8)
-        out["losses"] = figure_png(loss_figure(history, smooth, Figure(figsize=(9, 2.8))))
+        out["losses"] = figure_png(loss_figure(history, smooth, Figure(figsize=(5.2, 4.4))))
     if previews:
         out["previews"] = contact_sheet([picture for _, picture in previews], [f"step {s}" for s, _ in previews])
     if len(snapshots) > 1:
@@ -138,6 +158,11 @@ RUN_CAPTIONS = dict(
 )
 
 
+def _sharp(png, caption):
+    "HTML of a picture that has more pixels than the page shows."
+    return picture_html(png, caption, png_width(png) // SCALE)
+
+
 def _head_part(concept):
     "HTML of a concept's name, how it was learnt, and its facts."
     s, how = concept.summary, "how it was learnt is not known"
@@ -158,6 +183,6 @@ def studio_parts(
     if images:
         few, note = thinned(len(images), 20)
         caption = f"learnt from {len(images)} pictures" + (f"; {note}" if note else "")
-        parts.append(picture_html(contact_sheet([images[i] for i in few]), caption))
-    parts += [picture_html(png, RUN_CAPTIONS[k]) for k, png in (pictures or {}).items()]
+        parts.append(_sharp(contact_sheet([images[i] for i in few]), caption))
+    parts += [_sharp(png, RUN_CAPTIONS[k]) for k, png in (pictures or {}).items()]
     return [*parts, f"<div>{''.join(_result_parts(results or {}))}</div>"]

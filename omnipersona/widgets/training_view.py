@@ -14,7 +14,7 @@ from PIL import Image
 from ..concept.learn import preview_picture
 from ..concept.learner import Learner
 from ..model.backbone import Backbone
-from .inputs import StatusLine, picture_place, put_picture
+from .inputs import StatusLine, hide_label, picture_place, put_picture
 from .run_pictures import run_pictures
 
 # %% auto #0
@@ -46,15 +46,19 @@ class TrainingView:
         self,
         bb: Backbone,
         every: int = 50,  # steps between previews; 0: none
-        pause: float = 0.3,  # seconds between two changes of the progress line
+        pause: float = 0.25,  # seconds between two changes of the progress line
     ):
         import ipywidgets as w
 
         self.bb, self.pause = bb, pause
         self.poll: Callable[[], None] = nothing  # looks for clicks, see `listening`
-        self.bar, self.said = w.IntProgress(layout=dict(width="60%")), StatusLine()
+        self.bar, self.said = w.IntProgress(description="progress", layout=dict(width="97%")), StatusLine()
+        hide_label(self.bar)
         self.images = {k: picture_place(k) for k in ("losses", "previews", "tokens")}
-        self.widget = w.VBox([w.HBox([self.bar, self.said.widget]), *self.images.values()])
+        for name in ("losses", "tokens"):
+            self.images[name].add_class("omni-plot")  # a dark page shows these inverted
+        self.head, self.pictures = w.VBox([self.bar, self.said.widget]), w.VBox([*self.images.values()])
+        self.widget = w.VBox([self.head, self.pictures])
         self.begin(every)
 
     def begin(
@@ -69,6 +73,8 @@ class TrainingView:
         self.first = (0.0, 0)  # when this run began, and the steps that were done before
         self.shown_at, self.looked_at = 0.0, 0  # time of the progress line, step of the pictures
         self.bar.value = 0
+        for place in self.images.values():
+            place.layout.display = "none"
 
     def __call__(self, learner: Learner) -> bool:
         "Called after every step; True ends the run."
@@ -102,7 +108,7 @@ class TrainingView:
             self.previews.append((learner.global_step, preview_picture(self.bb, learner.concept)))
         pictures = run_pictures(learner.history, self.previews, self.snapshots, learner.concept.n_und)
         for name, png in pictures.items():
-            put_picture(self.images[name], png)
+            put_picture(self.images[name], png, sharp=True)
 
     def end(self) -> None:
         "The last look, where a run was stopped between two."

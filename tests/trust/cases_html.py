@@ -24,6 +24,7 @@ from omnipersona.widgets.html import export_page, page, picture_html
 from omnipersona.widgets.inputs import StatusLine
 from omnipersona.widgets.replay_explorer import ReplayExplorer, replay_parts
 from omnipersona.widgets.run_pictures import studio_parts
+from omnipersona.widgets.share import class_index, share_page
 from omnipersona.widgets.studio import ConceptStudio
 from trust.corpus import Case
 from trust.material import bb, concept, persona
@@ -49,11 +50,14 @@ PAYLOADS = {
     "template": "{{constructor.constructor('alert(1)')()}} ${alert(1)}",
 }
 TAGS = set("b br body div figcaption figure h1 h3 html i img li meta p small style table td title tr ul a".split())
-TAGS |= set("label select input output noscript".split())  # of the page of maps
-ATTRIBUTES = set("style class charset content http-equiv alt id type min max value".split())
+TAGS |= set("label select input output noscript button b i span th caption h2 ul".split())  # pages, tables
+TAGS |= set("svg text rect circle line polyline image".split())  # of figures; of the attributes only what draws
+ATTRIBUTES = set("style class charset content http-equiv alt id type min max value role scope aria-label".split())
+DRAWN = "width height viewbox x y x1 x2 y1 y2 cx cy r points transform fill fill-opacity stroke stroke-width opacity"
+ATTRIBUTES |= set(f"{DRAWN} text-anchor font-size pointer-events preserveaspectratio data-rows data-cols".split())
 LINKS = {
     "src": r"data:image/png;base64,[\w+/=]*",
-    "href": r"data:application/zip;base64,[\w+/=]*",
+    "href": r"data:(application/zip|image/png);base64,[\w+/=]*|[\w-]+\.html",
     "download": r"\w+\.zip",
 }
 
@@ -74,7 +78,7 @@ class Parsed(html.parser.HTMLParser):
         if tag not in TAGS:
             self.bad.append(tag)
         for name, value in attrs:
-            if name in ("alt",):
+            if name in ("alt", "aria-label"):
                 self.text += value or ""
             known = name in ATTRIBUTES or (name in LINKS and re.fullmatch(LINKS[name], value or ""))
             if not known:
@@ -112,7 +116,7 @@ def quiet(widget, *shown):
     "Whether a tree of widgets holds markup only where it is escaped, and no description with any."
     import ipywidgets as w
 
-    markup = "".join(i.value for i in widgets_in(widget) if isinstance(i, w.HTML))
+    markup = "".join(i.value for i in widgets_in(widget) if isinstance(i, w.HTML) or hasattr(i, "pinned"))
     labels = [getattr(i, "description", "") for i in widgets_in(widget)]  # ipywidgets 7 reads them as HTML
     assert not [x for x in labels if "<" in x], labels
     return inert(markup, *shown)
@@ -227,6 +231,14 @@ def token_map(x, tmp):
     return inert(m.export(tmp / "x.html").read_text(encoding="utf-8"), x) and quiet(m.widget, x)
 
 
+def shared(x, tmp):
+    c = learnt(x)
+    drawings, card = [(PICTURE, x)], [x]
+    page_file = share_page(tmp / "shared", c, x, drawings, card, [PICTURE], True, {x: maps(x)})
+    index = class_index(tmp / "shared", x)
+    return inert(page_file.read_text(encoding="utf-8"), x) and inert(index.read_text(encoding="utf-8"), x)
+
+
 def said(x, tmp):
     line = StatusLine()
     line(x, True)
@@ -258,6 +270,7 @@ PLACES = {  # {place: HTML of a text, or a check of it}
     "attention explorer": attention,
     "cross-task board": board,
     "token map": token_map,
+    "shared page and index of a class": shared,
     "plan": plan,
 }
 SLOW = {"replay explorer": replayed}  # and these: they draw pictures, or wait for a button

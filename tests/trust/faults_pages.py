@@ -74,7 +74,7 @@ def a_front_end_comes_back(tmp):
 
 
 def an_upload_is_lost(tmp):
-    "Too large after one that arrived: Check says that it counts the earlier pictures, until others have come."
+    "Too large after one that arrived: Check says that it counts the earlier pictures, until an upload arrives again."
     s, said = ConceptStudio(bb(), folder=tmp), []
     s.source.value = "upload"
     button = s.sources["upload"].button
@@ -87,7 +87,7 @@ def an_upload_is_lost(tmp):
             button.file.value = tuple(here)
         s.check_button.click()
         said.append(s.said.text)
-    counted = ["3 pictures" in said[0], "3 pictures" in said[1], "3 pictures" in said[2], "2 pictures" in said[3]]
+    counted = ["3 pictures" in said[0], "3 pictures" in said[1], "3 pictures" in said[2], "3 pictures" in said[3]]
     return all(counted) and ["has not arrived" in text for text in said] == [False, True, True, False]
 
 

@@ -48,7 +48,8 @@ def opened(browser, path):
     tab.on("request", lambda r: None if r.url.startswith(("file:", "data:")) else heard.append(f"request {r.url}"))
     tab.on("pageerror", lambda e: heard.append(f"error {e}"))
     tab.goto(path.as_uri())
-    strange = "script:not([id]):not(:last-of-type), svg, iframe, form, img[src=x], [onload], [onerror], [onmouseover]"
+    strange = "script:not([id]):not(:last-of-type), svg:not([role=img]), iframe, form, img[src=x], "
+    strange += "[onload], [onerror], [onmouseover]"
     heard += [
         f"element {x}" for x in tab.evaluate(f"[...document.querySelectorAll({strange!r})].map(e => e.outerHTML)")
     ]
