@@ -24,7 +24,7 @@ from omnipersona.widgets.latency import BROWSER_ARGS, find_browser
 
 EVIL = "<img src=x onerror=alert(1)>"
 SHOTS = ROOT / "runs" / "browser"  # git ignores it
-NOTEBOOK = nbformat.read(ROOT / "nbs" / "tutorials" / "04_studio.ipynb", 4)
+NOTEBOOK = nbformat.read(ROOT / "nbs" / "tutorials" / "studio.ipynb", 4)
 TUTORIAL = [c.source for c in NOTEBOOK.cells if c.cell_type == "code"][1:3]  # makes the studio, shows it
 MORE = ["""print("reached", studio.concept.summary["steps"] == len(studio.concept.history))"""]
 SHOW, PRINT = 1, 2  # numbers of the cells

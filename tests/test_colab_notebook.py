@@ -23,7 +23,7 @@ from omnipersona.concept.session import card_settings, choose, load_kept, read_p
 from omnipersona.model import loading
 from omnipersona.model.bagel import random_checkpoint
 
-NB = ROOT / "nbs" / "tutorials" / "05_bagel_on_colab.ipynb"
+NB = ROOT / "nbs" / "tutorials" / "09_bagel_on_colab.ipynb"
 CODE = [c for c in nbformat.read(NB, 4).cells if c["cell_type"] == "code"]
 PROSE = "\n".join(c["source"] for c in nbformat.read(NB, 4).cells if c["cell_type"] == "markdown")
 STEPS = 6
