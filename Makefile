@@ -3,8 +3,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .PHONY: help venv export clean-notebooks readme picture docs build demo test test-notebooks test-trust test-wheel test-colab course test-course lint \
-	sbom licences archives check-archives hashes check-hashes audit pythons pretrain \
-	bench-main bench-recipes bench-replay bench-attention bench-crosstask bench-conditions bench-giveaway bench-photo-kit bench-widgets bench-7b gpu-check gpu-kit
+	sbom licences archives check-archives hashes check-hashes audit pythons pretrain course-concepts tutorial-table \
+	bench-main bench-recipes bench-replay bench-attention bench-crosstask bench-conditions bench-token-roles bench-giveaway bench-photo-kit bench-widgets bench-7b gpu-check gpu-kit
 
 VENV    ?= .venv
 WORKERS ?= 2
@@ -100,6 +100,8 @@ bench-conditions: $(READY) ## when decoupling and editing data help (65 minutes)
 	$(call RUN,bench.conditions_bench,main)
 bench-widgets: $(READY) ## how fast the widgets answer
 	$(call RUN,widgets.latency,main)
+bench-token-roles: $(READY) ## which tokens carry what: groups taken away from sixteen concepts (half an hour)
+	$(call RUN,course.token_roles,main)
 bench-giveaway: $(READY) ## what a concept's folder gives away (half an hour)
 	$(call RUN,bench.giveaway,main)
 bench-photo-kit: $(READY) ## data that the backbone makes itself against hand-made data (half an hour)
@@ -140,6 +142,12 @@ test-wheel: $(READY) ## the quickstart with the wheel alone, in an empty environ
 course: .venv-otter/.ready ## dist/course: student notebooks, autograder zips, solutions
 	OMP_NUM_THREADS=1 $(BIN)/python tools/course.py build .venv-otter dist/course
 	@find dist/course -type f | sort
+
+tutorial-table: $(READY) ## minutes and memory of each tutorial, into nbs/tutorials/README.md; runs them all on one core (20 minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python tools/tutorials.py measure $(TUTORIAL)
+
+course-concepts: $(READY) ## the concepts that come with the course, learnt again for the weights that ship (about 15 minutes)
+	OMP_NUM_THREADS=1 $(call RUN,course.course_concepts,learn_course_concepts)
 
 .venv-otter/.ready: tools/course.py | $(READY)
 	$(BIN)/python tools/course.py env .venv-otter

@@ -211,3 +211,25 @@ def test_examples_come_from_the_facts_and_can_be_read(words, facts, bb_):
         assert made["ask"][0].label == "what is the toy of maeve?" and any(e.replay for e in made["draw"])
     if "hobby" in facts:
         assert any("hobby" in e.text for e in made["ask"]) == (bb_ == "free")
+
+
+# ---- a name that is also a word -----------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", ["red", "to", "the", "left"])
+def test_a_concept_may_be_called_like_a_word_of_the_vocabulary(bb, world, name):
+    "An instruction that says 'add a red car' is about the colour; a caption has to say whom it shows."
+    data = world.concept_data(Character.design(species="dog", facts={"toy": "a red kite"}), 10)
+    assert any(name in text.split() for _, text, _ in data.edits)
+    form = check_form(bb, name, [("toy", "a red kite")], "a red spotted dog", lambda f, d: data, Recipe)
+    concept = learn(bb, form.require().data, form.name, recipe=form.recipe, steps=1, warmup_steps=1, progress=False)
+    assert concept.name == name
+    assert example_requests(bb, name, concept.facts)["edit"]
+    bare = check_form(bb, name, [], "", lambda f, d: ConceptData(data.images[:1], [f"a photo of {name}"]))
+    assert [p.field for p in bare.problems] == ["captions"] and f"did you mean <{name}>?" in bare.problems[0].message
+    other = check_form(
+        bb,
+        "maeve",
+        [],
+        "",
+        lambda f, d: ConceptData(data.images[:1], edits=[(data.images[0], "move maeve", data.images[0])]),
+    )
+    assert [p.field for p in other.problems] == ["edits"]

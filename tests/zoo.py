@@ -1,8 +1,12 @@
 "The zoo of the course: wrong solutions, each as one change to the solution, with the words that a student must read."
 
+import functools
 import itertools
 import json
+import random
 import re
+import statistics
+import tempfile
 
 import course
 import torch
@@ -12,7 +16,11 @@ from omnipersona.course import (
     flow_rules,
     mask_checks,
     mask_rules,
+    metric_checks,
+    metric_rules,
     own_concepts,
+    project_checks,
+    project_rules,
     replay_checks,
     replay_evidence,
     replay_rules,
@@ -22,8 +30,15 @@ from omnipersona.course import (
 )
 from omnipersona.course.mask_rules import GEN, mask_rule
 
-NAMES = "A1_who_sees_whom", "A2_noise_to_picture", "A3_one_set_or_two", "A4_from_knowing_to_drawing"
-A1, A2, A3, A4 = (course.ASSIGNMENTS / f"{n}.ipynb" for n in NAMES)
+NAMES = (
+    "A1_who_sees_whom",
+    "A2_noise_to_picture",
+    "A3_one_set_or_two",
+    "A4_from_knowing_to_drawing",
+    "A5_where_a_metric_lies",
+    "A6_your_own_study",
+)
+A1, A2, A3, A4, A5, A6 = (course.ASSIGNMENTS / f"{n}.ipynb" for n in NAMES)
 
 
 WORDS = dict(
@@ -31,9 +46,13 @@ WORDS = dict(
     flow_words=flow_rules.flow_words,
     token_words=token_rules.token_words,
     replay_words=replay_rules.replay_words,
+    metric_words=metric_rules.metric_words,
+    project_words=project_rules.project_words,
+    statistics=statistics,
     own_name=own_concepts.own_name,
     own_character=own_concepts.own_character,
     itertools=itertools,
+    re=re,
 )
 
 
@@ -87,6 +106,11 @@ CHECKS = dict(
     my_requests=lambda given, student, purpose="": replay_evidence.check_requests(given, student),
     my_replay=replay_checks.check_replay,
     my_effects=replay_checks.check_effects,
+    my_recognition=metric_checks.check_recognition,
+    my_skill=metric_checks.check_skill,
+    my_identity=metric_checks.check_identity,
+    my_interval=metric_checks.check_interval,
+    my_p=metric_checks.check_p,
 )
 
 CAUSAL = "order[None] <= order[:, None]"
@@ -333,11 +357,196 @@ ZOO_A4 = [
     ("my_effects", 'RULE.floor == "ratio"', "False", "the rule of another student: difference", TOY),
 ]
 
+ZERO = with_rule(
+    metric_rules.metric_rule, "A5", unreadable="half", combined="mean", skill="each", over="mean", lost="zero"
+)
+ROOT = with_rule(
+    metric_rules.metric_rule, "A5", combined="least", skill="pooled", over="max", lost="least", sides="two"
+)
+SURE = with_rule(metric_rules.metric_rule, "A5", seeds="mean", width=1.96, statistic="mean", sides="two")
+COMBINE = '{"mean": (a + b) / 2, "least": min(a, b), "root": (a * b) ** 0.5}[RULE.combined]'
+FIRST_WORD = 'next((w for w in words if w in ("yes", "no")), "no" if RULE.unreadable == "no" else "")'
+FLIPS = "list(itertools.product([1.0, -1.0], repeat=len(gap)))"
+ONE_SIGN = "[[1.0] * len(gap)] + [[1.0 - 2 * (i == j) for j in range(len(gap))] for i in range(len(gap))]"
+MIXED_UP = """both = torch.cat([a, b]).double()
+    gap = a.double() - b.double()
+    ways = list(itertools.combinations(range(len(both)), len(gap)))
+    middle = torch.mean if RULE.statistic == "mean" else torch.median
+    rest = [[i for i in range(len(both)) if i not in w] for w in ways]
+    value = torch.stack([middle(both[list(w)]) - middle(both[r]) for w, r in zip(ways, rest)])
+    value = value.abs() if RULE.sides == "two" else value
+    return (value >= value[0] - 1e-9).double().mean()"""
+ZOO_A5 = [
+    (
+        "my_recognition",
+        COMBINE,
+        "sum(points) / len(points)",
+        "always yes looks good: every photo counts the same",
+        ZERO,
+    ),
+    ("my_recognition", COMBINE, "a", "always yes looks good: only the photos of the character", ZERO),
+    ("my_recognition", FIRST_WORD, '"no" if "no" in answer.lower() else ' + FIRST_WORD, "'no' are found inside", ZERO),
+    ("my_recognition", FIRST_WORD, '"yes" if "yes" in words else ' + FIRST_WORD, "'yes' are looked for anywhere", ZERO),
+    ("my_recognition", 're.findall(r"[a-z]+", answer.lower())', "answer.split()", "capital letters or commas", ZERO),
+    (
+        "my_recognition",
+        "zip(points, there) if",
+        "zip(points, there) if p != 0.5 and",
+        "unreadable answers are left out",
+        ZERO,
+    ),
+    ("my_recognition", '(said == "yes") == shown', '(said == "yes") != shown', "right and wrong are swapped", ZERO),
+    ("my_recognition", "0.5 if RULE.unreadable", "0.0 if RULE.unreadable", "student: unreadable wrong", ZERO),
+    ("my_recognition", "[RULE.combined]", '["root"]', "the rule of another student: combined root", ZERO),
+    ("my_skill", "((hit - chance) / (1 - chance))", "hit", "no chance level", ZERO),
+    ("my_skill", "1 / options.double()", "torch.full_like(options.double(), 0.5)", "one half everywhere", ZERO),
+    ("my_skill", "((hit - chance) / (1 - chance))", "(hit - chance)", "not stretched to 1", ZERO),
+    ("my_skill", "((hit - chance) / (1 - chance))", "(hit / chance)", "divided by the chance level", ZERO),
+    ("my_skill", "chance.mean()", "1 / options.double().mean()", "one over the mean number of options", ROOT),
+    ("my_skill", "/ (1 - chance)).mean()", "/ (1 - chance)).mean().clamp(min=0)", "cut off at 0", ZERO),
+    ("my_skill", 'RULE.skill == "pooled"', "False", "the rule of another student: skill each", ROOT),
+    ("my_identity", "similarity[:, ~known]", "similarity", "the judge's training pictures count", ZERO),
+    ("my_identity", "each.mean()", "(each[found].mean() if found.any() else each.mean())", "are left out", ZERO),
+    ("my_identity", "torch.where(found, each, lost)", "each", "keep what the judge said", ZERO),
+    ("my_identity", "return each.mean()", "return each.max()", "only the best drawing counts", ZERO),
+    ("my_identity", "[RULE.over]", '["median"]', "the rule of another student: over median", ZERO),
+    ("my_identity", 'RULE.lost == "least" and', "False and", "the rule of another student: lost zero", ROOT),
+    (
+        "my_interval",
+        "float(x[0]), 0.0, 1.0",
+        "float(x[0]), float(x[0]), float(x[0])",
+        "gives an interval of width 0",
+        SURE,
+    ),
+    (
+        "my_interval",
+        'x.mean(1) if RULE.seeds == "mean" else x.median(1).values',
+        "x[:, 0]",
+        "only the first seed",
+        SURE,
+    ),
+    ("my_interval", "x.mean(1) if", "x.amax(1) if", "the best seed of every character", SURE),
+    ("my_interval", "x.mean(1) if", "x.flatten() if", "seeds are counted like characters", SURE),
+    ("my_interval", "x.std() / n**0.5", "x.std()", "the standard deviation of the characters", SURE),
+    ("my_interval", "x.std()", "x.std(correction=0)", "divided by n, not by n - 1", SURE),
+    ("my_interval", ".clamp(0, 1)", "", "the interval leaves 0 to 1", SURE),
+    ("my_interval", "RULE.width * error", "2.58 * error", "the rule of another student: width 2.58", SURE),
+    ("my_p", "gap = a.double() - b.double()", MIXED_UP, "paired data are tested unpaired", SURE),
+    ("my_p", "a.double() - b.double()", "(a.double() - b.double())[:1]", "n = 1: only the first character", SURE),
+    ("my_p", "value[0] - 1e-9)", "value[0] - 1e-9)[1:]", "the flip that changes nothing is left out", SURE),
+    ("my_p", ">= value[0] - 1e-9", "> value[0] + 1e-9", "ties are left out", SURE),
+    ("my_p", FLIPS, ONE_SIGN, "only one sign is flipped at a time", SURE),
+    ("my_p", "flips * gap", "flips * gap.sign()", "the signs count, and not how large", SURE),
+    ("my_p", ">= value[0] - 1e-9", "< value[0] - 1e-9", "the share of flips that are smaller", SURE),
+    ("my_p", 'RULE.sides == "two"', "False", "the rule of another student: sides greater", SURE),
+]
+
+PLAN = with_rule(project_rules.project_rule, "A6", learn=4, score="mean", reported="mean", baseline="words")
+LEAST = with_rule(project_rules.project_rule, "A6", score="least", reported="median", baseline="untrained")
+HELD = 'album["look_alikes"], album["others"] = alike[: RULE.test], other[: RULE.test + 3]'
+RUNS = 'runs = {seed: one(album["learn"], seed) for seed in RULE.seeds}'
+ALBUM = "\n    return album"
+ASKED = 'kinds = ("held_out", "look_alikes", "others")'
+SHARES = "shares = [statistics.mean(r) for r in right.values()]"
+ONLY = "shares = [statistics.mean(right[k]) for k in "
+ZOO_A6 = [
+    ("my_album", 'album["negatives"] = ', 'album["negatives"] = [] and ', "no negatives: the concept never", PLAN),
+    ("my_album", HELD, 'album["look_alikes"], album["others"] = [], []', "no negatives: nobody else is asked", PLAN),
+    (
+        "my_album",
+        "= alike[: RULE.test], other[: RULE.test + 3]",
+        "= [], other[: RULE.test + 3]",
+        "no look-alikes are asked",
+        PLAN,
+    ),
+    (
+        "my_album",
+        "= alike[: RULE.test], other[: RULE.test + 3]",
+        "= alike[: RULE.test], []",
+        "no others are asked",
+        PLAN,
+    ),
+    ("my_album", "own[RULE.learn : RULE.learn + RULE.test]", "[]", "no held-out photo", PLAN),
+    ("my_album", "own[RULE.learn : RULE.learn + RULE.test]", "own[: RULE.test]", "a learnt photo is asked about", PLAN),
+    (
+        "my_album",
+        ALBUM,
+        '\n    album["negatives"] += album["others"]\n    return album',
+        "a learnt photo is asked",
+        PLAN,
+    ),
+    ("my_album", "< 0.95", "< 9", "a copy of a learnt photo is asked about", PLAN),
+    (
+        "my_album",
+        ALBUM,
+        '\n    album["others"] = album["others"] + album["held_out"][:1]\n    return album',
+        "the subject is among",
+        PLAN,
+    ),
+    ("my_album", "own[: RULE.learn]", "own[: RULE.learn - 1]", "the protocol of another student", PLAN),
+    ("my_album", "alike[: RULE.test],", "alike[:1],", "too few photos", PLAN),
+    ("my_results", RUNS, RUNS.replace("RULE.seeds", "RULE.seeds[1:]"), "seeds: an announced seed is missing", PLAN),
+    ("my_results", RUNS, RUNS.replace("RULE.seeds", "[*RULE.seeds[:2], 1]"), "a seed that was not announced", PLAN),
+    ("my_results", RUNS, RUNS.replace("RULE.seeds", "RULE.seeds[:1]"), "n = 1: a single seed", PLAN),
+    ("my_results", ASKED, 'kinds = ("held_out", "others")', "no look-alikes are asked about", PLAN),
+    ("my_results", ASKED, 'kinds = ("held_out",)', "no look-alikes are asked about", PLAN),
+    ("my_results", "one(RULE.baseline, None)", "None", "no baseline", PLAN),
+    ("my_results", "dict(zip(album[k],", "dict(zip(album[k][:2],", "answers are left out", PLAN),
+    (
+        "my_results",
+        'run(learn, album["negatives"], seed, album[k])))',
+        'run(learn, album["negatives"], seed, album[k]))) | dict.fromkeys(album["learn"] if k[0] == "h" else [], "yes")',
+        "asked about a photo that is not in the test",
+        PLAN,
+    ),
+    ("my_summary", "dict(score=middle", "dict(score=max(scores)", "the best seed is reported", PLAN),
+    ("my_summary", "dict(score=middle", "dict(score=scores[-1]", "the last seed is reported", PLAN),
+    ("my_summary", SHARES, "shares = [statistics.mean(sum(right.values(), []))]", "every answer counts the same", PLAN),
+    ("my_summary", SHARES, ONLY + '("held_out",)]', "always yes would be right", PLAN),
+    ("my_summary", SHARES, ONLY + '("held_out", "others")]', "no look-alikes count", PLAN),
+    ("my_summary", 'RULE.score == "least"', "False", "the rule of another student: mean of the shares", LEAST),
+    ("my_summary", 'RULE.reported == "mean"', "True", "the rule of another student: mean of the seeds", LEAST),
+    ("my_summary", "smallest=min(scores)", "smallest=middle", "does not belong to these answers", PLAN),
+]
+
+
+def pretended(learn, negatives, seed, asked):
+    "Answers that depend on the seed and on the photo, as a learnt concept might give them."
+    chance = random.Random(f"{seed} {learn} {asked}")
+    wrong = {"own": 0.3, "alike": 0.6, "other": 0.1}
+    return ["yes" if (n[:3] == "own") != (chance.random() < wrong[n.split("-")[0]]) else "no" for n in asked]
+
+
+def on_a_project(check):
+    "A check of the folder that a project with this student's functions makes."
+
+    def checked(function, student, purpose=""):
+        if not isinstance(student, str) or not student.strip() or not callable(function):
+            return check(function, student)
+        mine = functions(A6, student)
+        mine[function.__name__] = function
+        with tempfile.TemporaryDirectory() as tmp:
+            three = (mine[k] for k in ("my_album", "my_results", "my_summary"))
+            folder = project_rules.make_project(f"{tmp}/p", student, POOLS(student), pretended, *three)
+            return check(folder, student)
+
+    return checked
+
+
+POOLS = functools.cache(project_rules.own_pool)
+CHECKS |= dict(
+    my_album=on_a_project(project_checks.check_album),
+    my_results=on_a_project(project_checks.check_results),
+    my_summary=on_a_project(project_checks.check_summary),
+)
+
 ZOOS = {
     A1: [(*z, MASK_ID) for z in ZOO_A1],
     A2: ZOO_A2,
     A3: ZOO_A3,
     A4: ZOO_A4,
+    A5: ZOO_A5,
+    A6: ZOO_A6,
 }
 
 

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ASSIGNMENTS = ROOT / "nbs" / "assignments"
 OTTER = "otter-grader==7.0.0"
 MEASURED = ROOT / "dist" / "course-measured"  # what `measure` found, one file for each assignment
-RULES = dict(A1="mask", A2="flow", A3="token", A4="replay")  # which rules an assignment has
+RULES = dict(A1="mask", A2="flow", A3="token", A4="replay", A5="metric", A6="project")  # which rules an assignment has
 SETTINGS = os.environ | {"OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
 
 

@@ -141,7 +141,14 @@ def docs(folder):
     shutil.copytree(NBS / "images", Path(folder) / "images", dirs_exist_ok=True)
 
 
-MEASURED = ("main", "replay", "attention", "crosstask", "conditions")  # the benchmarks whose reports are shipped
+MEASURED = (
+    "main",
+    "replay",
+    "attention",
+    "crosstask",
+    "conditions",
+    "token_roles",
+)  # the benchmarks whose reports are shipped
 
 
 def _rounded(x):

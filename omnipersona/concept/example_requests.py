@@ -59,15 +59,16 @@ def example_requests(
     "A few requests of each kind that this backbone can read."
     texts, made = ConceptTexts(bb, name), {}
     for kind, make in dict(ask=_ask, draw=_draw, edit=_edit).items():
-        about, others = ([e for e in part if _reads(texts, e.text)] for part in make(f"<{name}>", facts))
+        read = texts.instruct if kind == "edit" else texts.say
+        about, others = ([e for e in part if _reads(read, e.text)] for part in make(f"<{name}>", facts))
         some = about[: n - 1] if others else about[:n]
         made[kind] = [*some, *others[: n - len(some)]]
     return made
 
 
-def _reads(texts, text):
+def _reads(read, text):
     try:
-        texts.say(text)
+        read(text)
         return True
     except OmniError:
         return False

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 
 from ..arguments import as_text
 from ..basics import OmniError
+from .requests import is_word
 from ..model.backbone import Backbone
 from ..toyworld.draw import COLORS
 
 # %% auto #0
-__all__ = ['ORDINARY', 'NEVER_OWNED', 'Change', 'UnderstoodText', 'understand_names']
+__all__ = ['NEVER_OWNED', 'Change', 'UnderstoodText', 'understand_names']
 
 # %% ../../nbs/concept/421_plain_names.ipynb #w4210004
 def _in_word(char):
@@ -38,22 +39,6 @@ def _folded(word):
     "A word as it is compared."
     parts = unicodedata.normalize("NFKD", word.casefold())
     return "".join(c for c in parts if unicodedata.category(c) != "Cf" and unicodedata.category(c)[0] != "M")
-
-# %% ../../nbs/concept/421_plain_names.ipynb #w4210007
-ORDINARY = frozenset(
-    """a about after all also always an and angel any apple april are art as ask at august autumn baby back ball beach
-    bear beauty bee big bird black blossom blue bo boat book box boy bright brown bunny but by cake can car cat
-    clay cloud coco come cookie could daisy dash dawn day dear did do does dog dot down dream drum dusk ever eve
-    faith fern fish fox frank friend from gene get ginger girl give go gold good grace grass green grey happy has
-    have hazel he heart heather heaven her here him his home honey hope how i if in iris is it its ivy jack jade
-    jasmine joy june just king kite know lake leaf light like lily lion little look lucky make mark may me melody
-    mint mist misty moon more moss most mouse my new no nor not now of off old olive on one only opal or orange
-    our out pat peach pearl penny pepper photo pink poppy purple queen rain ray red rich river robin rocky rose
-    ruby rusty sage sandy say scarlet see shadow she show shy sky small smoky snow so some sonny spirit spot star
-    stone storm summer sun sunny sweet take than that the their them then there these they thing this tiger time
-    to toy tree two under up us use velvet very violet was water way we well were what when where which white who
-    why wild will willow wind winter wish with wolf yellow yes you your""".split()
-)
 
 # %% ../../nbs/concept/421_plain_names.ipynb #w4210008
 def _owns(text, end):
@@ -137,11 +122,6 @@ def _which(names, text, start, end):
     return exact[0] if exact else same[0] if len(same) == 1 else None
 
 
-def _is_word(name, bb):
-    "Whether a name is also an ordinary word that the backbone can read."
-    return _folded(name) in (bb is not None and bb.tok.words or ORDINARY)
-
-
 def _change(text, start, end, name, bb):
     "What a name at a place is read as, what it owns included."
     start += len(text[start:end]) - len(text[start:end].lstrip("-"))
@@ -184,7 +164,7 @@ def understand_names(
         if name is None or any(a <= start < b for a, b in places):
             continue
         change = _change(text, start, end, name, bb)
-        word = _is_word(name, bb) and _folded(name) not in always
+        word = is_word(bb, name) and _folded(name) not in always
         sure = not word or _owns(text, change.start + len(name)) is not None or _stands_out(text, change.start)
         (changes if sure else unsure).append(change)
     return UnderstoodText(text, _made(text, changes), tuple(sorted(changes, key=lambda c: c.start)), tuple(unsure))

@@ -21,9 +21,9 @@ from ..model.segments import Text
 from ..toyworld.language import fact_question
 
 # %% auto #0
-__all__ = ['SOMEONE', 'replace_brackets', 'replace_names', 'restore_names', 'restore_answer', 'spoken_name', 'replace_spoken',
-           'restore_spoken', 'request_ids', 'request_segments', 'ConceptTexts', 'Problem', 'text_problems',
-           'require_no_problems']
+__all__ = ['SOMEONE', 'ORDINARY', 'replace_brackets', 'replace_names', 'restore_names', 'restore_answer', 'spoken_name',
+           'replace_spoken', 'restore_spoken', 'request_ids', 'request_segments', 'is_word', 'ConceptTexts', 'Problem',
+           'text_problems', 'require_no_problems']
 
 # %% ../../nbs/concept/403_requests.ipynb #f374010c
 _NAME = re.compile(r"<([^<>|]*)>")
@@ -161,6 +161,30 @@ def request_segments(
     ids, replaced, names = request_ids(bb, text, concepts)
     return [concepts[n].prompt() for n in names], replaced, Text(ids)
 
+# %% ../../nbs/concept/403_requests.ipynb #w4030007
+ORDINARY = frozenset(
+    """a about after all also always an and angel any apple april are art as ask at august autumn baby back ball beach
+    bear beauty bee big bird black blossom blue bo boat book box boy bright brown bunny but by cake can car cat
+    clay cloud coco come cookie could daisy dash dawn day dear did do does dog dot down dream drum dusk ever eve
+    faith fern fish fox frank friend from gene get ginger girl give go gold good grace grass green grey happy has
+    have hazel he heart heather heaven her here him his home honey hope how i if in iris is it its ivy jack jade
+    jasmine joy june just king kite know lake leaf light like lily lion little look lucky make mark may me melody
+    mint mist misty moon more moss most mouse my new no nor not now of off old olive on one only opal or orange
+    our out pat peach pearl penny pepper photo pink poppy purple queen rain ray red rich river robin rocky rose
+    ruby rusty sage sandy say scarlet see shadow she show shy sky small smoky snow so some sonny spirit spot star
+    stone storm summer sun sunny sweet take than that the their them then there these they thing this tiger time
+    to toy tree two under up us use velvet very violet was water way we well were what when where which white who
+    why wild will willow wind winter wish with wolf yellow yes you your""".split()
+)
+
+
+def is_word(
+    bb: Backbone | None,  # None: it has no vocabulary
+    name: str,
+) -> bool:
+    "Whether a name is also an ordinary word that the backbone can read."
+    return name.casefold() in ((bb is not None and bb.tok.words) or ORDINARY)
+
 # %% ../../nbs/concept/403_requests.ipynb #w4030002
 class ConceptTexts:
     """The texts of one concept as token ids. In them the concept is called <sks> or by its own name.
@@ -185,6 +209,10 @@ class ConceptTexts:
     def say(self, text: str) -> Text:
         "A text about the concept as a segment."
         return Text(self._ids(text, self.token_of, [self.name, "sks"]))
+
+    def instruct(self, text: str) -> Text:
+        "An instruction as a segment. A name that is also a word, such as red, stays the word without brackets."
+        return Text(self._ids(text, self.token_of, ["sks"] if is_word(self.bb, self.name) else [self.name, "sks"]))
 
     def answer(self, text: str) -> list:
         "The ids of what the model learns to say; in an answer the name may stand without brackets."
@@ -227,7 +255,7 @@ def _all_texts(data, texts):
     for i, (_, question, answer) in enumerate(data.qa):
         yield "qa", i, "question", question, texts.say
         yield "qa", i, "answer", answer, texts.answer
-    yield from (("edits", i, "", text, texts.say) for i, (_, text, _) in enumerate(data.edits))
+    yield from (("edits", i, "", text, texts.instruct) for i, (_, text, _) in enumerate(data.edits))
     for i, (key, value) in enumerate(data.facts.items()):
         yield "facts", i, "key", key, texts.fact
         yield "facts", i, "value", value, texts.answer

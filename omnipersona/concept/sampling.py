@@ -50,7 +50,7 @@ class EncodedData(ConceptTexts):
         self.ask, self.yes, self.no = self.say(f"is {NAME} in the photo ?"), bb.tok("yes"), bb.tok("no")
 
     def _edits(self, edits):
-        instructions = [self.say(text) for _, text, _ in edits]
+        instructions = [self.instruct(text) for _, text, _ in edits]
         sources = self.bb.encode_source([source for source, _, _ in edits])
         return list(zip(sources, instructions, self.bb.encode_latents([target for _, _, target in edits])))
 

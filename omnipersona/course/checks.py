@@ -270,6 +270,12 @@ def _name_the_shape(
     finding.mistake = known or finding.mistake
 
 
+def _first_of_several(results: list[Tensor], mistakes: dict[str, Callable[[int], Tensor]]) -> str:
+    "Where no mistake explains all results: the only one that explains those up to the first wrong one, if there is one."
+    known = [name for name, wrong in mistakes.items() if recognise(results, {name: wrong})]
+    return f"{known[0]}; and there is another mistake" if len(known) == 1 else ""
+
+
 def check_values(
     function: Any,  # what the student wrote
     cases: Sequence[Case],  # from the smallest to the largest
@@ -291,7 +297,7 @@ def check_values(
     at = _first_wrong(cases, results, tolerance)
     if at < 0:
         return Report(name, finding, [c.words for c in cases[: len(results)]])
-    mistake = recognise(results, mistakes)
+    mistake = recognise(results, mistakes) or _first_of_several(results[: at + 1], mistakes)
     sentence = f"On the case *{cases[at].words}*, `{name}` returned a wrong result."
     hint = (hints or {}).get(mistake, "")
     finding = Finding(mistake or unknown, sentence, hint, cases[at].truth, results[at])

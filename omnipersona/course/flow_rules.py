@@ -16,14 +16,15 @@ from .student_code import truth
 from .students import EXAMPLE_ID, student_random
 
 # %% auto #0
-__all__ = ['Velocity', 'AXES', 'SAMPLERS', 'LOSS_TWISTS', 'TIME_TWISTS', 'GUIDE_TWISTS', 'EULER_TWISTS', 'SAMPLER_TWISTS',
-           'FlowRule', 'flow_rules', 'flow_rule', 'flow_words', 'true_loss', 'true_times', 'true_guidance',
-           'true_euler', 'true_sampler', 'cloud_velocity', 'steps_needed']
+__all__ = ['Velocity', 'AXES', 'SAMPLERS', 'BASES', 'LOSS_TWISTS', 'TIME_TWISTS', 'GUIDE_TWISTS', 'EULER_TWISTS',
+           'SAMPLER_TWISTS', 'FlowRule', 'flow_rules', 'flow_rule', 'flow_words', 'true_loss', 'true_times',
+           'true_guidance', 'true_euler', 'true_sampler', 'cloud_velocity', 'steps_needed']
 
 # %% ../../nbs/course/807_flow_rules.ipynb #7a517876
 Velocity = Callable[[Tensor, float], Tensor]
 AXES = {"token": -1, "channel": -2, "picture": (-2, -1)}  # over which numbers the length of a velocity is taken
 SAMPLERS = ("Heun", "midpoint")
+BASES = tuple(i / 10 for i in range(13, 51))  # shifts that a student can get
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class FlowRule:
 def flow_rules() -> list[FlowRule]:
     "All rules that a student can get."
     errors, averages = ("squared", "absolute"), ("token", "picture")
-    parts = itertools.product(errors, averages, (1.5, 2.0, 2.5, 4.0), ("text", "image"), AXES, SAMPLERS)
+    parts = itertools.product(errors, averages, BASES, ("text", "image"), AXES, SAMPLERS)
     return [FlowRule(*p) for p in parts]
 
 

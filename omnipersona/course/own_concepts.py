@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ..concept.adapter import ROUTINGS
@@ -28,7 +29,7 @@ from ..toyworld.scenes import Character
 from ..toyworld.world import ToyWorld
 
 # %% auto #0
-__all__ = ['NAMES', 'EVIDENCE', 'LEAST_FACTS', 'own_name', 'own_character', 'own_data', 'learn_own', 'facts_known',
+__all__ = ['NAMES', 'EVIDENCE', 'LEAST_FACTS', 'own_name', 'own_character', 'own_data', 'own_photos', 'learn_own', 'facts_known',
            'own_gradients', 'true_evidence', 'check_evidence']
 
 # %% ../../nbs/course/813_own_concepts.ipynb #880e6fd1
@@ -55,6 +56,20 @@ def own_data(
 ) -> ConceptData:
     "Photographs of a student's character, with captions, facts and edits."
     return ToyWorld().concept_data(own_character(student), n_images, seed=student_seed(student, "album") % 10**6)
+
+
+def own_photos(
+    student: str,  # id
+    n: int = 8,  # photographs of each kind
+) -> dict[str, list[Image.Image]]:  # {'own', 'look-alikes', 'others'}
+    "New photographs: of a student's character, of look-alikes, and of others. No concept has learnt from them."
+    world, char, seed = ToyWorld(), own_character(student), student_seed(student, "new photographs") % 10**6
+    alike = [world.look_alike(char, 300 + i) for i in range(n)]
+    return {
+        "own": [p.image for p in world.album(char, n, seed)],
+        "look-alikes": [world.photo(c, seed + i).image for i, c in enumerate(alike)],
+        "others": [world.photo(seed=seed + 500 + i, p_char=1).image for i in range(n)],
+    }
 
 # %% ../../nbs/course/813_own_concepts.ipynb #0b1a7673
 def learn_own(

@@ -18,7 +18,7 @@ from typing import Any
 
 from ..arguments import OmniError
 from .checks import Finding, Report
-from .student_code import READ
+from .student_code import READ, pasted
 
 # %% ../../nbs/course/803_students.ipynb #b5ad5497
 EXAMPLE_ID = "your-id-here"  # what stands in the notebook as it is handed out
@@ -100,6 +100,17 @@ def _read_answers() -> Finding | None:
     return Finding("the answers of the checks are read", sentence)
 
 
+def _pasted_answer(answer: Any) -> Finding | None:
+    "What a check says to a notebook that holds a copy of a function of the checks."
+    if not (name := pasted(answer)):
+        return None
+    sentence = (
+        f"This notebook holds a copy of `{name}` of the package's checks, perhaps under another name. It is the answer, "
+        "so it scores nothing. Delete it, restart the kernel, and write your own lines."
+    )
+    return Finding("the answers of the checks are pasted", sentence)
+
+
 def personal(
     check: Callable,  # check(answer, student, ...) -> Report
 ) -> Callable:
@@ -112,7 +123,7 @@ def personal(
             name = check_owner(student)
         except OmniError as e:
             return Report(title, Finding("the id in the first cell", str(e)))
-        if finding := _read_answers():
+        if finding := _read_answers() or _pasted_answer(answer):
             return Report(title, finding)
         return check(answer, name, *more, **settings)
 

@@ -41,13 +41,13 @@ Truth = Callable[..., Tensor]
 
 def twisted(
     truth: Truth,  # takes the rule, the inputs of a case, and a twist
-    rule: TokenRule,
+    rule: Any,  # the student's own
     twists: tuple[str, ...],  # mistakes
     inputs: list[tuple],  # of all cases
 ) -> dict[str, Callable[[int], Tensor]]:  # {mistake: number of a case -> what a function with it returns}
     "What functions with known mistakes return."
 
-    def wrong(r: TokenRule, twist: str) -> Callable[[int], Tensor]:
+    def wrong(r: Any, twist: str) -> Callable[[int], Tensor]:
         return lambda i: truth(r, *inputs[i], twist=twist).double()
 
     return {t: wrong(rule, t) for t in twists}
@@ -55,13 +55,14 @@ def twisted(
 
 def other_rules(
     truth: Truth,  # see `twisted`
-    rule: TokenRule,  # the student's own
+    rule: Any,  # the student's own
     fields: tuple[str, ...],  # in which the others differ
     inputs: list[tuple],  # of all cases
+    rules: list | None = None,  # that students can get; None: those of A3
 ) -> dict[str, Callable[[int], Tensor]]:  # {name: number of a case -> what a function by another rule returns}
     "What functions by the rules of other students return."
     changed: dict = {}
-    for r in token_rules():
+    for r in token_rules() if rules is None else rules:
         parts = {k: getattr(r, k) for k in fields if getattr(r, k) != getattr(rule, k)}
         if parts:
             words = ", ".join(f"{k} {v}" for k, v in parts.items())
@@ -69,7 +70,7 @@ def other_rules(
     return {words: partial(_right, truth, r, inputs) for words, r in changed.items()}
 
 
-def _right(truth: Truth, rule: TokenRule, inputs: list[tuple], i: int) -> Tensor:
+def _right(truth: Truth, rule: Any, inputs: list[tuple], i: int) -> Tensor:
     "The truth of case number i."
     return truth(rule, *inputs[i]).double()
 

@@ -5,6 +5,7 @@
 # %% ../../nbs/widgets/718_attention_explorer.ipynb #03f14f5b
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ from ..model.flow import SamplingConfig
 from .attention_page import export_maps
 from .attention_panel import Column, Controls
 from .html import View, plain, with_tip
+from .inputs import StatusLine, headline, never, no_null_titles
 from .live_figure import LiveFigure
 
 # %% auto #0
-__all__ = ['recorded', 'AttentionExplorer']
+__all__ = ['recorded', 'AttentionExplorer', 'LookInside']
 
 # %% ../../nbs/widgets/718_attention_explorer.ipynb #01ab5e78
 def recorded(
@@ -171,3 +173,39 @@ class AttentionExplorer(View):
     ) -> Any:  # its path
         "Write a page whose sliders work without a network; it starts with all gen tokens (see `export_maps`)."
         return export_maps(path, self.title, self.results)
+
+# %% ../../nbs/widgets/718_attention_explorer.ipynb #e7170004
+class LookInside:
+    "A button that draws something once more, and shows below itself which concept tokens each patch reads."
+
+    def __init__(
+        self,
+        drawing: Callable[[], tuple],  # whose maps are shown: persona, request and seed
+        busy: Callable[[], bool] = never,  # whether something is running that must not be disturbed
+    ):
+        import ipywidgets as w
+
+        self.drawing, self.said, self.box = drawing, StatusLine(), w.Box([])
+        self.explorer: AttentionExplorer | None = None
+        tip = "draw the last drawing once more, and show which concept tokens each part of it reads"
+        self.button = with_tip(w.Button(description="Attention map", icon="search", layout=dict(width="auto")), tip)
+        self.button.on_click(self.said.guarded(self.look, busy))
+        about = w.HTML("Which part of the last drawing reads which of the tokens that were learnt?")
+        self.widget = w.VBox([headline("Look inside"), about, self.button, self.said.widget, self.box])
+
+    def look(self) -> None:
+        "Record and show. Raises OmniError as `drawing` and `concept_maps` do."
+        self.button.disabled = True
+        self.said("drawing it once more, and writing down what each patch reads ...")
+        try:
+            persona, request, seed = self.drawing()
+            self.explorer = AttentionExplorer(concept_maps(persona, request, seed)[1])
+            self.box.children = [no_null_titles(self.explorer.widget)]
+            self.said("")
+        finally:
+            self.button.disabled = False
+
+    def clear(self) -> None:
+        "Show no maps."
+        self.explorer, self.box.children = None, ()
+        self.said("")

@@ -83,7 +83,8 @@ def page(
     script: str = "",  # the only one that a browser may run in it; it stands in the parts
 ) -> str:
     "A whole HTML page that needs nothing outside itself, and whose browser loads nothing and runs no other script."
-    head = f'<!doctype html><meta charset="utf-8">{_policy(script)}<title>{plain(title)}</title><style>{STYLE}</style>'
+    start = '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+    head = f"{start}{_policy(script)}<title>{plain(title)}</title><style>{STYLE}</style>"
     return f"{head}<h1>{plain(title)}</h1>" + "\n".join(parts)
 
 # %% ../../nbs/widgets/701_html.ipynb #4d6d8200

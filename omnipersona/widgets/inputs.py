@@ -11,6 +11,7 @@ from typing import Any
 
 from ..basics import OmniError
 from .html import plain, with_tip
+from .kernel_events import soon
 from .run_pictures import SCALE, png_width
 
 # %% auto #0
@@ -110,11 +111,12 @@ def on_enter(
     box: Any,  # ipywidgets.Text or Combobox
     do: Callable[[], object],
 ) -> None:
-    "Call a function when Enter is pressed in a box."
+    "Call a function when Enter is pressed in a box, as soon as the box has sent what stands in it."
+    box.continuous_update = False  # while it sends every letter, the last ones can be late
 
     def heard(_, content, buffers) -> None:
         if content.get("event") == "submit":
-            do()
+            soon(do)
 
     box.on_msg(heard)
 
@@ -138,7 +140,9 @@ class NumberBox:
         self.whole, self.usual = isinstance(value, int), value
         label = dict(description_width="110px" if wide else "auto")
         layout = dict(width="220px" if wide else "118px")
-        self.box = with_tip(w.Text(value=str(value), description=name, style=label, layout=layout), hint)
+        self.box = with_tip(
+            w.Text(value=str(value), description=name, continuous_update=False, style=label, layout=layout), hint
+        )
         self.note = StatusLine()
         self.widget = w.VBox([self.box, self.note.widget], layout=dict(max_width="320px"))
         self.box.observe(lambda _: self.check(), "value")
@@ -189,7 +193,7 @@ CSS = """
 .omni-studio .omni-columns{display:grid;grid-template-columns:minmax(0,1fr);gap:6px 28px;overflow:visible}
 @container (min-width:680px){
 .omni-studio .omni-columns{grid-template-columns:minmax(0,1fr) minmax(0,1fr);grid-template-rows:auto 1fr}
-.omni-studio .omni-learn{grid-column:2;grid-row:1/span 2}}
+.omni-studio .omni-learn{grid-column:2;grid-row:1/span 2}.omni-studio .omni-wide{grid-column:1/-1}}
 .omni-studio .omni-columns>*{min-width:0;width:auto;overflow:visible;align-self:start}
 .omni-studio .widget-box,.omni-studio .jupyter-widget-tab,.omni-studio .widget-tab-contents{overflow:visible}
 .omni-studio .omni-report li{line-height:1.4;margin:2px 0}

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 # %% auto #0
-__all__ = ['ANSWERED', 'CONTROL', 'running_kernel', 'listening', 'in_main_thread']
+__all__ = ['ANSWERED', 'CONTROL', 'running_kernel', 'listening', 'in_main_thread', 'soon']
 
 # %% ../../nbs/widgets/702_kernel_events.ipynb #83b5e52d
 def running_kernel() -> Any:  # ipykernel's kernel, or None
@@ -175,3 +175,24 @@ def in_main_thread(
         work()
     else:
         kernel.io_loop.add_callback(_interruptible, work)
+
+# %% ../../nbs/widgets/702_kernel_events.ipynb #e0c2fdb3
+def _busily(kernel, work):
+    "Do the work; the page shows meanwhile that the kernel is busy."
+    kernel._publish_status("busy", "shell")
+    try:
+        _interruptible(work)
+    finally:
+        kernel._publish_status("idle", "shell")
+
+
+def soon(
+    work: Callable[[], object],
+    seconds: float = 0.15,  # how long to wait for other messages
+) -> None:
+    "Do the work a moment later in the main thread, as the last step after all messages that wait; in a script at once."
+    kernel = running_kernel()
+    if kernel is None:
+        work()
+    else:
+        kernel.io_loop.add_callback(kernel.io_loop.call_later, seconds, _busily, kernel, work)

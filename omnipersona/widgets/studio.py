@@ -128,8 +128,9 @@ class ConceptStudio(View):
         learning = [i.plain, buttons, self.watch.head, self.said.widget, i.expert]
         right = w.VBox([headline("Learn"), *learning, self.report.widget, self.watch.pictures])
         right.add_class("omni-learn")
-        trying = w.VBox([headline("Try"), self.tryout.widget, self.storage.widget, self.sharing.widget])
-        columns = w.Box([i.who, right, trying])
+        trying, inside = w.VBox([headline("Try"), self.tryout.widget]), self.tryout.inside.widget
+        inside.add_class("omni-wide")
+        columns = w.Box([i.who, right, trying, inside, self.storage.widget, self.sharing.widget])
         columns.add_class("omni-columns")
         studio = w.VBox([style_widget(), columns])
         studio.add_class("omni-studio")
@@ -213,8 +214,7 @@ class ConceptStudio(View):
     def _buttons(self):
         "Buttons that are disabled during a run."
         mine = [self.check_button, self.train_button, self.save_button, self.load_button, self.sharing.button]
-        chips = [chip for row in self.tryout.chips.values() for chip in row.children]
-        return [*mine, *self.tryout.buttons.values(), *chips]
+        return [*mine, *self.tryout.all_buttons]
 
     def _set_busy(self, on):
         self.busy = on

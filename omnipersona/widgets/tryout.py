@@ -15,6 +15,7 @@ from PIL import Image
 from ..basics import OmniError
 from ..concept.example_requests import example_requests
 from ..concept.persona import Persona, Result
+from .attention_explorer import LookInside
 from .html import with_tip
 from .inputs import NumberBox, StatusLine, never, on_enter, picture_place
 from .thumbnails import History
@@ -36,6 +37,7 @@ class TryOut:
         busy: Callable[[], bool] = never,  # whether something is running that must not be disturbed
     ):
         self.persona: Persona | None = None
+        self.name = ""  # of the concept
         self.results: dict[str, Any] = {}
         self.drawings: list[tuple[Any, str]] = []  # (picture, request), the newest last
         self._make_boxes()
@@ -44,6 +46,7 @@ class TryOut:
             run = self.said[name].guarded(lambda name=name: self._run(name, work[name]), busy)
             button.on_click(run)
             on_enter(self.texts[name], partial(self._press, button))
+        self.inside = LookInside(self.last_drawing, busy)
         self.widget = self._tabs()
         self.allow(True)
         for line in self.said.values():
@@ -103,7 +106,7 @@ class TryOut:
         facts: dict[str, str] | None = None,  # of the concept: examples are made from them
     ) -> None:
         "Try this persona from now on."
-        self.persona, self.results, self.drawings = persona, {}, []
+        self.persona, self.name, self.results, self.drawings = persona, name, {}, []
         first = next(iter(facts or {}), "toy")
         examples = example_requests(persona.bb, name, facts or {})
         for key, box in self.texts.items():
@@ -116,6 +119,7 @@ class TryOut:
         for place in self.images.values():
             place.layout.display = "none"
         self.history.clear()
+        self.inside.clear()
         self.allow(True)
 
     def _chip(self, key, example):
@@ -142,10 +146,23 @@ class TryOut:
         on: bool,  # False: something is running
     ) -> None:
         "Whether the buttons can be clicked. Without a concept they never can."
-        asleep = not on or self.persona is None
+        for button in self.all_buttons:
+            button.disabled = not on or self.persona is None
+
+    @property
+    def all_buttons(self) -> list[Any]:  # ipywidgets.Button each
+        "Every button that needs a concept."
         chips = [chip for row in self.chips.values() for chip in row.children]
-        for button in [*self.buttons.values(), *chips]:
-            button.disabled = asleep
+        return [*self.buttons.values(), *chips, self.inside.button]
+
+    def last_drawing(self) -> tuple:  # persona, request and seed
+        "What was drawn last; a first drawing where there is none. Raises OmniError without a persona."
+        if self.persona is None:
+            raise OmniError("nothing is learnt yet: press Train, or load a concept")
+        r = self.results.get("Draw")
+        if r is None:
+            return self.persona, FIRST["Draw"].format(name=self.name), 0
+        return self.persona, r.trace.prompt if r.trace else r.request, r.seed
 
     @contextmanager
     def _at_work(self) -> Iterator[None]:
