@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import random
 import re
@@ -21,6 +22,7 @@ from uuid import uuid4
 
 import numpy as np
 import torch
+from torch.overrides import TorchFunctionMode
 
 from .arguments import OmniError, as_device, as_path, as_seed, printable
 
@@ -31,8 +33,8 @@ if TYPE_CHECKING:
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 # %% auto #0
-__all__ = ['seed_all', 'default_device', 'compute_dtype', 'check_name', 'atomic_write', 'atomic_dir', 'warmup_cosine',
-           'picture_grid']
+__all__ = ['seed_all', 'default_device', 'compute_dtype', 'without_weights', 'check_name', 'atomic_write', 'atomic_dir',
+           'warmup_cosine', 'picture_grid']
 
 # %% ../nbs/001_basics.ipynb #3e232a48
 def seed_all(
@@ -88,6 +90,23 @@ def _one_thread():
 
 if hasattr(os, "register_at_fork"):  # a forked process inherits no threads of OpenMP and would wait for them for ever
     os.register_at_fork(after_in_child=_one_thread)
+
+# %% ../nbs/001_basics.ipynb #c0010002
+class _NoFirstValues(TorchFunctionMode):
+    "Calls of `torch.nn.init` return their tensor as it is."
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def without_weights() -> Iterator[None]:
+    "Modules that are built inside have shapes, and neither memory nor values."
+    with torch.device("meta"), _NoFirstValues():
+        yield
 
 # %% ../nbs/001_basics.ipynb #5e1ae09d
 def check_name(
@@ -156,15 +175,11 @@ def warmup_cosine(
     warmup_steps: int,  # steps until the full rate is reached
     steps: int,  # step at which the rate is 0
 ) -> Callable[[int], float]:  # step, from 0 -> what the peak rate is multiplied with
-    "Linear warm-up times half a cosine, both from transformers."
-    from transformers import get_constant_schedule_with_warmup, get_cosine_schedule_with_warmup
-
-    optimizer = torch.optim.SGD([torch.zeros(1, dtype=torch.float32, device="cpu")])  # both ask for one
-    rise = get_constant_schedule_with_warmup(optimizer, warmup_steps).lr_lambdas[0]
-    fall = get_cosine_schedule_with_warmup(optimizer, 0, max(1, steps)).lr_lambdas[0]
+    "Linear warm-up times half a cosine."
 
     def factor(step: int) -> float:
-        return rise(step + 1) * fall(min(step, steps))
+        rise = (step + 1) / warmup_steps if step + 1 < warmup_steps else 1.0
+        return rise * max(0.0, 0.5 * (1.0 + math.cos(math.pi * min(step, steps) / max(1, steps))))
 
     return factor
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import numpy as np
 from PIL import Image, ImageFilter
-from scipy import ndimage
 
 from ..arguments import OmniError
 
@@ -47,6 +46,8 @@ def changed_region(
     limit: float = CHANGED,
 ) -> np.ndarray:  # (H, W), True where it changed
     "The largest group of changed cells, with the cells around it. All False where nothing changed."
+    from scipy import ndimage
+
     cells = by_cells(pixel_gap(before, after), side) > limit
     everywhere = np.ones((3, 3), bool)
     groups, n = ndimage.label(cells, everywhere)
@@ -74,6 +75,8 @@ def pasted(
     blend: int = 2,  # width of the blended border inside the region, pixels
 ) -> Image.Image:
     "The photograph with the region of the edited picture. Outside of the region every pixel is the photograph's."
+    from scipy import ndimage
+
     inner = ndimage.binary_erosion(region, iterations=blend, border_value=1) if blend else region
     soft = Image.fromarray((inner * 255).astype(np.uint8)).filter(ImageFilter.BoxBlur(blend))
     alpha = np.where(region, np.asarray(soft, float) / 255, 0)[..., None]
@@ -89,5 +92,7 @@ def individual_region(
     removed: Image.Image,  # the photograph without the individual, of the same size
 ) -> np.ndarray:  # (H, W)
     "Where the individual stands, without its outermost pixels. All False where nothing differs."
+    from scipy import ndimage
+
     found = ndimage.binary_opening(pixel_gap(photo, removed) > STANDS)
     return ndimage.binary_erosion(ndimage.binary_fill_holes(ndimage.binary_closing(found, iterations=2)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -15,10 +16,106 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..arguments import OmniError, read_json
+from ..basics import without_weights
 from ..stored import read_bytes, require_modest, tensors_of
 
 # %% auto #0
-__all__ = ['MOST_WEIGHTS', 'Refiner', 'Autoencoder', 'pca_autoencoder']
+__all__ = ['MOST_WEIGHTS', 'ResidualBlock', 'AutoencoderTiny', 'Refiner', 'Autoencoder', 'pca_autoencoder']
+
+# %% ../../nbs/model/204_autoencoder.ipynb #c2040002
+class ResidualBlock(nn.Module):
+    "Three convolutions, whose output is added to their input."
+
+    def __init__(
+        self,
+        width: int,  # channels
+    ):
+        super().__init__()
+        convolutions = [nn.Conv2d(width, width, 3, padding=1) for _ in range(3)]
+        self.conv = nn.Sequential(convolutions[0], nn.ReLU(), convolutions[1], nn.ReLU(), convolutions[2])
+        self.skip, self.fuse = nn.Identity(), nn.ReLU()
+
+    def forward(
+        self,
+        x: Tensor,  # (B, width, H, W)
+    ) -> Tensor:  # (B, width, H, W)
+        "The sum, without its negative values."
+        return self.fuse(self.conv(x) + x)
+
+
+def _stage(first: int, width: int, blocks: int, last: int, *between: nn.Module) -> nn.Module:
+    "Convolution, residual blocks, convolution. `between`: what comes after the first one."
+    middle = [ResidualBlock(width) for _ in range(blocks)]
+    ends = nn.Conv2d(first, width, 3, padding=1), nn.Conv2d(width, last, 3, padding=1)
+    return nn.ModuleDict(dict(layers=nn.Sequential(ends[0], *between, *middle, ends[1])))
+
+# %% ../../nbs/model/204_autoencoder.ipynb #c2040003
+class AutoencoderTiny(nn.Module):
+    """The network of TAESD with one stage, so that it changes no sizes: pixels (B, in, H, W) in [-1, 1] to latents
+    (B, latent, H, W) and back.
+
+    Raises OmniError for a configuration with several stages or another activation function."""
+
+    def __init__(
+        self,
+        in_channels: int = 192,  # this and the following are names of diffusers
+        out_channels: int = 192,
+        encoder_block_out_channels: tuple = (128,),
+        decoder_block_out_channels: tuple = (128,),
+        latent_channels: int = 32,
+        num_encoder_blocks: tuple = (3,),
+        num_decoder_blocks: tuple = (4,),
+        act_fn: str = "relu",
+    ):
+        super().__init__()
+        widths = (*encoder_block_out_channels, *decoder_block_out_channels)
+        blocks = (*num_encoder_blocks, *num_decoder_blocks)
+        if len(widths) != 2 or len(blocks) != 2 or act_fn != "relu":
+            raise OmniError("an AutoencoderTiny with one stage and the activation function 'relu' is needed")
+        self.config = dict(
+            in_channels=in_channels,
+            out_channels=out_channels,
+            encoder_block_out_channels=widths[:1],
+            decoder_block_out_channels=widths[1:],
+            latent_channels=latent_channels,
+            num_encoder_blocks=blocks[:1],
+            num_decoder_blocks=blocks[1:],
+            act_fn=act_fn,
+        )
+        self.encoder = _stage(in_channels, widths[0], blocks[0], latent_channels)
+        self.decoder = _stage(latent_channels, widths[1], blocks[1], out_channels, nn.ReLU())
+
+    @property
+    def dtype(self) -> torch.dtype:
+        "What the network computes in."
+        return next(self.parameters()).dtype
+
+    def encode(
+        self,
+        x: Tensor,  # (B, in, H, W)
+    ) -> SimpleNamespace:  # `latents` (B, latent, H, W)
+        "Pixels to latents. The layers read pixels from 0 to 1."
+        return SimpleNamespace(latents=self.encoder["layers"](x.add(1).div(2)))
+
+    def decode(
+        self,
+        z: Tensor,  # (B, latent, H, W)
+    ) -> SimpleNamespace:  # `sample` (B, out, H, W)
+        "Latents to pixels. Latents beyond 3 are bent back."
+        return SimpleNamespace(sample=self.decoder["layers"](torch.tanh(z / 3) * 3).mul(2).sub(1))
+
+    def save_pretrained(
+        self,
+        folder: str | Path,  # is made where it is missing
+    ) -> None:
+        "Write the two files that diffusers writes."
+        from safetensors.torch import save_file
+
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        about = dict(_class_name="AutoencoderTiny", upsample_fn="nearest", upsampling_scaling_factor=2)
+        Path(folder, "config.json").write_text(json.dumps(about | self.config, indent=1))
+        weights = {k: v.contiguous() for k, v in self.state_dict().items()}
+        save_file(weights, Path(folder, "diffusion_pytorch_model.safetensors"), metadata=dict(format="pt"))
 
 # %% ../../nbs/model/204_autoencoder.ipynb #79dab098
 class Refiner(nn.Module):
@@ -31,12 +128,10 @@ class Refiner(nn.Module):
         cell: int = 2,  # side of a cell, pixels
     ):
         super().__init__()
-        from diffusers.models.autoencoders.vae import AutoencoderTinyBlock
-
         n = 3 * cell * cell
         self.shape = dict(width=width, blocks=blocks, cell=cell)
         self.read, self.write = nn.Conv2d(n, width, 3, padding=1), nn.Conv2d(width, n, 3, padding=1)
-        self.mid = nn.Sequential(*(AutoencoderTinyBlock(width, width, "relu") for _ in range(blocks)))
+        self.mid = nn.Sequential(*(ResidualBlock(width) for _ in range(blocks)))
         for p in self.write.parameters():
             nn.init.zeros_(p)
 
@@ -82,13 +177,15 @@ def _filled(net: Any, file: Path) -> Any:
 
 def _load_net(path: Path) -> Any:
     "The network of a folder, of one of two classes. Only the settings that this class knows are taken from the file."
-    from diffusers import AutoencoderKL, AutoencoderTiny
-
     config = read_json(path / "config.json", dict)
     require_modest(config, str(path / "config.json"))
-    kind: Any = AutoencoderKL if config.get("_class_name") == "AutoencoderKL" else AutoencoderTiny
+    kind: Any = AutoencoderTiny
+    if config.get("_class_name") == "AutoencoderKL":
+        import diffusers  # takes seconds
+
+        kind = diffusers.AutoencoderKL
     known = inspect.signature(kind.__init__).parameters
-    with torch.device("meta"):
+    with without_weights():
         net = kind(**{k: v for k, v in config.items() if k in known and k != "self"})
     return _filled(net, path / "diffusion_pytorch_model.safetensors")
 
@@ -96,20 +193,20 @@ def _load_net(path: Path) -> Any:
 def _load_refiner(path: Path, shape: dict) -> Refiner:
     "A refiner from a folder, in float32 on the CPU."
     require_modest(shape, str(path / "outer.json"))
-    with torch.device("meta"):
+    with without_weights():
         refiner = Refiner(**shape).float()
     return _filled(refiner, path / "refiner.safetensors")
 
 # %% ../../nbs/model/204_autoencoder.ipynb #b7b2d448
 class Autoencoder(nn.Module):
-    """Pixels in [-1, 1] to latents and back, whatever diffusers network is inside.
+    """Pixels in [-1, 1] to latents and back, whatever network is inside.
 
     Latents are `scale * (z - shift)` of the network's z (Rombach et al. 2022). The network may compute in another
     number format than what goes in and out."""
 
     def __init__(
         self,
-        net: Any,  # `AutoencoderKL` or `AutoencoderTiny` of diffusers
+        net: Any,  # `AutoencoderTiny`, or `AutoencoderKL` of diffusers
         fold: int = 1,  # side of the patches that are folded into channels before the network, pixels
         scale: float = 1.0,  # see above
         shift: float = 0.0,  # see above
@@ -248,8 +345,6 @@ def pca_autoencoder(
     refiner: Refiner | None = None,  # corrects the decoded picture
 ) -> Autoencoder:
     "An AutoencoderTiny that begins as principal component analysis of fold x fold patches."
-    from diffusers import AutoencoderTiny
-
     n = 3 * fold * fold
     net: Any = AutoencoderTiny(
         in_channels=n,

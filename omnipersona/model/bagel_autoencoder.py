@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..basics import OmniError
+from ..basics import OmniError, without_weights
 from .autoencoder import Autoencoder
 from .bagel_checkpoint import compare_keys
 from .bagel_config import VAE
@@ -29,7 +29,7 @@ def _network(v):
     from diffusers import AutoencoderKL
 
     n = len(v["ch_mult"])
-    with torch.device("meta"):
+    with without_weights():
         return AutoencoderKL(
             v["in_channels"],
             v["out_ch"],

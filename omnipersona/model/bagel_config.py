@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from torch import nn
 
-from ..basics import OmniError
+from ..basics import OmniError, without_weights
 from .experts import MoTConfig
 from .mot import MoT
 from .tokenizer import SPECIALS, Tokenizer
@@ -116,7 +115,7 @@ def empty_mot(
     vit_rows: int | None = None,  # rows of SigLIP's own position table; None: as many as the grid has places
 ) -> MoT:
     "The model without memory."
-    with torch.device("meta"):
+    with without_weights():
         model = MoT(config)
         e = model.vit_model.vision_model.embeddings
         if vit_rows and vit_rows != len(e.position_embedding.weight):

@@ -5,78 +5,51 @@
 # %% ../../nbs/model/206_experts.ipynb #fd6c6110
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PretrainedConfig, SiglipVisionConfig
-from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
 from .attention import KVCache, attend, rotate
-from .vision import vit_config
+from .vision import ViTConfig, vit_config
 
 # %% auto #0
-__all__ = ['VIT_FIELDS', 'vit_sizes', 'MoTConfig', 'vit_config_of', 'MLP', 'normed', 'MoTAttention', 'MoTLayer']
+__all__ = ['vit_sizes', 'MoTConfig', 'vit_config_of', 'RMSNorm', 'MLP', 'normed', 'MoTAttention', 'MoTLayer']
 
 # %% ../../nbs/model/206_experts.ipynb #2488d03a
-VIT_FIELDS = (
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "patch_size",
-    "image_size",
-    "num_channels",
-    "layer_norm_eps",
-    "hidden_act",
-)
-
-
 def vit_sizes(
     **sizes,  # of `vit_config`: hidden, layers, heads, inter, patch, image
-) -> dict:  # the fields of `VIT_FIELDS`
+) -> dict:  # the fields of `ViTConfig`
     "The ViT's sizes as `MoTConfig` stores them."
-    return {k: v for k, v in vit_config(**sizes).to_dict().items() if k in VIT_FIELDS}
+    return vit_config(**sizes).to_dict()
 
 # %% ../../nbs/model/206_experts.ipynb #46ccc654
-class MoTConfig(PretrainedConfig):
+@dataclass
+class MoTConfig:
     "Sizes of the unified model."
 
-    model_type = "omnipersona_mot"
-
-    def __init__(
-        self,
-        vocab_size: int = 372,  # rows of the embedding table
-        hidden_size: int = 256,  # channels of a token
-        num_hidden_layers: int = 5,  # layers, each with two experts
-        num_attention_heads: int = 4,  # query heads
-        num_key_value_heads: int = 4,  # key heads, shared by groups of query heads
-        intermediate_size: int = 512,  # hidden channels of an MLP
-        rms_norm_eps: float = 1e-6,  # of all RMS norms
-        rope_theta: float = 1e6,  # see `rope`
-        z_channels: int = 32,  # channels of the autoencoder's latent
-        latent_patch_size: int = 1,  # latents on a side of one token
-        latent_downsample: int = 8,  # pixels on a side of one latent
-        max_latent_size: int = 8,  # tokens on a side of the largest picture
-        vit_config: dict | None = None,  # from `vit_sizes`; None: those of the tiny ViT
-        connector_act: str = "gelu_pytorch_tanh",  # between the connector's two layers
-        position_period: float = 10.0,  # of the two position tables, see `sincos_2d`
-        timestep_shift: float = 1.0,  # of the training times, see `shift_time`
-        special: dict | None = None,  # ids of bos, eos, start and end; None: 0 to 3
-        spare: int | None = None,  # first spare row of the embedding; None: there are none
-        **kw,  # settings of every transformers configuration
-    ):
-        self.vocab_size, self.hidden_size, self.num_hidden_layers = vocab_size, hidden_size, num_hidden_layers
-        self.num_attention_heads, self.num_key_value_heads = num_attention_heads, num_key_value_heads
-        self.intermediate_size, self.rms_norm_eps, self.rope_theta = intermediate_size, rms_norm_eps, rope_theta
-        self.z_channels, self.latent_patch_size = z_channels, latent_patch_size
-        self.latent_downsample, self.max_latent_size = latent_downsample, max_latent_size
-        self.vit_config = vit_config or vit_sizes(hidden=160, inter=480)
-        self.connector_act, self.timestep_shift, self.position_period = connector_act, timestep_shift, position_period
-        self.special = special or dict(bos=0, eos=1, start=2, end=3)
-        self.spare = spare
-        super().__init__(**kw)
+    vocab_size: int = 372  # rows of the embedding table
+    hidden_size: int = 256  # channels of a token
+    num_hidden_layers: int = 5  # layers, each with two experts
+    num_attention_heads: int = 4  # query heads
+    num_key_value_heads: int = 4  # key heads, shared by groups of query heads
+    intermediate_size: int = 512  # hidden channels of an MLP
+    rms_norm_eps: float = 1e-6  # of all RMS norms
+    rope_theta: float = 1e6  # see `rope`
+    z_channels: int = 32  # channels of the autoencoder's latent
+    latent_patch_size: int = 1  # latents on a side of one token
+    latent_downsample: int = 8  # pixels on a side of one latent
+    max_latent_size: int = 8  # tokens on a side of the largest picture
+    vit_config: dict = field(default_factory=lambda: vit_sizes(hidden=160, inter=480))  # from `vit_sizes`
+    connector_act: str = "gelu_pytorch_tanh"  # between the connector's two layers
+    position_period: float = 10.0  # of the two position tables, see `sincos_2d`
+    timestep_shift: float = 1.0  # of the training times, see `shift_time`
+    special: dict = field(default_factory=lambda: dict(bos=0, eos=1, start=2, end=3))  # ids of the framing tokens
+    spare: int | None = None  # first spare row of the embedding; None: there are none
 
     @property
     def latent_channels(self) -> int:
@@ -88,21 +61,47 @@ class MoTConfig(PretrainedConfig):
         "Patches on a side of the largest picture that the ViT reads."
         return self.vit_config["image_size"] // self.vit_config["patch_size"]
 
+    def to_dict(self) -> dict:
+        "The sizes as JSON stores them."
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, stored: dict) -> MoTConfig:
+        "The sizes from JSON; what else the file says is left out."
+        return cls(**{f.name: stored[f.name] for f in fields(cls) if f.name in stored})
+
+    def save_pretrained(self, folder: Path | str) -> None:
+        "Write config.json."
+        about = dict(architectures=["MoT"], model_type="omnipersona_mot") | self.to_dict()
+        Path(folder, "config.json").write_text(json.dumps(about, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
 # %% ../../nbs/model/206_experts.ipynb #16c73f47
 def vit_config_of(
     c: MoTConfig,  # of the whole model
-) -> SiglipVisionConfig:
+) -> ViTConfig:
     "The ViT's configuration from that of the whole model."
-    v = c.vit_config
-    return vit_config(
-        hidden=v["hidden_size"],
-        layers=v["num_hidden_layers"],
-        heads=v["num_attention_heads"],
-        inter=v["intermediate_size"],
-        patch=v["patch_size"],
-        image=v["image_size"],
-        attention_dropout=0.0,
-    )
+    return ViTConfig(**c.vit_config)
+
+# %% ../../nbs/model/206_experts.ipynb #c2060001
+class RMSNorm(nn.Module):
+    "Tokens divided by their root mean square (Zhang and Sennrich 2019), computed in float32, times a learnt weight."
+
+    def __init__(
+        self,
+        d: int,  # channels of a token
+        eps: float = 1e-6,  # added to the mean square
+    ):
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.ones(d)), eps
+
+    def forward(
+        self,
+        x: Tensor,  # (..., d)
+    ) -> Tensor:  # (..., d)
+        "Each token by itself."
+        h = x.float()
+        h = h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + self.eps)
+        return self.weight * h.to(x.dtype)
 
 # %% ../../nbs/model/206_experts.ipynb #8145e21b
 class MLP(nn.Module):
@@ -132,7 +131,7 @@ class MLP(nn.Module):
 
 # %% ../../nbs/model/206_experts.ipynb #7802696e
 def normed(
-    norm: Qwen2RMSNorm,
+    norm: RMSNorm,
     x: Tensor,  # (..., d)
 ) -> Tensor:  # (..., d)
     "A norm's output, in the format of its weights."
@@ -158,7 +157,7 @@ class MoTAttention(nn.Module):
                 setattr(self, f"{name}_proj{suffix}", nn.Linear(d, n * self.dim))
             setattr(self, f"o_proj{suffix}", nn.Linear(heads * self.dim, d, bias=False))
             for name in "qk":
-                setattr(self, f"{name}_norm{suffix}", Qwen2RMSNorm(self.dim, eps=c.rms_norm_eps))
+                setattr(self, f"{name}_norm{suffix}", RMSNorm(self.dim, eps=c.rms_norm_eps))
 
     def _qkv(self, x, suffix):
         "(B, L, heads, dim) queries, keys and values of one expert."
@@ -194,10 +193,10 @@ class MoTAttention(nn.Module):
 class MoTLayer(nn.Module):
     "A pre-norm decoder layer that has everything twice, except the attention itself."
 
-    input_layernorm: Qwen2RMSNorm
-    input_layernorm_moe_gen: Qwen2RMSNorm
-    post_attention_layernorm: Qwen2RMSNorm
-    post_attention_layernorm_moe_gen: Qwen2RMSNorm
+    input_layernorm: RMSNorm
+    input_layernorm_moe_gen: RMSNorm
+    post_attention_layernorm: RMSNorm
+    post_attention_layernorm_moe_gen: RMSNorm
     mlp: MLP
     mlp_moe_gen: MLP
 
@@ -207,7 +206,7 @@ class MoTLayer(nn.Module):
         for suffix in ("", "_moe_gen"):
             setattr(self, f"mlp{suffix}", MLP(c.hidden_size, c.intermediate_size))
             for name in ("input_layernorm", "post_attention_layernorm"):
-                setattr(self, name + suffix, Qwen2RMSNorm(c.hidden_size, eps=c.rms_norm_eps))
+                setattr(self, name + suffix, RMSNorm(c.hidden_size, eps=c.rms_norm_eps))
 
     def forward(
         self,

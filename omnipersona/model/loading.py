@@ -5,7 +5,6 @@
 # %% ../../nbs/model/218_loading.ipynb #7e48d7cd
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -100,8 +99,7 @@ def saved_config(
     "The sizes of a backbone, and nothing else that its config.json may hold. Raises OmniError for impossible sizes."
     config = read_json(path / "config.json", dict)
     require_modest(config, str(path / "config.json"))
-    known = inspect.signature(MoTConfig.__init__).parameters
-    return MoTConfig(**{k: v for k, v in config.items() if k in known and k not in ("self", "kw")})
+    return MoTConfig.from_dict(config)
 
 
 _VIT_TABLE = "vit_model.vision_model.embeddings.position_embedding.weight"

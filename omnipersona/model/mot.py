@@ -7,20 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import PreTrainedModel
-from transformers.activations import ACT2FN
-from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
 from .attention import KVCache, rope
-from .experts import MoTConfig, MoTLayer, normed, vit_config_of
+from .experts import MoTConfig, MoTLayer, RMSNorm, normed, vit_config_of
 from .flow import time_features
 from .segments import Batch, Special
-from .vision import ViT, sincos_2d
+from .vision import ViT, activation, sincos_2d
 
 # %% auto #0
 __all__ = ['Hidden', 'MoT', 'text_loss', 'image_loss']
@@ -31,7 +29,9 @@ class _Table(nn.Module):
 
     def __init__(self, d: int, side: int, period: float):
         super().__init__()
-        table = sincos_2d(d, side, period, torch.get_default_device())
+        device = torch.get_default_device()
+        empty = device.type == "meta"  # see `without_weights`
+        table = torch.empty(side**2, d, device=device) if empty else sincos_2d(d, side, period, device)
         self.pos_embed = nn.Parameter(table, requires_grad=False)
 
 
@@ -51,7 +51,7 @@ class _Connector(nn.Module):
 
     def __init__(self, features: int, d: int, act: str):
         super().__init__()
-        self.fc1, self.fc2, self.act = nn.Linear(features, d), nn.Linear(d, d), ACT2FN[act]
+        self.fc1, self.fc2, self.act = nn.Linear(features, d), nn.Linear(d, d), activation(act)
 
     def forward(self, x):
         return self.fc2(self.act(self.fc1(x)))
@@ -64,8 +64,8 @@ class _Decoder(nn.Module):
         super().__init__()
         self.embed_tokens = nn.Embedding(c.vocab_size, c.hidden_size)
         self.layers = nn.ModuleList([MoTLayer(c) for _ in range(c.num_hidden_layers)])
-        self.norm = Qwen2RMSNorm(c.hidden_size, eps=c.rms_norm_eps)
-        self.norm_moe_gen = Qwen2RMSNorm(c.hidden_size, eps=c.rms_norm_eps)
+        self.norm = RMSNorm(c.hidden_size, eps=c.rms_norm_eps)
+        self.norm_moe_gen = RMSNorm(c.hidden_size, eps=c.rms_norm_eps)
 
 
 class _Language(nn.Module):
@@ -127,20 +127,16 @@ class Hidden:
     new: list  # for every layer the new (keys, values), each (B, Hkv, L, dim)
 
 # %% ../../nbs/model/207_mot.ipynb #b22e5cfd
-class MoT(PreTrainedModel):
+class MoT(nn.Module):
     """The unified model (Deng et al. 2025). Parameter names are those of the official BAGEL checkpoint.
 
     With `gradient_checkpointing`, a layer's inner values are computed again in the backward pass and not kept."""
 
-    config_class = MoTConfig
-    base_model_prefix = "language_model"
-    _no_split_modules = ["MoTLayer"]
-    _supports_sdpa = True
-    supports_gradient_checkpointing = True
     gradient_checkpointing = False
 
     def __init__(self, config: MoTConfig):
-        super().__init__(config)
+        super().__init__()
+        self.config = config
         c, d = config, config.hidden_size
         self.language_model = _Language(c)
         self.time_embedder = _Time(d)
@@ -149,10 +145,7 @@ class MoT(PreTrainedModel):
         self.connector = _Connector(c.vit_config["hidden_size"], d, c.connector_act)
         self.latent_pos_embed = _Table(d, c.max_latent_size, c.position_period)
         self.vit_pos_embed = _Table(d, c.vit_side, c.position_period)
-        self.post_init()
-
-    def _init_weights(self, m):
-        _initialise(m, self.config.hidden_size > 1024)
+        self.apply(partial(_initialise, wide=d > 1024))
 
     @property
     def special(self) -> Special:

@@ -5,22 +5,21 @@
 # %% ../../nbs/model/203_vision.ipynb #6b118227
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
-from transformers import SiglipVisionConfig
-from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
 
 from ..basics import OmniError
 from ..pictures import square, square_crop, to_tensor
 from ..settings import brief, choice, named_settings, whole
 
 # %% auto #0
-__all__ = ['RESAMPLES', 'MOST_PIXELS', 'patchify', 'unpatchify', 'grid_ids', 'ImageResize', 'sincos_2d', 'ViTEmbeddings',
-           'vit_config', 'ViT']
+__all__ = ['RESAMPLES', 'MOST_PIXELS', 'ACTIVATIONS', 'patchify', 'unpatchify', 'grid_ids', 'ImageResize', 'sincos_2d',
+           'ViTConfig', 'vit_config', 'ViTEmbeddings', 'activation', 'ViTAttention', 'ViTMLP', 'ViTLayer', 'ViT']
 
 # %% ../../nbs/model/203_vision.ipynb #008bfbef
 def patchify(
@@ -140,17 +139,46 @@ def sincos_2d(
     row, col = torch.meshgrid(places, places, indexing="ij")
     return torch.cat([waves(col), waves(row)], 1).float()
 
+# %% ../../nbs/model/203_vision.ipynb #73a171e4
+@dataclass
+class ViTConfig:
+    "Sizes of a ViT under the names of SigLIP's configuration; the defaults are near those of the tiny one."
+
+    hidden_size: int = 192  # channels of a token
+    num_hidden_layers: int = 4  # transformer layers
+    num_attention_heads: int = 4  # attention heads in a layer
+    intermediate_size: int = 512  # hidden channels of the MLP
+    patch_size: int = 10  # side of a patch, pixels
+    image_size: int = 60  # side of the largest picture, pixels
+    num_channels: int = 3  # of a picture
+    layer_norm_eps: float = 1e-6  # of all layer norms
+    hidden_act: str = "gelu_pytorch_tanh"  # one of `ACTIVATIONS`
+
+    def to_dict(self) -> dict:
+        "The sizes as JSON stores them."
+        return asdict(self)
+
+
+def vit_config(
+    hidden: int = 192,  # these and the following as in `ViTConfig`
+    layers: int = 4,
+    heads: int = 4,
+    inter: int = 512,
+    patch: int = 10,
+    image: int = 60,
+) -> ViTConfig:
+    "Sizes of a ViT, with short names."
+    return ViTConfig(hidden, layers, heads, inter, patch, image)
+
 # %% ../../nbs/model/203_vision.ipynb #19469898
 class ViTEmbeddings(nn.Module):
     "Patches and their places to tokens: a linear map plus a learnt position. `side`: patches on a side of its table."
 
-    def __init__(self, c: SiglipVisionConfig):
+    def __init__(self, c: ViTConfig):
         super().__init__()
-        sizes = c.to_dict()
-        patch, hidden = sizes["patch_size"], sizes["hidden_size"]
-        self.side = sizes["image_size"] // patch
-        self.patch_embedding = nn.Linear(sizes["num_channels"] * patch**2, hidden)
-        self.position_embedding = nn.Embedding(self.side**2, hidden)
+        self.side = c.image_size // c.patch_size
+        self.patch_embedding = nn.Linear(c.num_channels * c.patch_size**2, c.hidden_size)
+        self.position_embedding = nn.Embedding(self.side**2, c.hidden_size)
 
     def forward(
         self,
@@ -160,41 +188,96 @@ class ViTEmbeddings(nn.Module):
         "Tokens of patches."
         return self.patch_embedding(patches) + self.position_embedding(ids)
 
-# %% ../../nbs/model/203_vision.ipynb #73a171e4
-def vit_config(
-    hidden: int = 192,  # channels of a token
-    layers: int = 4,  # transformer layers
-    heads: int = 4,  # attention heads in a layer
-    inter: int = 512,  # hidden channels of the MLP
-    patch: int = 10,  # side of a patch, pixels
-    image: int = 60,  # side of the largest picture, pixels
-    **kw,  # further settings of SiglipVisionConfig
-) -> SiglipVisionConfig:
-    "Sizes of a ViT; the defaults are near those of the tiny one."
-    kw.setdefault("attn_implementation", "sdpa")
-    return SiglipVisionConfig(
-        hidden_size=hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        intermediate_size=inter,
-        patch_size=patch,
-        image_size=image,
-        **kw,
-    )
+# %% ../../nbs/model/203_vision.ipynb #c2030001
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = dict(
+    gelu=nn.GELU,
+    gelu_pytorch_tanh=lambda: nn.GELU("tanh"),
+    relu=nn.ReLU,
+    silu=nn.SiLU,
+)  # names as in the configurations of transformers
+
+
+def activation(name: str) -> nn.Module:
+    "The activation function of that name. Raises OmniError for an unknown name."
+    return ACTIVATIONS[choice("activation", name, tuple(ACTIVATIONS))]()
+
+
+class ViTAttention(nn.Module):
+    """Every patch attends to every patch.
+
+    `eager`: two products in place of PyTorch's fused attention, which a CPU trains faster at these sizes."""
+
+    eager = False
+
+    def __init__(self, c: ViTConfig):
+        super().__init__()
+        self.heads = c.num_attention_heads
+        for name in ("k_proj", "v_proj", "q_proj", "out_proj"):
+            setattr(self, name, nn.Linear(c.hidden_size, c.hidden_size))
+
+    def forward(
+        self,
+        x: Tensor,  # (B, N, hidden)
+    ) -> Tensor:  # (B, N, hidden)
+        "What each patch reads of the patches of its picture."
+        maps = self.q_proj, self.k_proj, self.v_proj
+        q, k, v = (f(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f in maps)
+        if self.eager:
+            weights = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1, dtype=torch.float32)
+            read = weights.to(q.dtype) @ v
+        else:
+            read = F.scaled_dot_product_attention(q, k, v, scale=q.shape[-1] ** -0.5)
+        return self.out_proj(read.transpose(1, 2).flatten(2))
+
+# %% ../../nbs/model/203_vision.ipynb #c2030002
+class ViTMLP(nn.Module):
+    "Each patch by itself."
+
+    def __init__(self, c: ViTConfig):
+        super().__init__()
+        self.activation_fn = activation(c.hidden_act)
+        self.fc1 = nn.Linear(c.hidden_size, c.intermediate_size)
+        self.fc2 = nn.Linear(c.intermediate_size, c.hidden_size)
+
+    def forward(
+        self,
+        x: Tensor,  # (B, N, hidden)
+    ) -> Tensor:  # (B, N, hidden)
+        "Two linear maps with an activation function between them."
+        return self.fc2(self.activation_fn(self.fc1(x)))
+
+
+class ViTLayer(nn.Module):
+    "SigLIP's layer (Zhai et al. 2023): attention and MLP, each after a layer norm, each added to its input."
+
+    def __init__(self, c: ViTConfig):
+        super().__init__()
+        self.layer_norm1 = nn.LayerNorm(c.hidden_size, eps=c.layer_norm_eps)
+        self.self_attn = ViTAttention(c)
+        self.layer_norm2 = nn.LayerNorm(c.hidden_size, eps=c.layer_norm_eps)
+        self.mlp = ViTMLP(c)
+
+    def forward(
+        self,
+        x: Tensor,  # (B, N, hidden)
+    ) -> Tensor:  # (B, N, hidden)
+        "One layer."
+        x = x + self.self_attn(self.layer_norm1(x))
+        return x + self.mlp(self.layer_norm2(x))
 
 # %% ../../nbs/model/203_vision.ipynb #33a364fc
 class _Layers(nn.Module):
     "The ViT's layers, under SigLIP's name for them."
 
-    def __init__(self, c: SiglipVisionConfig):
+    def __init__(self, c: ViTConfig):
         super().__init__()
-        self.layers = nn.ModuleList([SiglipEncoderLayer(c) for _ in range(c.num_hidden_layers)])
+        self.layers = nn.ModuleList([ViTLayer(c) for _ in range(c.num_hidden_layers)])
 
 
 class _Tower(nn.Module):
     "Embedding, layers and last norm, under SigLIP's names for them."
 
-    def __init__(self, c: SiglipVisionConfig):
+    def __init__(self, c: ViTConfig):
         super().__init__()
         self.embeddings, self.encoder = ViTEmbeddings(c), _Layers(c)
         self.post_layernorm = nn.LayerNorm(c.hidden_size, eps=c.layer_norm_eps)
@@ -203,7 +286,7 @@ class _Tower(nn.Module):
 class ViT(nn.Module):
     "Patches to features. The names of the parameters are those of the official checkpoint."
 
-    def __init__(self, config: SiglipVisionConfig):
+    def __init__(self, config: ViTConfig):
         super().__init__()
         self.config = config
         self.vision_model = _Tower(config)
@@ -217,6 +300,11 @@ class ViT(nn.Module):
         v = self.vision_model
         h = v.embeddings(patches, grid_ids(grid, v.embeddings.side, patches.device))
         for layer in v.encoder.layers:
-            h = layer(h, attention_mask=None)
-            h = h[0] if isinstance(h, tuple) else h  # older versions of transformers return a tuple
+            h = layer(h)
         return v.post_layernorm(h)
+
+    def use_eager_attention(self) -> ViT:
+        "Compute attention by two products from now on, see `ViTAttention`."
+        for layer in self.vision_model.encoder.layers:
+            layer.self_attn.eager = True
+        return self
