@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help venv export clean-notebooks readme picture docs build demo test test-notebooks test-trust test-wheel test-colab course test-course lint \
+.PHONY: help venv export clean-notebooks readme picture docs build demo test test-notebooks test-trust test-wheel test-colab course course-slides atlas test-course test-classroom lint \
 	sbom licences archives check-archives hashes check-hashes audit pythons pretrain course-concepts tutorial-table \
 	bench-main bench-recipes bench-replay bench-attention bench-crosstask bench-conditions bench-token-roles bench-giveaway bench-photo-kit bench-widgets bench-7b gpu-check gpu-kit
 
@@ -98,8 +98,9 @@ bench-crosstask: $(READY) ## what one task teaches another (75 minutes on two co
 	$(call RUN,bench.crosstask_bench,main)
 bench-conditions: $(READY) ## when decoupling and editing data help (65 minutes)
 	$(call RUN,bench.conditions_bench,main)
-bench-widgets: $(READY) ## how fast the widgets answer
+bench-widgets: $(READY) ## how fast the explorers and the studio answer
 	$(call RUN,widgets.latency,main)
+	$(call RUN,widgets.studio_latency,main)
 bench-token-roles: $(READY) ## which tokens carry what: groups taken away from sixteen concepts (half an hour)
 	$(call RUN,course.token_roles,main)
 bench-giveaway: $(READY) ## what a concept's folder gives away (half an hour)
@@ -139,9 +140,17 @@ test-wheel: $(READY) ## the quickstart with the wheel alone, in an empty environ
 
 # ---- the course ---------------------------------------------------------------------------------------------------
 # Otter needs newer widgets than Colab has, so it lives in an environment of its own, and no student needs it.
-course: .venv-otter/.ready ## dist/course: student notebooks, autograder zips, solutions
+course: .venv-otter/.ready ## dist/course: student notebooks, autograder zips, solutions, guide, slides, the wall of a class
 	OMP_NUM_THREADS=1 $(BIN)/python tools/course.py build .venv-otter dist/course
+	OMP_NUM_THREADS=$(WORKERS) $(BIN)/python tools/kit.py make dist/course
 	@find dist/course -type f | sort
+
+course-slides: $(READY) ## dist/course/slides: figures for slides, SVG and PNG
+	OMP_NUM_THREADS=$(WORKERS) $(BIN)/python tools/kit.py slides dist/course/slides
+
+atlas: $(READY) ## the wall of a class as one page: make atlas FOLDER=hand_in OUT=class.html
+	@test -n "$(FOLDER)" || { echo "Which folder? make atlas FOLDER=hand_in OUT=class.html (one folder or zip file a student)"; exit 1; }
+	OMP_NUM_THREADS=$(WORKERS) $(BIN)/python -m omnipersona.course.atlas "$(FOLDER)" "$(or $(OUT),class.html)"
 
 tutorial-table: $(READY) ## minutes and memory of each tutorial, into nbs/tutorials/README.md; runs them all on one core (20 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python tools/tutorials.py measure $(TUTORIAL)
@@ -154,8 +163,11 @@ course-concepts: $(READY) ## the concepts that come with the course, learnt agai
 	@touch $@
 
 test-course: .venv-otter/.ready ## checks, the zoo of wrong solutions, grading of solutions and student versions; prints the table
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "trust or not trust" tests/test_course.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "trust or not trust" tests/test_course.py tests/test_course_bad_input.py tests/test_course_kit.py
 	@OMP_NUM_THREADS=1 $(BIN)/python tools/course.py table
+
+test-classroom: $(READY) ## every assignment and tutorial, opened in JupyterLab and run (CASES='A5 03': some of them)
+	CASES="$(CASES)" OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m classroom tests/test_browser_course.py
 
 test-notebooks: .stamps/notebooks ## every cell of the library notebooks
 

@@ -95,7 +95,7 @@ def browser_page(address, width=1200, height=2600):  # JupyterLab takes cells ou
     with api.sync_playwright() as p:
         browser = p.chromium.launch(executable_path=chromium, args=BROWSER_ARGS)
         page = browser.new_page(viewport=dict(width=width, height=height))
-        page.set_default_timeout(90_000)  # importing torch on a busy machine takes its time
+        page.set_default_timeout(300_000)  # importing torch on a busy machine takes its time
         page.heard = []
 
         def heard(m):

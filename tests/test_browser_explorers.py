@@ -50,7 +50,7 @@ def out(page, n):
     return page.locator(".jp-Notebook .jp-CodeCell").nth(n).locator(".jp-OutputArea-output").last
 
 
-def wait_until(page, condition, seconds=60):
+def wait_until(page, condition, seconds=180):
     for _ in range(seconds * 10):
         if condition():
             return True

@@ -170,7 +170,7 @@ def test_a_drive_that_disappears_inside_the_kit(colab, monkeypatch):
     made = dict(names["kit"].items)
     assert any("kept in memory and saved with the next item" in text for text in said) and len(made) > 10
     with pytest.raises(OmniError, match="cannot be written"):
-        run(CODE[learning : learning + 1], names)
+        run(CODE[making + 1 : learning + 1], names)
     drive.comes_back()
     run(CODE[learning : learning + 1], names)
     assert len(names["concept"].history) == STEPS

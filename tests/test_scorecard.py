@@ -82,7 +82,7 @@ def test_every_number_is_what_is_there(tiny, known, judge):
     assert [k for k, taught, said in card.answers if said == "a teapot"] == ["ride"] and not card.missing
     lines = " ".join(card.lines())
     assert (
-        "guessing: about 5.0 of 10" in lines
+        "guessing: about 5 of 10" in lines
         and "guessing: about 0." in lines
         and "4 drawings" in lines
         and card.drawn == 4

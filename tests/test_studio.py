@@ -22,6 +22,7 @@ from omnipersona.basics import OmniError
 from omnipersona.concept.concept import Concept
 from omnipersona.concept.learn import learn
 from omnipersona.concept.losses import Recipe
+from omnipersona.concept.persona import Persona
 from omnipersona.concept.sampling import SamplesPerStep
 from omnipersona.pictures import png_bytes
 from omnipersona.toyworld.scenery import PLACES
@@ -388,10 +389,28 @@ def test_an_example_is_one_click_and_enter_asks_again(s):
     assert "<maeve>" in t.question.value
 
 
+def test_one_click_shows_the_maps_of_the_last_drawing(s, bb, concept):
+    t, heard = s.tryout, []
+    assert t.inside.button.disabled
+    t.use(Persona(bb, concept), "maeve", {}, {})
+    t.prompt.value, t.seed.value = "a photo of maeve at the moon", 3
+    t.buttons["Draw"].click()
+    t.inside.said.widget.observe(lambda _: heard.append(t.inside.said.text), "value")
+    t.inside.button.click()
+    (maps,) = t.inside.explorer.results.values()
+    assert maps.request == "a photo of <maeve> at the moon"
+    assert maps.picture.tobytes() == t.results["Draw"].image.tobytes()
+    assert heard[0].startswith("drawing it once more") and not t.inside.said.text
+    assert "reads most" in t.inside.explorer.notes[0].value
+    t.use(Persona(bb, concept), "maeve", {}, {})
+    assert not t.inside.box.children  # of another concept
+
+
 def test_a_concept_that_is_called_red_can_be_asked_about(s):
     "Left without brackets, the name is the colour, until the student says that it is the concept."
+    s.name.value = "red"  # instructions of its edits say red, too, and mean the colour
     s.train()
-    s.name.value = "red"  # its pictures' texts say red: such a concept gets this name after training
+    assert s.concept.name == "red", s.said.text
     t = s.tryout
     t.buttons["Ask"].click()
     assert "probability" in t.said["Ask"].text and "<red>" in t.question.value

@@ -447,6 +447,8 @@ HELD = 'album["look_alikes"], album["others"] = alike[: RULE.test], other[: RULE
 RUNS = 'runs = {seed: one(album["learn"], seed) for seed in RULE.seeds}'
 ALBUM = "\n    return album"
 ASKED = 'kinds = ("held_out", "look_alikes", "others")'
+ASK = 'k: dict(zip(album[k], run(learn, album["negatives"], seed, album[k]))) for k in kinds}'
+LEARNT = 'dict.fromkeys(album["learn"] if k[0] == "h" else [], "yes") for k in kinds'
 SHARES = "shares = [statistics.mean(r) for r in right.values()]"
 ONLY = "shares = [statistics.mean(right[k]) for k in "
 ZOO_A6 = [
@@ -494,8 +496,8 @@ ZOO_A6 = [
     ("my_results", "dict(zip(album[k],", "dict(zip(album[k][:2],", "answers are left out", PLAN),
     (
         "my_results",
-        'run(learn, album["negatives"], seed, album[k])))',
-        'run(learn, album["negatives"], seed, album[k]))) | dict.fromkeys(album["learn"] if k[0] == "h" else [], "yes")',
+        ASK,
+        ASK.replace(" for k in kinds", f" | {LEARNT}"),
         "asked about a photo that is not in the test",
         PLAN,
     ),

@@ -84,7 +84,9 @@ class Count:
     @property
     def line(self) -> str:
         "A sentence with what guessing gives."
-        guess = "" if self.chance is None else f" (guessing: about {self.chance * self.n:.1f} of {self.n})"
+        guess = ""
+        if self.chance is not None:
+            guess = f" (guessing: about {self.chance * self.n:.1f}".removesuffix(".0") + f" of {self.n})"
         return f"{self}{self.more}{guess}."
 
 

@@ -271,7 +271,7 @@ def _name_the_shape(
 
 
 def _first_of_several(results: list[Tensor], mistakes: dict[str, Callable[[int], Tensor]]) -> str:
-    "Where no mistake explains all results: the only one that explains those up to the first wrong one, if there is one."
+    "Where no mistake explains all results: the only one that explains those up to the first wrong one, if any."
     known = [name for name, wrong in mistakes.items() if recognise(results, {name: wrong})]
     return f"{known[0]}; and there is another mistake" if len(known) == 1 else ""
 

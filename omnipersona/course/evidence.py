@@ -86,7 +86,14 @@ def _of_gradients() -> list[tuple[str, str, str, int]]:
         what = f"cosine of the gradients of understanding and generation, {name} und tokens"
         out.append(("04", what, _mean(cosines), cosines["n"]))
         last = report["separation"][routing][-1]
-        out.append(("04", f"distance of und and gen tokens after the last layer, {name}", _mean(last), last["n"]))
+        out.append(
+            (
+                "04",
+                f"separation of und and gen tokens after the last layer (1: two tight groups), {name}",
+                _mean(last),
+                last["n"],
+            )
+        )
     return out
 
 

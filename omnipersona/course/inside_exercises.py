@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .tutorial_checks import EMPTY, Inputs, check_function, check_plain, check_value, told
+from .tutorial_checks import Inputs, check_function, check_plain, check_value, told
 
 # %% auto #0
 __all__ = ['check_share', 'check_points', 'check_without', 'check_who', 'check_falls']
@@ -125,13 +125,18 @@ def check_without(
     check_function(my_without, "my_without", _without, inputs, mistakes, hints)
 
 # %% ../../nbs/course/826_inside_exercises.ipynb #8260000e
+def _is_number(x: Any) -> bool:
+    "Whether a reader filled in a number."
+    return isinstance(x, (int, float)) and not isinstance(x, bool) and x == x
+
+
 def check_who(
     my_guess: Any,  # 'name', 'und' or 'gen'
     report: dict,  # see `token_roles_report`
 ) -> None:
     "Which group of tokens decides who is drawn?"
     falls = {k: report["falls"][f"without {k}"]["identity"] for k in ("name", "und", "gen")}
-    if my_guess in EMPTY or my_guess not in falls:
+    if not isinstance(my_guess, str) or my_guess not in falls:
         sentence = "Write down 'name', 'und' or 'gen' before you read on: a guess that is wrong teaches more than none."
         return told("my_guess", "no guess yet", sentence)
     most = max(falls, key=lambda k: falls[k]["difference"])
@@ -155,7 +160,7 @@ def check_falls(
     mean, more = sum(und) / len(und), sum(u > g for u, g in zip(und, gen)) / len(und)
     left = sum(r["without und"]["identity"] for r in runs) / len(runs)
     lowest = sum(u > max(gen) for u in und) / len(und)
-    if not isinstance(my_falls, (tuple, list)) or len(my_falls) != 2 or any(v in EMPTY for v in my_falls):
+    if not isinstance(my_falls, (tuple, list)) or len(my_falls) != 2 or not all(map(_is_number, my_falls)):
         return told("my_falls", "not two numbers", "`my_falls` must hold two numbers: (mean fall, share of runs).")
     if abs(my_falls[0] - mean) > 1e-3 * max(1, abs(mean)):
         signs = {left: "what is left, not what is lost", -mean: "the sign: a fall is before minus after"}

@@ -260,7 +260,7 @@ def check_pairs(
     counts = {r: int(true_mask(r, x).sum()) for r in mask_rules()}
     if type(my_pairs) is int and my_pairs == counts[rule]:
         return Report("my_pairs", None, [x.words])
-    fits = any(n == my_pairs for n in counts.values())
+    fits = type(my_pairs) is int and my_pairs in counts.values()
     mistake = "the number fits the rule of another student" if fits else "the number does not belong to your sample"
     hint = "`int(my_mask(*sample.inputs).sum())`, computed again after the last change of `STUDENT` or of `my_mask`"
     return Report("my_pairs", Finding(mistake, f"For the sample *{x.words}*, {my_pairs!r:.40} is not the count.", hint))

@@ -224,8 +224,8 @@ def check_always_yes(
     own = sum(what == "held out" for _, what in shown)
     mistakes = {
         "always no": 1 - own / len(shown),
-        "a number of photographs, not a share": float(own),
         "everything": 1.0,
+        "a number of photographs, not a share": float(own),
     }
     wrong = {m: v for m, v in mistakes.items() if v != own / len(shown)}
     check_value(

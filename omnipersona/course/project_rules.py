@@ -57,12 +57,12 @@ class ProjectRule:
         "The protocol as the student reads it."
         return "\n".join(
             [
-                f"1. Learn from {self.learn} photos of the subject, and from at least {self.learn} of somebody else.",
-                f"2. Keep {self.test} other photos of the subject for the test, and at least {self.test} of look-alikes "
-                f"and {self.test} of others.",
+                f"1. Learn from {self.learn} photos of the subject, and at least {self.learn} of somebody else.",
+                f"2. Keep {self.test} other photos of the subject for the test, and at least {self.test} of "
+                f"look-alikes and {self.test} of others.",
                 f"3. Seeds: {', '.join(map(str, self.seeds))}. All of them are run, and all are reported.",
-                f"4. The score of a run: {SCORES[self.score]} of right answers, of the subject, look-alikes and others.",
-                f"5. Reported: {REPORTED[self.reported]} of the scores of all seeds, with the smallest and the largest.",
+                f"4. The score of a run: {SCORES[self.score]} of right answers, for the subject, look-alikes, others.",
+                f"5. Reported: {REPORTED[self.reported]} of all seeds' scores, with the smallest and the largest.",
                 f"6. Baseline: {BASELINES[self.baseline]}.",
             ]
         )

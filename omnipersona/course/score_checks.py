@@ -83,7 +83,7 @@ def check_score(
     cases = [Case(w, x, true_score(rule, *x)) for w, x in named]
     return check_values(_number(my_score), cases, "my_score", mistakes, hints)
 
-
+# %% ../../nbs/course/812_score_checks.ipynb #81200a04
 @personal
 def check_interference(
     my_interference: Any,  # the student's function: (a, b), both (S, K, D) -> (K,)

@@ -27,7 +27,7 @@ __all__ = ['SLIDE', 'TITLE', 'LABEL', 'SMALL', 'INK', 'GREY', 'PALE', 'UND', 'GE
 
 # %% ../../nbs/course/845_slide_diagrams.ipynb #k8450006
 SLIDE = (13.333, 7.5)  # inches, 16 by 9
-TITLE, LABEL, SMALL = 32, 23, 20  # points
+TITLE, LABEL, SMALL = 31, 23, 20  # points
 INK, GREY, PALE = "#16191d", "#5b6269", "#eef1f4"
 UND, GEN, NAME_COLOR = EXPERT_COLORS["und"], EXPERT_COLORS["gen"], EXPERT_COLORS["name"]
 
@@ -61,7 +61,7 @@ def box(
     "A rounded rectangle with a text in its middle."
     from matplotlib.patches import FancyBboxPatch
 
-    style = "round,pad=0,rounding_size=0.14"
+    style = f"round,pad=0,rounding_size={min(0.14, height / 6)}"
     ax.add_patch(FancyBboxPatch((x, y), width, height, boxstyle=style, facecolor=color, edgecolor="none"))
     ax.text(x + width / 2, y + height / 2, text, fontsize=size, color=ink, ha="center", va="center", linespacing=1.3)
 
@@ -76,11 +76,11 @@ def arrow(
     ax.annotate("", end, start, arrowprops=dict(arrowstyle="-|>,head_width=.5,head_length=.8", lw=3.5, color=color))
 
 # %% ../../nbs/course/845_slide_diagrams.ipynb #k8450008
-def _tokens_row(ax: Axes, y: float, n_und: int, n_gen: int, side: float = 0.27) -> None:
+def _tokens_row(ax: Axes, y: float, n_und: int, n_gen: int, side: float = 0.288) -> None:
     "The sentence of a concept as coloured squares."
     x = 0.75
     ax.text(x, y + side / 2, "<maeve> is", fontsize=LABEL, va="center", color=NAME_COLOR, fontweight="bold")
-    x += 1.95
+    x += 2.35
     for color, n in ((UND, n_und), (GEN, n_gen)):
         for _ in range(n):
             box(ax, x, y, side * 0.84, side, color=color)
@@ -95,7 +95,7 @@ def architecture_slide(
 ) -> Figure:
     "The sentence of a concept, the two experts of every layer, and the attention that they share."
     c = bb.model.config
-    fig, ax = slide(f"{1 + n_und + n_gen} tokens pass two experts and meet in one attention")
+    fig, ax = slide(f"{1 + n_und + n_gen} tokens, two experts, one attention")
     _tokens_row(ax, 5.95, n_und, n_gen)
     ax.text(12.75, 5.63, f"only these {1 + n_und + n_gen} rows are learnt", fontsize=SMALL, color=GREY, ha="right")
     for x, color, name, does in (
@@ -107,7 +107,7 @@ def architecture_slide(
         ax.text(x + 2.62, 0.5, does, fontsize=SMALL, color=color, ha="center", va="center", fontweight="bold")
         for top, low in ((5.55, 4.98), (3.8, 3.42), (2.45, 2.05)):
             arrow(ax, (x + 2.62, top), (x + 2.62, low), color)
-    box(ax, 0.75, 2.5, 11.85, 0.87, "one attention: every token reads every token before it", INK, "white")
+    box(ax, 0.75, 2.5, 11.85, 0.87, "one attention: here all tokens meet", INK, "white")
     ax.text(6.67, 4.37, f"{c.num_hidden_layers}\nlayers", fontsize=LABEL, ha="center", va="center", color=INK)
     return fig
 
@@ -124,7 +124,7 @@ def mask_slide(
     parts: Sequence[tuple] = (*PARTS_OF_MASK, ("words", CAUSAL, 3, UND)),  # (name, mode, tokens, colour) each
 ) -> Figure:
     "Who sees whom: text from left to right, pictures as a whole, and a noised picture that no later token sees."
-    fig, ax = slide("Words read backwards, pictures read themselves as a whole")
+    fig, ax = slide("Who sees whom: the attention mask")
     sizes = [n for _, _, n, _ in parts]
     segment = torch.tensor([[i for i, n in enumerate(sizes) for _ in range(n)]])
     mode = torch.tensor([[m for _, m, n, _ in parts for _ in range(n)]])
@@ -137,23 +137,23 @@ def mask_slide(
         middle = (at + n / 2) * side
         about = dict(fontsize=SMALL, color=color, fontweight="bold")
         ax.text(left - 0.2, top - middle, name, ha="right", va="center", **about)
-        ax.text(left + middle, top + 0.22, name, ha="center", va="center", **about)
+        ax.add_patch(_square(left + at * side, top + 0.12, (n * side * 0.98, 0.16), color))
         at += n
-    ax.text(0.75, top + 0.22, "looks ↓   sees →", fontsize=SMALL, color=GREY, va="center", ha="left", alpha=0)
     for y, text in (
-        (5.2, "a row looks,\na column is seen"),
+        (5.2, "a row looks, a column\nis seen, in the same order"),
         (3.95, "words: only what\nstands before"),
         (2.7, "a picture: all of itself,\nand what stands before"),
         (1.3, "a noised picture:\nno later token sees it"),
     ):
-        ax.text(8.3, y, text, fontsize=LABEL, color=GREY if y > 5 else INK, va="center", linespacing=1.25)
+        ax.text(8.25, y, text, fontsize=LABEL, color=GREY if y > 5 else INK, va="center", linespacing=1.25)
     return fig
 
 
-def _square(x, y, side, color):
+def _square(x, y, size, color):
     from matplotlib.patches import Rectangle
 
-    return Rectangle((x, y), side, side, facecolor=color, edgecolor="none")
+    width, height = size if isinstance(size, tuple) else (size, size)
+    return Rectangle((x, y), width, height, facecolor=color, edgecolor="none")
 
 # %% ../../nbs/course/845_slide_diagrams.ipynb #k8450014
 def flow_slide(
@@ -163,7 +163,7 @@ def flow_slide(
     seed: int = 0,  # of the noise
 ) -> Figure:
     "A photograph on its straight way to noise."
-    fig, ax = slide("Rectified flow: a straight line from a picture to noise")
+    fig, ax = slide("Rectified flow: straight from a picture to noise")
     latents = bb.encode_latents([photo.image])[0].x
     noise = bb.initial_noise([seed], bb.grid)[0]
     pictures = bb.decode_latents(torch.stack([interpolate(latents, noise, t)[0] for t in times]))

@@ -31,6 +31,7 @@ from omnipersona.course.slide_diagrams import (
     mask_slide,
     slide,
 )
+from ..inside.svg_figures import ink_on
 from ..model.backbone import Backbone
 from ..model.loading import load_backbone
 from ..toyworld.world import ToyWorld
@@ -68,6 +69,8 @@ def replay_slide(
         x = 0.6 + 9.3 * k
         ax.imshow(picture, extent=(x, x + 2.6, 0.75, 3.35), interpolation="nearest", zorder=2)
         ax.text(x + 1.3, 0.4, label, fontsize=LABEL, ha="center", va="center", color=INK)
+    if pictures is not None:
+        ax.text(6.55, 1.9, "the same request,\nthe same noise", fontsize=LABEL, ha="center", va="center", color=GREY)
     ax.set(xlim=(0, 13.333), ylim=(0, 7.5), aspect="auto")
     return fig
 
@@ -105,15 +108,16 @@ def bars_slide(
             _bar(inner, g + (b - (len(bars) - 1) / 2) * wide, s, wide * 0.92, color)
         if chance is not None:
             inner.plot([g - 0.44, g + 0.44], [chance] * 2, color=INK, lw=2.5, ls=":")
-            inner.text(g + 0.45, chance, "guess", fontsize=16, color=INK, va="center")
-    inner.set(ylim=(0, 1.18), xlim=(-0.6, len(groups) - 0.35), yticks=[])
+            inner.text(g - 0.47, chance, "guess", fontsize=SMALL, color=INK, va="center", ha="right")
+    inner.set(ylim=(0, 1.18), xlim=(-0.85, len(groups) - 0.4), yticks=[])
     inner.set_xticks(range(len(groups)), [name for name, _, _ in groups], fontsize=LABEL, linespacing=1.2)
     inner.tick_params(length=0, pad=10)
     for edge in ("top", "right", "left"):
         inner.spines[edge].set_visible(False)
     for k, (text, color) in enumerate(legend):
-        box(ax, 0.75 + 4.4 * k, 5.98, 0.34, 0.34, color=color)
-        ax.text(1.25 + 4.4 * k, 6.15, text, fontsize=LABEL, va="center", color=INK)
+        x = 0.75 + min(5.4, 12.3 / len(legend)) * k
+        box(ax, x, 5.98, 0.34, 0.34, color=color)
+        ax.text(x + 0.5, 6.15, text, fontsize=LABEL, va="center", color=INK)
     ax.text(0.6, 0.32, note, fontsize=14, color=GREY, va="center")
     return fig
 
@@ -125,7 +129,7 @@ def _bar(ax: Axes, x: float, s: dict, width: float, color: str) -> None:
     ax.plot([x, x], [max(0, mean - sd), min(1.08, mean + sd)], color=INK, lw=1.5, alpha=0.55)
     number = f"{mean:.2f}".removeprefix("0") if mean < 1 else f"{mean:.2f}"
     if mean > 0.25:
-        ax.text(x, 0.06, number, fontsize=LABEL, ha="center", va="bottom", color="white", fontweight="bold")
+        ax.text(x, 0.06, number, fontsize=LABEL, ha="center", va="bottom", color=ink_on(color), fontweight="bold")
     else:
         ax.text(x, min(1.08, mean + sd) + 0.04, number, fontsize=LABEL, ha="center", va="bottom", color=INK)
 

@@ -105,8 +105,8 @@ def _pasted_answer(answer: Any) -> Finding | None:
     if not (name := pasted(answer)):
         return None
     sentence = (
-        f"This notebook holds a copy of `{name}` of the package's checks, perhaps under another name. It is the answer, "
-        "so it scores nothing. Delete it, restart the kernel, and write your own lines."
+        f"This notebook holds a copy of `{name}` of the package's checks, perhaps under another name. It is the "
+        "answer, so it scores nothing. Delete it, restart the kernel, and write your own lines."
     )
     return Finding("the answers of the checks are pasted", sentence)
 

@@ -21,7 +21,6 @@ from omnipersona.course.token_rules import (
     SENTENCE_TWISTS,
     SPLICE_TWISTS,
     TRAIN_TWISTS,
-    TokenRule,
     token_rule,
     token_rules,
     true_ids,
@@ -105,7 +104,7 @@ def check_ids(
     cases = [Case(f"concept {x[3]} of the sizes {sizes}", x, true_ids(rule, *x)) for x in inputs]
     return check_values(my_ids, cases, "my_ids", mistakes, hints)
 
-
+# %% ../../nbs/course/811_token_checks.ipynb #81100a03
 @personal
 def check_sentence(
     my_sentence: Any,  # the student's function: (ids, n_und, word, stop, coupled) -> (T, 2)

@@ -188,7 +188,8 @@ class LookInside:
         self.drawing, self.said, self.box = drawing, StatusLine(), w.Box([])
         self.explorer: AttentionExplorer | None = None
         tip = "draw the last drawing once more, and show which concept tokens each part of it reads"
-        self.button = with_tip(w.Button(description="Attention map", icon="search", layout=dict(width="auto")), tip)
+        button = w.Button(description="Attention map", icon="search", layout=dict(align_self="flex-start"))
+        self.button = with_tip(button, tip)
         self.button.on_click(self.said.guarded(self.look, busy))
         about = w.HTML("Which part of the last drawing reads which of the tokens that were learnt?")
         self.widget = w.VBox([headline("Look inside"), about, self.button, self.said.widget, self.box])

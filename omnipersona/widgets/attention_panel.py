@@ -188,5 +188,5 @@ class Column:
 
     def cell(self) -> str:
         "HTML of what is shown."
-        width = f"max-width:{self.wide}px;vertical-align:top;text-align:left"
+        width = f"max-width:{self.wide}px;vertical-align:top;text-align:left;padding-right:16px"
         return f"<td style='{width}'>{self.head}{self.map.value}{self.bars.value}{self.note.value}</td>"

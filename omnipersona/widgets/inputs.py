@@ -205,10 +205,11 @@ CSS = """
 .omni-studio .lm-TabBar-tab,.omni-studio .lm-TabBar-tab *,.omni-studio .p-TabBar-tab,.omni-studio .p-TabBar-tab *{
 color:var(--jp-ui-font-color1,inherit)!important}
 .omni-studio .widget-label,
-.omni-studio .jupyter-button:not(.mod-success):not(.mod-danger):not(.mod-active){color:var(--jp-ui-font-color1,inherit)}
+.omni-studio .jupyter-button:not(.mod-success,.mod-danger,.mod-active,.mod-primary){
+color:var(--jp-ui-font-color1,inherit)}
 .omni-studio .jupyter-button.mod-success{background:#1b6e3c;color:#fff}
 .omni-studio .jupyter-button.mod-danger{background:#b3261e;color:#fff}
-.omni-studio .jupyter-button.mod-active{background:#1f5fa8;color:#fff}
+.omni-studio .jupyter-button.mod-active,.omni-studio .jupyter-button.mod-primary{background:#1f5fa8;color:#fff}
 .omni-studio .jupyter-button:disabled{opacity:.45;cursor:not-allowed;filter:grayscale(1)}
 .omni-studio input::placeholder{color:var(--jp-ui-font-color2,#666);opacity:1}
 .omni-studio :focus-visible{outline:2px solid #1f8fff;outline-offset:1px}

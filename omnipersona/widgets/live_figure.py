@@ -74,6 +74,14 @@ export default {
       const [row, col] = model.get("cell").map((x, i) => Math.max(0, x) + step[i]);
       choose([Math.min(Math.max(row, 0), rows - 1), Math.min(Math.max(col, 0), cols - 1)], true);
     };
+    const names = {play: "play or pause", pause: "play or pause", stop: "stop", retweet: "again and again"};
+    function nameIcons() {  // of the play buttons of ipywidgets, which a screen reader cannot read
+      for (const icon of (el.closest(".omni-attention") || el).querySelectorAll("button > i.fa")) {
+        const kind = Object.keys(names).find(name => icon.classList.contains(`fa-${name}`));
+        if (kind && !icon.parentElement.textContent.trim()) icon.parentElement.title ||= names[kind];
+      }
+    }
+    for (const wait of [0, 300, 2000]) setTimeout(nameIcons, wait);
     model.on("change:value", show);
     show();
   },

@@ -81,9 +81,11 @@ async function choose(source, shipped) {
     const concept = await call("choose", source);
     Object.assign(state, { concept, shipped });
   } catch (e) {
-    return say("refused", e);
+    say("refused", e);
+    return false;
   }
   await showConcept();
+  return true;
 }
 
 async function showConcept() {
@@ -339,8 +341,7 @@ function wireDrop() {
   const zone = $("drop"), open = async (files) => {
     const { parts, most_stored } = state.config.concept;
     const found = await contents(files, parts, most_stored);
-    await choose({ files: found }, null);
-    if (!$("refused").textContent) addOwnCard();
+    if (await choose({ files: found }, null)) addOwnCard(found);
   };
   $("pick").addEventListener("click", () => $("files").click());
   $("files").addEventListener("change", async (e) => {
@@ -356,11 +357,11 @@ function wireDrop() {
   zone.addEventListener("drop", async (e) => open(await droppedFiles(e.dataTransfer)));
 }
 
-// A card for the concept that was dropped: chosen, and gone when another one is dropped.
-function addOwnCard() {
+// A card for the concept that was dropped last.
+function addOwnCard(files) {
   $("own")?.remove();
-  const label = [el("b", {}, `<${state.concept.name}>`), el("small", {}, "your own, open until another one is chosen")];
-  const own = choice("who", label, el("span", { class: "none" }, "your own"), true, () => {});
+  const label = [el("b", {}, `<${state.concept.name}>`), el("small", {}, "your own folder")];
+  const own = choice("who", label, el("span", { class: "none" }, "★"), true, () => choose({ files }, null));
   own.id = "own";
   $("who").append(own);
 }
