@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help venv export clean-notebooks readme picture docs build demo test test-notebooks test-trust test-wheel test-colab course course-slides atlas test-course test-classroom lint \
+.PHONY: help venv export clean-notebooks readme picture site build demo test test-notebooks test-trust test-wheel test-colab course course-slides atlas test-course test-classroom test-site lint \
 	sbom licences archives check-archives hashes check-hashes audit pythons pretrain course-concepts tutorial-table \
 	bench-main bench-recipes bench-replay bench-attention bench-crosstask bench-conditions bench-token-roles bench-giveaway bench-photo-kit bench-widgets bench-7b gpu-check gpu-kit
 
@@ -60,8 +60,14 @@ README.md: nbs/index.ipynb tools/house.py | $(READY)
 picture: $(READY) ## the picture at the top of the README, drawn again
 	OMNIPERSONA_PICTURE=1 $(BIN)/jupyter nbconvert --log-level WARN --to notebook --execute --output-dir demo nbs/index.ipynb
 
-docs: $(READY) ## every notebook as a page of HTML in _docs/
-	$(BIN)/python tools/house.py docs _docs
+site: .venv-site/.ready ## the site in _site: notebooks, functions, search, and the page that runs the tiny backbone (needs npm)
+	OMP_NUM_THREADS=$(WORKERS) $(BIN)/python tools/website.py build .venv-site _site
+	@echo "Open _site/index.html; the page that needs no install wants a server: $(BIN)/python -m http.server -d _site"
+
+# Its tools would change tested versions (protobuf) and add forty packages that no reader needs: an environment of its own.
+.venv-site/.ready: tools/website.py | $(READY)
+	$(BIN)/python tools/website.py env .venv-site
+	@touch $@
 
 build: $(READY) ## wheel and sdist in dist/
 	rm -rf dist build
@@ -78,7 +84,10 @@ demo/%.ipynb: nbs/tutorials/%.ipynb $(PACKAGE) $(READY)
 nbs/tutorials/01_quickstart.ipynb:
 	@echo "$@ is not there yet: nothing to demonstrate"; exit 1
 
-demo: demo/01_quickstart.ipynb ## the quickstart, executed; prints where it lies and its scores
+# Tests run tutorials at a reduced size; whoever asks for the demo gets the whole quickstart.
+demo: ## the quickstart, executed; prints where it lies and its scores
+	@grep -qs '"steps of learning": 440' demo/quickstart.json || rm -f demo/01_quickstart.ipynb
+	@OMNIPERSONA_FULL=1 $(MAKE) --no-print-directory demo/01_quickstart.ipynb
 	@$(BIN)/python tools/house.py scores demo
 	@echo; echo "The executed notebook: $(CURDIR)/demo/01_quickstart.ipynb"
 	@echo "Open it with: $(BIN)/jupyter lab demo/01_quickstart.ipynb"
@@ -168,6 +177,10 @@ test-course: .venv-otter/.ready ## checks, the zoo of wrong solutions, grading o
 
 test-classroom: $(READY) ## every assignment and tutorial, opened in JupyterLab and run (CASES='A5 03': some of them)
 	CASES="$(CASES)" OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m classroom tests/test_browser_course.py
+
+test-site: ## builds the site, then: graphs equal their modules, the page equals Python in a browser and needs no network
+	$(MAKE) site
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "site or not site" tests/test_site.py tests/test_browser_site.py tests/test_browser_docs.py
 
 test-notebooks: .stamps/notebooks ## every cell of the library notebooks
 

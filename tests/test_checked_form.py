@@ -52,6 +52,7 @@ def test_all_problems_at_once_each_at_its_row(words):
         ("description", None, ""),
     ]
     assert form.at("facts", 1)[0].suggestions and "pizza" in form.at("facts", 1)[0].message
+    assert "for example 'Mrs-Fox'" in form.at("name")[0].message
     with pytest.raises(OmniError) as e:
         form.require()
     assert all(word in str(e.value) for word in ("Mrs Fox", "pizza", "Anna", "hobby", "a hat", "toy", "zeppelin"))

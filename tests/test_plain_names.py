@@ -36,7 +36,7 @@ MEANT = {
     "(maeve)": "(<maeve>)",
     '"maeve"': '"<maeve>"',
     "maeve\u2013a dog": "<maeve>\u2013a dog",
-    "where's maeve?": "where's <maeve>?",
+    "where's maeve?": "where is <maeve>?",
     "what is maeve's toy?": "what is the toy of <maeve>?",
     "What is Maeve\u2019s favourite toy?": "What is the favourite toy of <maeve>?",
     "a photo of maeve's red kite": "a photo of the red kite of <maeve>",
@@ -136,3 +136,16 @@ def test_a_persona_is_strict_unless_told_that_a_name_is_also_a_word(bb, concept)
     assert p.ask(asked.request, max_new_tokens=1).prompt == "what is the toy of <red>?"
     with pytest.raises(OmniError, match="did you mean <maeve>"):
         Persona(bb, [red, concept], words=["red"]).ask("is maeve with a red kite ?", max_new_tokens=1)
+
+
+@pytest.mark.parametrize(
+    "typed, read",
+    [
+        ("What's maeve's toy?", "What is the toy of <maeve>?"),
+        ("where\u2019s maeve", "where is <maeve>"),
+        ("a what's-his-name with maeve", "a what's-his-name with <maeve>"),
+    ],
+)
+def test_a_contraction_is_written_out_where_the_backbone_cannot_read_it(words, typed, read):
+    assert understand_names(typed, ["maeve"], words).request == read
+    assert "what is" not in understand_names("what's up, maeve?", ["maeve"], FREE).request

@@ -389,6 +389,19 @@ def test_an_example_is_one_click_and_enter_asks_again(s):
     assert "<maeve>" in t.question.value
 
 
+def test_curves_go_on_between_previews_and_begin_with_two_points(bb, tmp_path):
+    s = ConceptStudio(bb, "maeve", SHORT, every=0, folder=tmp_path, report=False)
+    s.sources["design a character"].n.value, s.facts.rows[0][1].value = 2, "a red kite"
+    drawn, losses = [], s.watch.images["losses"]
+
+    def wait_no_longer(learner):
+        s.watch.drawn_at = 0.0  # as if five seconds had passed
+        drawn.append(losses.layout.display != "none")
+
+    s.train(callbacks=[wait_no_longer])
+    assert drawn[:3] == [False, False, True] and all(drawn[2:])  # a callback is called before the view looks
+
+
 def test_one_click_shows_the_maps_of_the_last_drawing(s, bb, concept):
     t, heard = s.tryout, []
     assert t.inside.button.disabled
@@ -476,6 +489,8 @@ def test_a_shared_page_shows_facts_and_pictures_only_if_ticked(s, tmp_path):
         s.sharing.facts.value = s.sharing.pictures.value = ticked
         s.sharing.button.click()
         pages.append(Path(s.sharing.said.text.removeprefix("shared: ")).read_text())
+        (link,) = re.findall(r"href='data:text/html;base64,([^']*)'", s.sharing.link.value)
+        assert base64.b64decode(link).decode() == pages[-1]  # it can be downloaded from a kernel far away
     assert "a red kite" not in pages[0] and "a red kite" in pages[1]
     assert pages[1].count("data:image") > pages[0].count("data:image") > 0
 

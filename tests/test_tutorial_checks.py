@@ -68,7 +68,7 @@ def cost(answer):
 
 def needs(answer):
     said = Trace(answer, "what is the toy of <nelly> ?", "a red kite") if isinstance(answer, str) else answer
-    replay_exercises.check_needs(said, "ride", "a green boat")
+    replay_exercises.check_asks(said, "ride", "a green boat")
 
 
 WRONG = [  # (check, a wrong answer, words of the mistake)
@@ -76,7 +76,7 @@ WRONG = [  # (check, a wrong answer, words of the mistake)
     (quickstart_checks.check_request, "a photo of <maeve> wearing a hat", "something is not asked for"),
     (quickstart_checks.check_accuracy, lambda yes, mine: (yes == mine).float().mean(), "saying yes always pays"),
     (quickstart_checks.check_accuracy, lambda yes, mine: yes[mine].float().mean(), "only the pictures of the char"),
-    (quickstart_checks.check_identity, lambda a, b: (a @ b.T).mean() / (b @ b.T).mean(), "fits none"),
+    (quickstart_checks.check_likeness, lambda a, b: (a @ b.T).mean() / (b @ b.T).mean(), "fits none"),
     (model_checks.check_positions, lambda s: list(range(sum(n for _, n in s))), "a position of its own"),
     (model_checks.check_positions, always_moves, "a noised picture moves the position on"),
     (model_checks.check_attention, softmax_first, "hidden after the softmax"),

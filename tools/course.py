@@ -1,6 +1,7 @@
 """The course's assignments as files to hand out, made by Otter Assign in an environment of its own:
 
-python tools/course.py env VENV | build VENV dist/course | grade VENV autograder.zip submission.ipynb | table"""
+python tools/course.py env VENV | build VENV dist/course | grade VENV autograder.zip submission.ipynb | table |
+alike SUBMISSIONS [student.ipynb]"""
 
 import json
 import os
@@ -117,15 +118,26 @@ def table():
     head = ("", "solution", "student version", "wrong, named", "copied", "answers read", "seconds to grade", "of CPU")
     line = "{:4}{:>10}{:>17}{:>14}{:>9}{:>14}{:>18}{:>8}"
     print(line.format(*head))
+    all_named = all_wrong = 0
     for nb, wrongs in zoo.ZOOS.items():
         reports = [(zoo.report_on(nb, w), w) for w in wrongs]
         named = sum(not r.passed and w[3] in str(r) for r, w in reports)
+        all_named, all_wrong = all_named + named, all_wrong + len(wrongs)
         file = MEASURED / f"{nb.stem[:2]}.json"
         m = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
         shares = [f"{m[k]:.0%}" if m else "not run" for k in ("solution", "student")]
         refused = ["refused" if m.get(k) else "NOT REFUSED" if m else "not run" for k in ("copied", "reading")]
         times = [m.get(k, "not run") for k in ("seconds", "cpu")]
         print(line.format(nb.stem[:2], *shares, f"{named} of {len(wrongs)}", *refused, *times))
+    print(line.format("all", "", "", f"{all_named} of {all_wrong}", "", "", "", ""))
+
+
+def alike(submissions, handed_out=None):
+    "Print the functions that two notebooks of a class have in common: a reason to ask, and no proof."
+    from omnipersona.course.copies import alike
+
+    pairs = alike(submissions, handed_out)
+    print(*pairs or ["No two notebooks have a function in common."], sep="\n")
 
 
 # ---- Otter's markers, for tests where Otter is not installed --------------------------------------------------------
@@ -172,6 +184,6 @@ def texts(path):
 
 
 if __name__ == "__main__":
-    done = dict(env=env, build=build, grade=grade, table=table)[sys.argv[1]](*sys.argv[2:])
+    done = dict(env=env, build=build, grade=grade, table=table, alike=alike)[sys.argv[1]](*sys.argv[2:])
     if done:
         print(json.dumps(done[0], indent=1), *(f"{k}: {v}" for k, v in done[1].items()), sep="\n")

@@ -1,13 +1,12 @@
 """The chores of the house, which the tests use too:
 
-python tools/house.py clean | readme | docs <folder> | measured | scores <folder>"""
+python tools/house.py clean | readme | measured | scores <folder>"""
 
 import base64
 import io
 import json
 import os
 import re
-import shutil
 import sys
 from pathlib import Path
 
@@ -128,19 +127,6 @@ def scores(folder):
             print(f"  {k:<{wide}}  {v}")
 
 
-def docs(folder):
-    "Every notebook as a page of HTML, linked among each other; the index is the front page."
-    from nbconvert import HTMLExporter
-
-    export = HTMLExporter(template_name="lab", exclude_input_prompt=True, exclude_output_prompt=True)
-    for nb in notebooks():
-        body, _ = export.from_filename(str(nb))
-        page = Path(folder) / nb.relative_to(NBS).with_suffix(".html")
-        page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(re.sub(r'(href="[^":]+)\.ipynb', r"\1.html", body), encoding="utf-8")
-    shutil.copytree(NBS / "images", Path(folder) / "images", dirs_exist_ok=True)
-
-
 MEASURED = (
     "main",
     "replay",
@@ -182,8 +168,6 @@ if __name__ == "__main__":
         (ROOT / "README.md").write_text(readme_text(), encoding="utf-8")
     elif job == "measured":
         measured()
-    elif job == "docs":
-        docs(*args)
     elif job == "scores":
         scores(*args)
     else:

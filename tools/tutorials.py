@@ -78,15 +78,20 @@ def machine():
     return f"{name[1] if name else 'unknown'}, {os.cpu_count()} cores"
 
 
+def write(numbers):
+    "Write the page."
+    rows = [row(p, *numbers[p.stem]) for p in sorted(TUTORIALS.glob("*.ipynb")) if p.stem in numbers]
+    PAGE.write_text(HEAD + "\n".join(rows) + "\n" + TAIL.format(machine=machine()), encoding="utf-8")
+
+
 def main(names=()):
-    "Measure some tutorials, or all, and write the page."
+    "Measure some tutorials, or all, and write the page after each."
     numbers = measured()
     for path in sorted(TUTORIALS.glob("*.ipynb")):
         if not names or path.stem in names:
             numbers[path.stem] = measure(path)
             print(row(path, *numbers[path.stem]), flush=True)
-    rows = [row(p, *numbers[p.stem]) for p in sorted(TUTORIALS.glob("*.ipynb")) if p.stem in numbers]
-    PAGE.write_text(HEAD + "\n".join(rows) + "\n" + TAIL.format(machine=machine()), encoding="utf-8")
+            write(numbers)
 
 
 if __name__ == "__main__":

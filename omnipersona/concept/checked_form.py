@@ -153,6 +153,8 @@ def check_form(
     problems: list = []
     near = [possible_name(name)] if possible_name(name) else []
     called = _tried(problems, "name", lambda: check_name(name.strip()), near) or "sks"
+    if problems and near:
+        problems[0] = replace(problems[0], message=problems[0].message.replace('"maeve"', repr(near[0])))
     facts, wrong, respelled = check_facts(bb, rows, called)
     problems += wrong
     own = _check_description(bb, description, called, problems)

@@ -136,6 +136,14 @@ def _change(text, start, end, name, bb):
         )
     return Change(start, owned[1], text[start : owned[1]], f"the {text[slice(*owned)]} of <{name}>", name)
 
+
+def _contractions(text):
+    "Changes of what's, where's, who's and their like, for a backbone that cannot read 's."
+    found = re.finditer(
+        r"(?<![\w<-])(what|where|who|which|how|it|that|there|here)['\u2019\u02bc]s(?![\w-])", text, re.IGNORECASE
+    )
+    return [Change(*m.span(), m[0], f"{m[1]} is", "") for m in found]
+
 # %% ../../nbs/concept/421_plain_names.ipynb #w4210015
 def _bracketed(text, names):
     "Changes of names in brackets that are not written exactly: <Maeve>, < maeve >. And every place in brackets."
@@ -158,6 +166,7 @@ def understand_names(
     text, names = as_text(text, "request"), list(names)
     always = {_folded(n) for n in always}
     changes, places = _bracketed(text, names)
+    changes += [] if _reads_possessive(bb) else _contractions(text)
     unsure: list = []
     for start, end in _words(text):
         name = _which(names, text, start, end)

@@ -157,8 +157,8 @@ def pictures_to_ask(
     "Two photographs of a character that it was not learnt from, one of a look-alike, one of somebody else."
     world = ToyWorld(bb.size)
     char = world.character(c.character)
-    own = [p.image for p in world.album(char, 2, seed=9000 + c.seed)]
-    look_alike = world.photo(world.look_alike(char, 1), 9000).image
+    own = [p.image for p in world.album(char, 2, seed=9000 + c.character)]
+    look_alike = world.photo(world.look_alike(char, 1), 9000 + c.character).image
     return [*own, look_alike, *stranger_pictures(1, 9000 + c.character, bb.size)]
 
 # %% ../../nbs/course/852_browser_files.ipynb #85200016

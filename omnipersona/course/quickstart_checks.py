@@ -15,7 +15,7 @@ from .tutorial_checks import check_function, check_value, told
 from ..model.backbone import Backbone
 
 # %% auto #0
-__all__ = ['check_trained_share', 'check_request', 'check_accuracy', 'check_identity']
+__all__ = ['check_trained_share', 'check_request', 'check_accuracy', 'check_likeness']
 
 # %% ../../nbs/course/818_quickstart_checks.ipynb #81800005
 def check_trained_share(
@@ -92,8 +92,8 @@ def _ratio(drawn: Tensor, real: Tensor, own: bool = False) -> Tensor:
     return (a @ b.T).mean() / (among.mean() if own else (among.sum() - n) / (n * n - n))
 
 
-def check_identity(
-    my_identity: Any,  # the reader's function: (drawn (M, D), real (N, D)) -> a number
+def check_likeness(
+    my_likeness: Any,  # the reader's function: (drawn (M, D), real (N, D)) -> a number
 ) -> None:
     "Is this the identity of drawings, relative to photographs?"
     g = torch.Generator(device="cpu").manual_seed(0)
@@ -118,4 +118,4 @@ def check_identity(
         "the other way round": lambda drawn, real: 1 / _ratio(drawn, real),
     }
     hints = {"every photograph is compared with itself too": "a cosine of 1 stands on the diagonal: leave it out"}
-    check_function(my_identity, "my_identity", _ratio, inputs, mistakes, hints)
+    check_function(my_likeness, "my_likeness", _ratio, inputs, mistakes, hints)

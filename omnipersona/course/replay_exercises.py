@@ -13,7 +13,7 @@ from .tutorial_checks import check_plain, told
 from ..toyworld.language import fact_question
 
 # %% auto #0
-__all__ = ['check_sure', 'check_expected', 'check_blame', 'check_needs']
+__all__ = ['check_sure', 'check_expected', 'check_blame', 'check_asks']
 
 # %% ../../nbs/course/822_replay_exercises.ipynb #82200005
 def _sure(logprobs: list) -> float:
@@ -92,7 +92,7 @@ def check_blame(
     check_plain(my_blame, "my_blame", _blame, list(cases.items()), mistakes)
 
 # %% ../../nbs/course/822_replay_exercises.ipynb #8220000e
-def check_needs(
+def check_asks(
     trace: Any,  # what `Replay` made of the reader's request
     fact: str,  # 'ride'
     value: str,  # 'a green boat'

@@ -46,7 +46,8 @@ def picture_html(
     text = plain(caption)
     style = f' style="width:{width}px"' if width else ""
     picture = f'<img src="{data_url(png)}" alt="{text}"{style}>'
-    return f'<figure style="display:inline-block;margin:.5em">{picture}<figcaption>{text}</figcaption></figure>'
+    box = "display:inline-block;margin:.5em;vertical-align:top"
+    return f'<figure style="{box}">{picture}<figcaption>{text}</figcaption></figure>'
 
 # %% ../../nbs/widgets/701_html.ipynb #c4ecc725
 def enlarged(

@@ -130,7 +130,7 @@ def run_pictures(
     from matplotlib.figure import Figure
 
     out = {}
-    if history:
+    if len(history) > 1:  # a line needs two points
         smooth = min(20, 1 + len(history) // 8)
         out["losses"] = figure_png(loss_figure(history, smooth, Figure(figsize=(5.2, 4.4))))
     if previews:

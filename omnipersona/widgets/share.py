@@ -55,7 +55,7 @@ def small_picture(
     pixels = ";image-rendering:pixelated" if max(picture.size) < side else ""
     style = f"width:{side}px;max-width:100%{pixels}"
     image = f'<img src="{data_url(png_bytes(picture))}" alt="{text}" style="{style}">'
-    box = f"display:inline-block;margin:.5em;max-width:{side}px"
+    box = f"display:inline-block;margin:.5em;vertical-align:top;max-width:{side}px"
     return f'<figure style="{box}">{image}<figcaption>{text}</figcaption></figure>'
 
 # %% ../../nbs/widgets/719_share.ipynb #e7190010

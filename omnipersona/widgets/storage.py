@@ -27,7 +27,7 @@ from .upload_button import UploadButton
 
 # %% auto #0
 __all__ = ['BESIDE_FILE', 'KEPT_SIDE', 'KEPT_PICTURES', 'EXACT_SIDE', 'MOST_IN_LINK', 'beside_files', 'read_beside', 'renamed',
-           'nothing_beside', 'ConceptStorage', 'SharePanel']
+           'nothing_beside', 'download_link', 'ConceptStorage', 'SharePanel']
 
 # %% ../../nbs/widgets/723_storage.ipynb #s7230004
 BESIDE_FILE = "studio.json"
@@ -98,6 +98,18 @@ def nothing_beside() -> tuple[dict, list]:
     return {}, []
 
 
+def download_link(
+    name: str,  # of the file; escaped here
+    content: bytes,
+    mime: str,  # what kind of file it is
+    kind: str,  # a browser finds the link as `.<kind>`
+) -> str:  # HTML
+    "A link that saves a file where the student sits, also where the kernel runs on another machine."
+    look = "text-decoration:underline;color:var(--jp-ui-font-color1,inherit)"
+    url, name = data_url(content, mime), plain(name)
+    return f"<a class='{kind}' style='{look}' download='{name}' href='{url}'>Download {name}</a>"
+
+
 class ConceptStorage:
     "Save, load, and a link to download: where concepts are kept."
 
@@ -149,12 +161,10 @@ class ConceptStorage:
         if self.concept is None:
             self.link.value = ""
             return
-        name, files = plain(self.concept.name), self._files()
+        files = self._files()
         large = sum(map(len, files.values())) > MOST_IN_LINK
         content = concept_zip(self.concept, self.with_facts.value, {} if large else files)
-        url = data_url(content, "application/zip")
-        look = "text-decoration:underline;color:var(--jp-ui-font-color1,inherit)"
-        link = f"<a class='omni-download' style='{look}' download='{name}.zip' href='{url}'>Download {name}.zip</a>"
+        link = download_link(f"{self.concept.name}.zip", content, "application/zip", "omni-download")
         self.link.value = link + (" (its pictures are too large for a link: Save keeps them)" if large else "")
 
     def save(self) -> None:
@@ -208,16 +218,20 @@ class SharePanel:
         near = dict(indent=False, layout=dict(width="auto"))
         self.pictures = w.Checkbox(description="show its pictures", **near)
         self.facts = w.Checkbox(description="show its facts", **near)
+        self.link = w.HTML()
         wrap = dict(flex_flow="row wrap")
         chosen = w.HBox([self.pictures, self.facts, self.button], layout=wrap)
-        self.widget = w.VBox([headline("Share"), self.author, chosen, self.said.widget])
+        self.widget = w.VBox([headline("Share"), self.author, chosen, self.said.widget, self.link])
 
     def share(self) -> None:
         "Write the page. Raises OmniError where nothing is learnt yet, and for a page that would be too large."
+        self.link.value = ""
         self.said("drawing it once more, and looking where its tokens are read ...")
         about = self.gather()
         shown = about.pop("pictures", [])
         about |= dict(
             pictures=shown if self.pictures.value else None, facts=self.facts.value, author=self.author.value.strip()
         )
-        self.said(f"shared: {share_page(self.folder, **about)}")
+        path = share_page(self.folder, **about)
+        self.said(f"shared: {path}")
+        self.link.value = download_link(path.name, path.read_bytes(), "text/html", "omni-page")

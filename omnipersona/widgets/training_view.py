@@ -18,7 +18,7 @@ from .inputs import StatusLine, hide_label, picture_place, put_picture
 from .run_pictures import run_pictures
 
 # %% auto #0
-__all__ = ['progress_text', 'nothing', 'TrainingView']
+__all__ = ['CURVES_EVERY', 'progress_text', 'nothing', 'TrainingView']
 
 # %% ../../nbs/widgets/707_training_view.ipynb #a1a7d8cc
 def progress_text(
@@ -37,6 +37,9 @@ def progress_text(
 # %% ../../nbs/widgets/707_training_view.ipynb #07a03256
 def nothing() -> None:
     "Do nothing."
+
+
+CURVES_EVERY = 5.0  # seconds between two drawings of the curves, where no preview is due
 
 
 class TrainingView:
@@ -72,6 +75,7 @@ class TrainingView:
         self.previews: list[tuple[int, Image.Image]] = []  # (step, picture)
         self.first = (0.0, 0)  # when this run began, and the steps that were done before
         self.shown_at, self.looked_at = 0.0, 0  # time of the progress line, step of the pictures
+        self.drawn_at = 0.0  # time of the curves
         self.bar.value = 0
         for place in self.images.values():
             place.layout.display = "none"
@@ -88,6 +92,8 @@ class TrainingView:
         due = self.every and step % self.every == 0
         if due or step == learner.recipe.steps or not self.snapshots:
             self.look(learner)
+        elif now - self.drawn_at > CURVES_EVERY:
+            self._show(run_pictures(learner.history, [], [], learner.concept.n_und))
         self.poll()
         return self.stop
 
@@ -106,9 +112,12 @@ class TrainingView:
         self.snapshots.append(learner.concept.embeddings.detach().float().cpu().numpy().copy())
         if self.every:
             self.previews.append((learner.global_step, preview_picture(self.bb, learner.concept)))
-        pictures = run_pictures(learner.history, self.previews, self.snapshots, learner.concept.n_und)
+        self._show(run_pictures(learner.history, self.previews, self.snapshots, learner.concept.n_und))
+
+    def _show(self, pictures):
         for name, png in pictures.items():
             put_picture(self.images[name], png, sharp=True)
+        self.drawn_at = time.time()
 
     def end(self) -> None:
         "The last look, where a run was stopped between two."

@@ -63,6 +63,7 @@ async function busy(work) {
     state.busy = false;
     document.querySelectorAll(".go").forEach((b) => (b.disabled = !state.concept));
   }
+  if (state.drawing?.pixels) fillFilm(state.drawing);
 }
 
 // ---- who ------------------------------------------------------------------------------------------------------------
@@ -265,7 +266,6 @@ async function run(prompt, seed, source) {
   $("caption").textContent = prompt;
   showStep(drawing.steps.length);
   keep(drawing, seed);
-  fillFilm(drawing);
 }
 
 // The frames that were left out while drawing, one after the other.

@@ -120,7 +120,7 @@ export class Reads {
     $("bars").setAttribute("aria-label", line.textContent);
   }
 
-  // A map over the picture, black where nothing is read.
+  // A map over the picture, dark where little is read.
   map(values) {
     const canvas = $("heat"), [rows, columns] = this.grid;
     canvas.hidden = !values;
@@ -130,7 +130,7 @@ export class Reads {
     const context = canvas.getContext("2d"), image = context.createImageData(columns, rows), top = Math.max(...values, 1e-9);
     values.forEach((v, n) => {
       const x = v / top;
-      image.data.set([255 * Math.min(1, 1.6 * x), 255 * Math.max(0, 1.35 * x - 0.2), 255 * Math.max(0, 2.4 * x - 1.5), 235], 4 * n);
+      image.data.set([255 * Math.min(1, 1.6 * x), 255 * Math.max(0, 1.35 * x - 0.2), 255 * Math.max(0, 2.4 * x - 1.5), 130 + 90 * x], 4 * n);
     });
     context.putImageData(image, 0, 0);
   }
