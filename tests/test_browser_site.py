@@ -104,7 +104,7 @@ def page(browser, served):
 
 
 def enabled(page, form):
-    page.wait_for_selector(f"#{form} .go:not([disabled])", timeout=MINUTES)
+    page.wait_for_selector(f"#{form} .go:not([disabled])", state="attached", timeout=MINUTES)
 
 
 def ask(page, question, picture=None):
@@ -133,7 +133,7 @@ def draw(page, request, seed=0, replay=False):
     page.set_checked("#replay", replay, force=True)
     enabled(page, "draw")
     page.click("#draw .go")
-    page.wait_for_selector("#draw .go[disabled]", timeout=MINUTES)
+    page.wait_for_selector("#draw .go[disabled]", state="attached", timeout=MINUTES)
     finished(page)
 
 
@@ -197,7 +197,7 @@ def test_what_if_equals(page, persona, config):
     draw(page, request, 7, True)
     page.fill("#trace input", other["facts"][key])
     page.click("#trace form button")
-    page.wait_for_selector("#draw .go[disabled]", timeout=MINUTES)
+    page.wait_for_selector("#draw .go[disabled]", state="attached", timeout=MINUTES)
     finished(page)
     assert page.locator("#trace li").last.locator("span").inner_text() == want.trace.prompt
     assert levels(pixels(page), want.image) <= 2
@@ -207,12 +207,13 @@ def test_edit_equals(page, persona, config):
     r = requests(config, "edit")[-1]["text"]
     image = picture_file(config, 0)
     want = persona.edit(r, image, seed=3)
+    page.click("#tab-draw")
     page.fill("#seed", "3")
     page.click("#tab-edit")
     page.check('#edit .pictures input[value="0"]', force=True)
     page.fill("#instruction", r)
     page.click("#edit .go")
-    page.wait_for_selector("#edit .go[disabled]", timeout=MINUTES)
+    page.wait_for_selector("#edit .go[disabled]", state="attached", timeout=MINUTES)
     finished(page)
     assert levels(pixels(page), want.image) <= 2
 
@@ -356,7 +357,7 @@ def test_looks(browser, served, scheme, width):
     page.set_viewport_size(dict(width=width, height=850))
     page.click("#tab-draw")
     page.click("#draw .go")
-    page.wait_for_selector("#draw .go[disabled]", timeout=MINUTES)
+    page.wait_for_selector("#draw .go[disabled]", state="attached", timeout=MINUTES)
     finished(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.evaluate("document.documentElement.dataset.theme") == scheme

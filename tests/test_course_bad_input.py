@@ -112,6 +112,7 @@ def given(bb, concept):
         report=dict(falls={f"without {k}": dict(identity=f) for k, f in falls.items()}, runs=[dict(scores=scores)] * 4),
         name="maeve",
         maps=SimpleNamespace(map=lambda part, step=None: np.eye(4)),
+        shown=[(None, "held out"), (None, "look-alike"), (None, "other")],
         student="ada7",
     )
 

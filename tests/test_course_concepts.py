@@ -1,4 +1,4 @@
-"The concepts that come with the course: all there, of the shipped weights, refused elsewhere, learnt again when needed."
+"The concepts of the course: all there, of the shipped weights, refused elsewhere, learnt again when needed."
 
 import json
 import shutil

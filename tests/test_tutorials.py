@@ -230,6 +230,7 @@ KERNELS: dict = {}  # one namespace for each tutorial: {path: (names, cells that
 @pytest.mark.parametrize("path, exercise", EXERCISES, ids=[f"{p.stem}-{e.number}" for p, e in EXERCISES])
 def test_the_stub_is_not_right_and_the_solution_is(path, exercise, tmp_path, monkeypatch):
     monkeypatch.setenv("OMNIPERSONA_DEMO_DIR", str(tmp_path))  # at a reduced size
+    monkeypatch.setenv("OMNIPERSONA_STEPS", "2")
     monkeypatch.setenv("MPLBACKEND", "Agg")
     monkeypatch.chdir(tmp_path)
     names, ran = KERNELS.setdefault(path, ({"__name__": "__main__", "display": print}, []))

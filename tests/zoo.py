@@ -109,7 +109,7 @@ CHECKS = dict(
     my_recognition=metric_checks.check_recognition,
     my_skill=metric_checks.check_skill,
     my_identity=metric_checks.check_identity,
-    my_interval=metric_checks.check_interval,
+    my_interval=metric_checks.check_mean_interval,
     my_p=metric_checks.check_p,
 )
 

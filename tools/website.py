@@ -164,14 +164,26 @@ def _code(cell, page):
     parts = []
     if source and not re.search(r"^#\s*\|\s*echo:\s*false", cell.source, re.M):
         block = f"```python\n{source}\n```"
-        parts.append(f'<div class="exported" markdown="1">\n\n{block}\n\n</div>' if exported else block)
+        kind = "code exported" if exported else "code"
+        parts.append(f'<div class="{kind}" markdown="1" data-search-exclude>\n\n{block}\n\n</div>')
     for o in cell.outputs:
         markdown = o.get("data", {}).get("text/markdown")
         if markdown and "text/html" not in o.get("data", {}):
-            parts.append("".join(markdown))
+            parts.append(_prose("".join(markdown)))
         elif shown := _with_files(_output(o), page):
-            parts.append('<div class="output">' + re.sub(r"\n\s*\n", "\n", shown) + "</div>")
+            parts.append('<div class="output" data-search-exclude>' + re.sub(r"\n\s*\n", "\n", shown) + "</div>")
     return "\n\n".join(parts)
+
+
+BADGE = re.compile(
+    r"\[!\[([^\]]*)\]\(https?:[^)]*\)\]\(([^)]*)\)|<a[^>]*href=\"([^\"]*)\"[^>]*>\s*<img[^>]*src=\"https?:[^>]*>\s*</a>"
+)
+
+
+def _prose(source):
+    "Markdown of a notebook as it stands on the site: links to pages, and a link in place of a badge from elsewhere."
+    source = BADGE.sub(lambda m: f"[{m[1] or 'Open in Colab'}]({m[2] or m[3]}){{ .md-button }}", source)
+    return re.sub(r"(\]\([^)\s:]+)\.ipynb", r"\1.md", source)
 
 
 def notebook_page(nb, page):
@@ -182,7 +194,7 @@ def notebook_page(nb, page):
     text = []
     for cell in nbformat.read(nb, as_version=4).cells:
         if cell.cell_type == "markdown":
-            text.append(re.sub(r"(\]\([^)\s:]+)\.ipynb", r"\1.md", cell.source))
+            text.append(_prose(cell.source))
         elif cell.cell_type == "code":
             text.append(_code(cell, page))
     page.write_text("\n\n".join(t for t in text if t) + "\n", encoding="utf-8")
@@ -225,7 +237,8 @@ def _parameters(f):
     returns = _annotation(inspect.signature(f).return_annotation)
     if returns and returns != "None":
         rows.append(f"| *returns* | `{_cell(returns)}` | | {_cell(back or '')} |")
-    return "\n".join(["| | type | default | |", "|---|---|---|---|", *rows]) if rows else ""
+    table = "\n".join(["| | type | default | |", "|---|---|---|---|", *rows])
+    return f'<div markdown="1" data-search-exclude>\n\n{table}\n\n</div>' if rows else ""
 
 
 def _function(name, f, level):

@@ -50,6 +50,9 @@ def shrinking(
 class SeeGraph(nn.Module):
     "A picture to tokens of the understanding expert."
 
+    shrink: Tensor  # see `shrinking`
+    places: Tensor  # see `grid_ids`
+
     def __init__(self, bb: Backbone):
         super().__init__()
         if not (bb.vit_resize.square and bb.vit_resize.resample == "float"):
@@ -72,6 +75,8 @@ class SeeGraph(nn.Module):
 # %% ../../nbs/course/850_browser_graphs.ipynb #8500000d
 class LatentsGraph(nn.Module):
     "Noised latents to tokens of the generation expert."
+
+    places: Tensor  # see `grid_ids`
 
     def __init__(self, bb: Backbone):
         super().__init__()

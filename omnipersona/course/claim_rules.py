@@ -5,6 +5,7 @@
 # %% ../../nbs/course/833_claim_rules.ipynb #3b848bd0
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +28,7 @@ from .student_code import truth
 from .students import personal, student_random
 
 # %% auto #0
-__all__ = ['LIES', 'METRICS', 'RECORDS', 'LEAST', 'Claim', 'true_lies', 'own_claims', 'check_lies']
+__all__ = ['LIES', 'METRICS', 'CLAIM_RECORDS', 'LEAST_LIE', 'Claim', 'true_lies', 'own_claims', 'check_lies']
 
 # %% ../../nbs/course/833_claim_rules.ipynb #d720800c
 LIES = {  # name: what was done
@@ -39,7 +40,7 @@ LIES = {  # name: what was done
     "best seed": "the best seed of every character was taken",
     "unpaired": "scores of the same characters were tested as if they came from different ones",
 }
-METRICS = {
+METRICS: dict[str, tuple[Callable[..., Tensor], str, str]] = {  # name: truth, twist, what is claimed
     "always yes": (true_recognition, RECOGNITION_TWISTS[0], "share of right answers to *is it in the photo?*"),
     "no chance level": (true_skill, SKILL_TWISTS[0], "skill in questions with several options"),
     "training pictures": (true_identity, IDENTITY_TWISTS[0], "identity of the drawings"),
@@ -108,7 +109,7 @@ def _pairs(source: Any) -> tuple:
     return _floats([x + source.randint(1, 4) / 64 for x in b]), _floats(b)
 
 
-RECORDS = {
+CLAIM_RECORDS = {
     "always yes": _answers,
     "no chance level": _questions,
     "training pictures": _drawings,
@@ -119,7 +120,7 @@ RECORDS = {
 }
 
 # %% ../../nbs/course/833_claim_rules.ipynb #62926465
-LEAST = 0.02  # difference between a lie and an honest number
+LEAST_LIE = 0.02  # difference between a lie and an honest number
 
 
 def _values(rule: MetricRule, lie: str, records: tuple, twist: str) -> list[float]:
@@ -130,11 +131,11 @@ def _values(rule: MetricRule, lie: str, records: tuple, twist: str) -> list[floa
 def _one_claim(rule: MetricRule, lie: str, letter: str, source: Any) -> Claim:
     "A claim with one lie, whose number is clearly not the honest one nor that of another lie."
     for _ in range(200):
-        records = RECORDS[lie](source)
+        records = CLAIM_RECORDS[lie](source)
         told = _values(rule, lie, records, METRICS[lie][1])
         rivals = [_values(rule, lie, records, METRICS[k][1]) for k in METRICS if METRICS[k][0] is METRICS[lie][0]]
         rivals = [r for r in rivals if r != told] + [_values(rule, lie, records, "")]
-        if all(abs(told[0] - r[0]) > LEAST for r in rivals):
+        if all(abs(told[0] - r[0]) > LEAST_LIE for r in rivals):
             return Claim(letter, METRICS[lie][2], told, records)
     return Claim(letter, METRICS[lie][2], told, records)
 

@@ -179,7 +179,8 @@ def class_folders(
     if not entries:
         raise OmniError(f"{printable(as_path(folder), 300)}: is empty; put one folder a student into it")
     names = [one_form(_stem(p)) for p in entries]
-    handed, refused = [], []
+    handed: list[HandedIn] = []
+    refused: list[tuple[str, str]] = []
     for path, name in zip(entries, names):
         try:
             if names.count(name) > 1:

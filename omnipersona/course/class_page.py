@@ -14,13 +14,14 @@ from PIL import Image
 
 from ..arguments import printable
 from omnipersona.course.class_figures import (
+    SCRIPT_OF_CLASS,
+    STYLE_OF_CLASS,
     confusions,
     map_points,
     map_svg,
     matrix_html,
     matrix_summary,
     neighbours,
-    shade_rules,
 )
 from .class_folders import HandedIn
 from .class_measures import SCENES, Measures
@@ -29,67 +30,7 @@ from ..inside.svg_figures import element
 from ..widgets.html import data_url, page, plain
 
 # %% auto #0
-__all__ = ['LOOK', 'STYLE_OF_CLASS', 'SCRIPT_OF_CLASS', 'Row', 'class_row', 'yes_matrix', 'wall_html', 'board_html', 'class_page']
-
-# %% ../../nbs/course/843_class_page.ipynb #k8430006
-LOOK = """
-:root{--bg:#fbfaf7;--ink:#16191d;--soft:#575e66;--line:#dcdad3;--card:#fff;--mark:#00598c}
-*{box-sizing:border-box}
-body{font:1.0625rem/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;background:var(--bg);color:var(--ink);
-margin:0 auto;padding:clamp(1rem,3vw,3rem);max-width:96rem}
-h1{font-size:clamp(2rem,5.5vw,4rem);line-height:1.05;letter-spacing:-.02em;margin:0 0 .5rem;text-wrap:balance}
-h2{font-size:clamp(1.4rem,2.6vw,2.1rem);letter-spacing:-.01em;margin:3.2rem 0 .4rem}
-p,li{max-width:46rem}.lead{font-size:clamp(1.05rem,1.6vw,1.35rem);color:var(--soft)}small,.soft{color:var(--soft)}
-.wall{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(9.5rem,27vw),1fr));gap:clamp(.6rem,1.4vw,1.2rem);
-list-style:none;padding:0;margin:1.6rem 0}.wall.few{grid-template-columns:repeat(auto-fill,minmax(min(13rem,42vw),1fr))}
-.wall li{max-width:none}.card{display:block;width:100%;padding:0;border:0;border-radius:.8rem;overflow:hidden;
-background:var(--card);color:inherit;font:inherit;text-align:left;cursor:pointer;
-box-shadow:0 0 0 1px var(--line),0 2px 10px #0001;transition:transform .12s}
-.card:hover{transform:translateY(-2px)}.card img{display:block;width:100%;aspect-ratio:1;object-fit:cover;
-image-rendering:pixelated}.card span{display:block;padding:.1rem .8rem;overflow-wrap:anywhere}
-.card .name{font-weight:700;font-size:1.15rem;padding-top:.55rem}.card .by{color:var(--soft);padding-bottom:.65rem}
-.card:focus-visible,.box:focus-visible{outline:3px solid var(--mark);outline-offset:3px}
-.on>.card{box-shadow:0 0 0 4px var(--mark)}
-.told{position:sticky;bottom:.6rem;z-index:2;max-width:none;margin:0;padding:.7rem 1rem;border-radius:.7rem;
-background:var(--ink);color:var(--bg)}.told:empty{display:none}
-.box{overflow-x:auto;margin:1rem 0;border-radius:.6rem}
-table{border-collapse:separate;border-spacing:2px;font-variant-numeric:tabular-nums}
-caption{text-align:left;color:var(--soft);padding-bottom:.4rem}
-.who td{min-width:2.6rem;height:2.6rem;text-align:center;border-radius:.3rem;font-size:.9rem}
-.few .who td,.few .who thead th{min-width:4.6rem}.few .who td{height:3.4rem;font-size:1.15rem}
-.few thead .face{width:3.2rem;height:3.2rem}
-.who td.own{outline:2px solid var(--ink);outline-offset:-2px;font-weight:700}
-.who th{font-weight:400;text-align:left;white-space:nowrap}.who tbody th{position:sticky;left:0;background:var(--bg);
-padding-right:.7rem;max-width:40vw;overflow:hidden;text-overflow:ellipsis}
-.who td.corner{background:none;color:var(--soft);text-align:left;white-space:nowrap}
-.face{display:inline-block;width:2.4rem;height:2.4rem;border-radius:.3rem;background-size:cover;vertical-align:middle}
-tbody .face{margin-right:.5rem}
-.map{width:100%;height:auto;background:var(--card);border-radius:.8rem;box-shadow:0 0 0 1px var(--line)}
-.m{opacity:.85}.legend svg{vertical-align:-.25em}
-.board td,.board th{padding:.45rem .9rem .45rem 0;text-align:left;border-bottom:1px solid var(--line)}
-.board thead th{vertical-align:bottom;color:var(--soft);font-weight:400;font-size:.95rem}
-.bar{display:inline-block;width:7rem;height:.8rem;margin-right:.6rem;border-radius:.4rem;background:var(--line);
-vertical-align:baseline;overflow:hidden}.bar i{display:block;height:100%;background:var(--mark)}
-.some [data-k]:not(.on)>.card,.some .map g:not(.on){opacity:.16}.some .who tr:not(.on) td:not(.on){opacity:.3}
-.some .board tr[data-k]:not(.on){opacity:.35}.refused code{font-weight:700;font-size:1rem;overflow-wrap:anywhere}
-.bad{border-left:5px solid #d55e00;padding-left:1rem}
-@media(prefers-color-scheme:dark){:root{--bg:#101317;--ink:#f1f1ee;--soft:#a5adb6;--line:#2b323a;--card:#191e24;
---mark:#7cc7f2}.m.und{fill:#56b4e9}.m.gen{fill:#ff9a3d}.m.name{fill:#cfd4da}DARK}
-@media(prefers-reduced-motion:reduce){.card{transition:none}}
-@media print{.told{display:none}.card{break-inside:avoid}}
-"""
-STYLE_OF_CLASS = shade_rules("light") + LOOK.replace("DARK", shade_rules("dark")).replace("\n", "")
-SCRIPT_OF_CLASS = """
-document.addEventListener('click', e => {
-  const card = e.target.closest('.card'), told = document.querySelector('.told'), all = document.documentElement;
-  if (!card) return;
-  const chosen = card.parentElement.dataset.k, same = card.getAttribute('aria-pressed') === 'true';
-  document.querySelectorAll('.card').forEach(c => c.setAttribute('aria-pressed', String(!same && c === card)));
-  document.querySelectorAll('[data-k]').forEach(x => x.classList.toggle('on', !same && x.dataset.k === chosen));
-  all.classList.toggle('some', !same);
-  told.textContent = same ? '' : card.dataset.about;
-});
-"""
+__all__ = ['Row', 'class_row', 'yes_matrix', 'wall_html', 'board_html', 'class_page']
 
 # %% ../../nbs/course/843_class_page.ipynb #k8430008
 @dataclass

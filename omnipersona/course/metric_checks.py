@@ -28,12 +28,12 @@ from .students import personal, student_random
 from .token_checks import other_rules, twisted
 
 # %% auto #0
-__all__ = ['Named', 'HINTS', 'as_numbers', 'compare', 'check_recognition', 'check_skill', 'check_identity', 'check_interval',
-           'check_p']
+__all__ = ['Named', 'METRIC_HINTS', 'as_numbers', 'compare_metric', 'check_recognition', 'check_skill', 'check_identity',
+           'check_mean_interval', 'check_p']
 
 # %% ../../nbs/course/832_metric_checks.ipynb #577ede03
 Named = list[tuple[str, tuple]]  # (words, inputs of the student's function) of every case
-HINTS = {
+METRIC_HINTS = {
     RECOGNITION_TWISTS[0]: "what does a model get that says yes to nine photos of the character and to one other?",
     RECOGNITION_TWISTS[2]: "`re.findall(r'[a-z]+', answer.lower())` are the words of an answer",
     SKILL_TWISTS[0]: "what does a model get that guesses?",
@@ -61,7 +61,7 @@ def as_numbers(
     return number
 
 
-def compare(
+def compare_metric(
     function: Any,  # what the student wrote
     name: str,  # of the function
     student: str,  # id
@@ -75,7 +75,7 @@ def compare(
     mistakes = twisted(truth, rule, twists, inputs)
     mistakes |= other_rules(truth, rule, fields, inputs, metric_rules())
     cases = [Case(w, x, truth(rule, *x)) for w, x in named]
-    return check_values(as_numbers(function), cases, name, mistakes, HINTS)
+    return check_values(as_numbers(function), cases, name, mistakes, METRIC_HINTS)
 
 # %% ../../nbs/course/832_metric_checks.ipynb #c989dea6
 def _recognition_cases(student: str, purpose: str) -> Named:
@@ -105,7 +105,9 @@ def check_recognition(
     "Compare a student's score of recognition with the rule."
     named = _recognition_cases(student, purpose)
     fields = "unreadable", "combined"
-    return compare(my_recognition, "my_recognition", student, true_recognition, RECOGNITION_TWISTS, fields, named)
+    return compare_metric(
+        my_recognition, "my_recognition", student, true_recognition, RECOGNITION_TWISTS, fields, named
+    )
 
 # %% ../../nbs/course/832_metric_checks.ipynb #2ac0f5df
 def _skill_cases(student: str, purpose: str) -> Named:
@@ -139,7 +141,7 @@ def check_skill(
 ) -> Report:
     "Compare a student's skill above chance with the rule."
     named = _skill_cases(student, purpose)
-    return compare(my_skill, "my_skill", student, true_skill, SKILL_TWISTS, ("skill",), named)
+    return compare_metric(my_skill, "my_skill", student, true_skill, SKILL_TWISTS, ("skill",), named)
 
 # %% ../../nbs/course/832_metric_checks.ipynb #1d39487f
 def _identity_cases(student: str, purpose: str) -> Named:
@@ -174,7 +176,7 @@ def check_identity(
 ) -> Report:
     "Compare a student's score of identity with the rule."
     named = _identity_cases(student, purpose)
-    return compare(my_identity, "my_identity", student, true_identity, IDENTITY_TWISTS, ("over", "lost"), named)
+    return compare_metric(my_identity, "my_identity", student, true_identity, IDENTITY_TWISTS, ("over", "lost"), named)
 
 # %% ../../nbs/course/832_metric_checks.ipynb #b8c3a2f8
 def _table(source: Any, characters: int, seeds: int) -> Tensor:
@@ -185,7 +187,7 @@ def _table(source: Any, characters: int, seeds: int) -> Tensor:
 
 
 @personal
-def check_interval(
+def check_mean_interval(
     my_interval: Any,  # the student's function: (C, S) -> (3,) mean, lower end, upper end
     student: str,  # id
     purpose: str = "A5 cases",
@@ -200,7 +202,9 @@ def check_interval(
         ("scores near 1", (near_one,)),
         ("scores drawn from your id", (_table(source, source.randint(5, 8), 5),)),
     ]
-    return compare(my_interval, "my_interval", student, true_interval, INTERVAL_TWISTS, ("width", "seeds"), named)
+    return compare_metric(
+        my_interval, "my_interval", student, true_interval, INTERVAL_TWISTS, ("width", "seeds"), named
+    )
 
 
 @personal
@@ -221,4 +225,4 @@ def check_p(
     for words, gap in gaps.items():
         b = torch.tensor([source.randint(8, 40) / 64 for _ in gap], dtype=torch.float32, device="cpu")
         named.append((words, (b + torch.tensor(gap, dtype=torch.float32, device="cpu") / 64, b)))
-    return compare(my_p, "my_p", student, true_p, TEST_TWISTS, ("statistic", "sides"), named)
+    return compare_metric(my_p, "my_p", student, true_p, TEST_TWISTS, ("statistic", "sides"), named)

@@ -17,7 +17,7 @@ from .student_code import truth
 from .students import EXAMPLE_ID, student_random
 
 # %% auto #0
-__all__ = ['UNREADABLE', 'COMBINED', 'SKILLS', 'OVER_PHOTOS', 'LOST', 'WIDTHS', 'STATISTICS', 'SIDES', 'RECOGNITION_TWISTS',
+__all__ = ['UNREADABLE', 'COMBINED', 'SKILLS', 'OVER_PHOTOS', 'LOST', 'WIDTHS', 'STATISTICS', 'FLIP_SIDES', 'RECOGNITION_TWISTS',
            'SKILL_TWISTS', 'IDENTITY_TWISTS', 'MetricRule', 'metric_rules', 'metric_rule', 'metric_words',
            'true_recognition', 'true_skill', 'true_identity']
 
@@ -36,7 +36,7 @@ OVER_PHOTOS = {"mean": "the mean", "max": "the largest", "median": "the median"}
 LOST = {"zero": "0", "least": "the smallest value of all drawings in which it was found"}
 WIDTHS = (1.0, 1.64, 1.96, 2.58)  # standard errors on each side of a mean
 STATISTICS = {"mean": "the mean difference", "median": "the median difference"}
-SIDES = {
+FLIP_SIDES = {
     "two": "at least as far from 0, on either side,",
     "greater": "at least as large",
 }
@@ -54,7 +54,7 @@ class MetricRule:
     width: float  # one of `WIDTHS`
     seeds: str  # "mean" or "median": what stands for all seeds of a character
     statistic: str  # a key of `STATISTICS`
-    sides: str  # a key of `SIDES`
+    sides: str  # a key of `FLIP_SIDES`
 
     @property
     def words(self) -> str:
@@ -68,7 +68,7 @@ class MetricRule:
                 f"Where the judge finds no character, it gets {LOST[self.lost]}.",
                 f"4. Interval: a character gets the {self.seeds} of its seeds; "
                 f"the interval reaches {self.width:g} standard errors to each side.",
-                f"5. Test: {STATISTICS[self.statistic]}; a flip counts where it is {SIDES[self.sides]} "
+                f"5. Test: {STATISTICS[self.statistic]}; a flip counts where it is {FLIP_SIDES[self.sides]} "
                 "compared with what was measured.",
             ]
         )
@@ -76,7 +76,7 @@ class MetricRule:
 
 def metric_rules() -> list[MetricRule]:
     "All rules that a student can get."
-    parts = UNREADABLE, COMBINED, SKILLS, OVER_PHOTOS, LOST, WIDTHS, ("mean", "median"), STATISTICS, SIDES
+    parts = UNREADABLE, COMBINED, SKILLS, OVER_PHOTOS, LOST, WIDTHS, ("mean", "median"), STATISTICS, FLIP_SIDES
     return [MetricRule(*p) for p in itertools.product(*parts)]
 
 

@@ -15,20 +15,21 @@ from PIL import Image
 
 from .checks import Finding, Report
 from omnipersona.course.project_rules import (
-    GROUPS,
-    KINDS,
+    ALBUM_GROUPS,
     REPORT,
+    TEST_KINDS,
     ProjectRule,
     project_rule,
 )
 from .students import personal
 
 # %% auto #0
-__all__ = ['MOST_BYTES', 'MOST_PICTURES', 'SAME', 'SUMMARY_TWISTS', 'likeness', 'check_album', 'check_results', 'check_summary']
+__all__ = ['PROJECT_BYTES', 'PROJECT_PICTURES', 'SAME', 'SUMMARY_TWISTS', 'likeness', 'check_album', 'check_results',
+           'check_summary']
 
 # %% ../../nbs/course/835_project_checks.ipynb #14db7deb
-MOST_BYTES = 5_000_000  # of the report, and of a picture
-MOST_PICTURES = 200  # of a group
+PROJECT_BYTES = 5_000_000  # of the report, and of a picture
+PROJECT_PICTURES = 200  # of a group
 
 
 def _told(title: str, what: str, finding: Finding | None, cases: list[str]) -> Report:
@@ -45,7 +46,7 @@ def _report_of(folder: Any) -> tuple[dict, Finding | None]:
     if not isinstance(folder, (str, Path)) or not str(folder) or not Path(folder).is_dir():
         return {}, Finding("no project folder", f"{folder!r:.60} is no folder. `make_project` writes one.")
     path = Path(folder) / REPORT
-    if path.is_symlink() or not path.is_file() or path.stat().st_size > MOST_BYTES:
+    if path.is_symlink() or not path.is_file() or path.stat().st_size > PROJECT_BYTES:
         return {}, Finding("no report", f"The folder holds no {REPORT}, or one that is too large.")
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
@@ -74,8 +75,8 @@ def _pictures(folder: Any, group: str) -> dict[str, np.ndarray]:
     place = Path(folder) / group
     if place.is_symlink() or not place.is_dir():
         return {}
-    files = [p for p in sorted(place.iterdir()) if p.is_file() and not p.is_symlink()][:MOST_PICTURES]
-    small = {p.name: _small(p) for p in files if p.stat().st_size <= MOST_BYTES}
+    files = [p for p in sorted(place.iterdir()) if p.is_file() and not p.is_symlink()][:PROJECT_PICTURES]
+    small = {p.name: _small(p) for p in files if p.stat().st_size <= PROJECT_BYTES}
     return {name: x for name, x in small.items() if x is not None}
 
 # %% ../../nbs/course/835_project_checks.ipynb #ccc98f98
@@ -97,7 +98,7 @@ def _copy_among(some: dict[str, np.ndarray], others: dict[str, np.ndarray]) -> t
 
 def _missing(rule: ProjectRule, album: dict[str, dict]) -> Finding | None:
     "A group of photos that is missing or too small, or None."
-    n = {group: len(album[group]) for group in GROUPS}
+    n = {group: len(album[group]) for group in ALBUM_GROUPS}
     if not n["held_out"]:
         words = "No photo of the subject was kept for the test: everything was learnt from."
         return Finding("no held-out photo", words)
@@ -113,7 +114,7 @@ def _missing(rule: ProjectRule, album: dict[str, dict]) -> Finding | None:
     if n["learn"] != rule.learn:
         words = f"{n['learn']} photos were learnt from; sentence 1 of your protocol says {rule.learn}."
         return Finding("the protocol of another student", words)
-    if few := [g for g in (*KINDS, "negatives") if n[g] < (rule.learn if g == "negatives" else rule.test)]:
+    if few := [g for g in (*TEST_KINDS, "negatives") if n[g] < (rule.learn if g == "negatives" else rule.test)]:
         return Finding("too few photos", f"{n[few[0]]} photos are in {few[0]}; your protocol wants more.")
     return None
 
@@ -147,15 +148,15 @@ def check_album(
         words = f"The report is that of {report.get('student')!r:.40}, and this notebook that of {student!r}."
         finding = Finding("the project of another student", words)
     if finding is None:
-        finding = _album_finding(project_rule(student), {g: _pictures(my_project, g) for g in GROUPS})
-    return _told("my_album", "album", finding, list(GROUPS))
+        finding = _album_finding(project_rule(student), {g: _pictures(my_project, g) for g in ALBUM_GROUPS})
+    return _told("my_album", "album", finding, list(ALBUM_GROUPS))
 
 # %% ../../nbs/course/835_project_checks.ipynb #b4e191ae
 def _answers_finding(where: str, answers: Any, names: dict[str, list[str]]) -> Finding | None:
     "What is wrong with the answers of one run, or None."
     if not isinstance(answers, dict):
         return Finding("no answers", f"{where}: a dictionary of answers is needed, by kind and photo.")
-    for kind in KINDS:
+    for kind in TEST_KINDS:
         given = answers.get(kind)
         if not isinstance(given, dict) or not given:
             return Finding(f"no {kind.replace('_', '-')} are asked about", f"{where}: there are no answers for {kind}.")
@@ -198,7 +199,7 @@ def check_results(
     "Was every announced seed run, and every photo of the test asked about?"
     report, finding = _report_of(my_project)
     if finding is None:
-        names = {kind: sorted(_pictures(my_project, kind)) for kind in KINDS}
+        names = {kind: sorted(_pictures(my_project, kind)) for kind in TEST_KINDS}
         finding = _runs_finding(project_rule(student), report.get("results"), names)
     return _told("my_results", "runs", finding, [f"seed {s}" for s in project_rule(student).seeds])
 
@@ -223,7 +224,7 @@ def _said_yes(answer: str) -> bool:
 
 def _score(answers: dict, how: str) -> float:
     "The score of one run."
-    right = {k: [_said_yes(a) == (k == "held_out") for a in answers[k].values()] for k in KINDS}
+    right = {k: [_said_yes(a) == (k == "held_out") for a in answers[k].values()] for k in TEST_KINDS}
     if how == "all":
         return sum(map(sum, right.values())) / sum(map(len, right.values()))
     shares = [sum(r) / len(r) for r in right.values()]
@@ -272,7 +273,7 @@ def check_summary(
     report, finding = _report_of(my_project)
     rule = project_rule(student)
     if finding is None:
-        names = {kind: sorted(_pictures(my_project, kind)) for kind in KINDS}
+        names = {kind: sorted(_pictures(my_project, kind)) for kind in TEST_KINDS}
         finding = _runs_finding(rule, report.get("results"), names)
     if finding is None:
         finding = _summary_finding(rule, report["results"], report.get("summary"))

@@ -27,8 +27,8 @@ from ..model.backbone import Backbone
 from ..toyworld.world import ToyWorld
 
 # %% auto #0
-__all__ = ['SCORES', 'REPORTED', 'BASELINES', 'KINDS', 'GROUPS', 'Run', 'REPORT', 'ProjectRule', 'project_rule', 'project_words',
-           'own_pool', 'OwnRun', 'write_project', 'make_project']
+__all__ = ['SCORES', 'REPORTED', 'BASELINES', 'TEST_KINDS', 'ALBUM_GROUPS', 'Run', 'REPORT', 'ProjectRule', 'project_rule',
+           'project_words', 'own_pool', 'OwnRun', 'write_project', 'make_project']
 
 # %% ../../nbs/course/834_project_rules.ipynb #4add42d1
 SCORES = {"mean": "the mean of the three shares", "least": "the smallest of the three shares"}
@@ -37,8 +37,8 @@ BASELINES = {
     "untrained": "a concept that has not learnt, `run(None, ...)` with `seed=None`",
     "words": "the subject's description in words, `run('words', ...)` with `seed=None`",
 }
-KINDS = ("held_out", "look_alikes", "others")  # photos that are asked about
-GROUPS = ("learn", "negatives", *KINDS)  # of an album
+TEST_KINDS = ("held_out", "look_alikes", "others")  # photos that are asked about
+ALBUM_GROUPS = ("learn", "negatives", *TEST_KINDS)  # of an album
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ def write_project(
     folder: str | Path,
     student: str,  # id
     pool: dict[str, Image.Image],  # see `own_pool`
-    album: Any,  # {group of GROUPS: names of photos}
+    album: Any,  # {group of ALBUM_GROUPS: names of photos}
     results: Any = None,  # {'runs': {seed: {kind: {name: answer}}}, 'baseline': {kind: {name: answer}}}
     summary: Any = None,  # {'score', 'smallest', 'largest', 'baseline'}
     about: str = "",  # subject, backbone, recipe, in words
@@ -188,11 +188,11 @@ def write_project(
     "Write the folder that is handed in, right or wrong; an older one is replaced."
     folder = Path(folder)
     if (folder / REPORT).exists():  # only what an earlier call has written
-        for group in GROUPS:
+        for group in ALBUM_GROUPS:
             shutil.rmtree(folder / group, ignore_errors=True)
     report = dict(student=student, about=about, album=album, results=results, summary=summary)
     with atomic_dir(folder) as new:
-        for group in GROUPS if isinstance(album, dict) else ():
+        for group in ALBUM_GROUPS if isinstance(album, dict) else ():
             names = album.get(group) if isinstance(album.get(group), (list, tuple)) else []
             for name in names:
                 if isinstance(name, str) and name in pool and Path(name).name == name:
@@ -222,4 +222,4 @@ def make_project(
         print("A function is not written yet; the project ends before it.")
     except Exception as e:  # a student's function may raise anything
         print(f"The project ends early. Python says: {type(e).__name__}: {e}"[:300])
-    return write_project(folder, student, pool, *made, about=about)
+    return write_project(folder, student, pool, made[0], made[1], made[2], about)

@@ -47,7 +47,7 @@ def check_request(
     plain = my_request.lower()
     if f"<{name}>" not in plain:
         mistake = "the name has no brackets" if name in plain else "the concept is not named"
-        said = f"`{my_request}` does not hold `<{name}>`, so the model would draw somebody else."
+        said = f"`{my_request}` does not hold `<{name}>`, so the model does not know whom to draw."
         return told("my_request", mistake, said, f"`<{name}>`, with the brackets")
     missing = [w for w in words if not re.search(rf"\b{w}\b", plain)]
     if missing:

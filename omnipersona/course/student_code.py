@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LIBRARY', 'TRUTHS', 'READ', 'LEAST_CODE', 'P', 'R', 'SECONDS', 'LibraryCalled', 'library_replaced', 'program_of',
-           'truth', 'pasted', 'Outcome', 'OutOfTime', 'run_student']
+           'truth', 'copied_truth', 'Outcome', 'OutOfTime', 'run_student']
 
 # %% ../../nbs/course/801_student_code.ipynb #9feda7fe
 import copy
@@ -124,7 +124,7 @@ def _programs(code: CodeType) -> Iterator[tuple]:
             yield from _programs(inner)
 
 
-def pasted(
+def copied_truth(
     function: Any,  # what the student wrote
 ) -> str:  # name of the truth; empty where there is none
     "The truth of the checks of which a student's notebook holds a copy."

@@ -18,7 +18,7 @@ from typing import Any
 
 from ..arguments import OmniError
 from .checks import Finding, Report
-from .student_code import READ, pasted
+from .student_code import READ, copied_truth
 
 # %% ../../nbs/course/803_students.ipynb #b5ad5497
 EXAMPLE_ID = "your-id-here"  # what stands in the notebook as it is handed out
@@ -102,7 +102,7 @@ def _read_answers() -> Finding | None:
 
 def _pasted_answer(answer: Any) -> Finding | None:
     "What a check says to a notebook that holds a copy of a function of the checks."
-    if not (name := pasted(answer)):
+    if not (name := copied_truth(answer)):
         return None
     sentence = (
         f"This notebook holds a copy of `{name}` of the package's checks, perhaps under another name. It is the "

@@ -5,17 +5,18 @@
 # %% ../../nbs/widgets/728_album.ipynb #s7280002
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from PIL import Image
 
-from ..model.backbone import Backbone
-from ..model.loading import load_backbone
-from .html import thinned
+from .html import plain, thinned
 from .kernel_events import running_kernel
 from .sources import DesignedCharacter
 from .studio_form import StudioForm
 
 # %% auto #0
-__all__ = ['Album', 'loaded_tiny']
+__all__ = ['Album', 'told_meanwhile']
 
 # %% ../../nbs/widgets/728_album.ipynb #s7260001
 class Album:
@@ -72,12 +73,16 @@ class Album:
         return ""
 
 # %% ../../nbs/widgets/728_album.ipynb #s7280006
-def loaded_tiny() -> Backbone:
-    "The tiny backbone. A line on the page says meanwhile that it is loaded."
+@contextmanager
+def told_meanwhile(
+    text: str,  # escaped here
+) -> Iterator[None]:
+    "A line on the page while something is made. Outside a kernel there is none."
     from IPython.display import HTML, display
 
-    line = display(HTML("loading the tiny backbone ..."), display_id=True) if running_kernel() else None
-    bb = load_backbone("tiny")
-    if line:
-        line.update(HTML(""))
-    return bb
+    line = display(HTML(plain(text)), display_id=True) if running_kernel() else None
+    try:
+        yield
+    finally:
+        if line:
+            line.update(HTML(""))

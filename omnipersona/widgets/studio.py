@@ -19,7 +19,8 @@ from ..concept.persona import Persona
 from ..data import ConceptData
 from ..inside.concept_maps import concept_maps
 from ..model.backbone import Backbone
-from .album import Album, loaded_tiny
+from ..model.loading import load_backbone
+from .album import Album, told_meanwhile
 from .html import View, thinned, with_tip
 from .inputs import StatusLine, headline, no_null_titles, style_widget
 from .kernel_events import in_main_thread, listening
@@ -54,9 +55,19 @@ class ConceptStudio(View):
         folder: str | Path = "concepts",  # where Save writes, in a folder for each name
         report: bool = True,  # measure what was learnt when training ends
     ):
+        with told_meanwhile("opening the studio ..."):
+            self.bb, self.folder, self.busy = bb or load_backbone("tiny"), as_path(folder, "folder"), False
+            self._make_parts(name, recipe, every)
+            self.reports, self.report = report, LearntReport(self.bb)
+            self._name_boxes()
+            self._wire()
+            self._set_busy(False)
+            self.widget = no_null_titles(self._lay_out())
+
+    def _make_parts(self, name: str, recipe: Recipe, every: int) -> None:
+        "Form, training, storage and tabs."
         import ipywidgets as w
 
-        self.bb, self.folder, self.busy = bb or loaded_tiny(), as_path(folder, "folder"), False
         self.concept: Concept | None = None
         self.persona: Persona | None = None
         self.data: ConceptData | None = None  # what the concept was learnt from; None where it was loaded
@@ -65,15 +76,10 @@ class ConceptStudio(View):
         self.storage = ConceptStorage(self.bb, self.folder / name, self._take_loaded, self.album.beside)
         self.sharing = SharePanel(self.folder / "shared", self._shared)
         self.watch, self.tryout = TrainingView(self.bb, every), TryOut(self.is_busy)
-        self.reports, self.report = report, LearntReport(self.bb)
         self.said, self.sheet = StatusLine(), w.Image(format="png")  # the sheet is for code: thumbnails show it
         self.check_button = with_tip(w.Button(description="Check"), "look for problems; nothing is trained")
         self.train_button = w.Button(description="Train", button_style="success", icon="play")
         self.stop_button = w.Button(description="Stop", button_style="danger", icon="stop")
-        self._name_boxes()
-        self._wire()
-        self._set_busy(False)
-        self.widget = no_null_titles(self._lay_out())
 
     def _name_boxes(self):
         "The boxes of the parts, under short names for cells: `studio.name`, `studio.facts`, `studio.path`."

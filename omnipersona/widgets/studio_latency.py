@@ -26,11 +26,11 @@ from .sources import DesignedCharacter
 from .studio import ConceptStudio
 
 # %% auto #0
-__all__ = ['SHOWN', 'CELLS', 'SERVER', 'WATCH', 'CLICK', 'CLICKS', 'VIEW_MS', 'CLICK_MS', 'all_inside', 'first_change',
+__all__ = ['SHOWN_TRAITS', 'CELLS', 'SERVER', 'WATCH', 'CLICK', 'CLICKS', 'VIEW_MS', 'CLICK_MS', 'all_inside', 'first_change',
            'studio_buttons', 'click_times', 'lab_server', 'lab_times', 'main']
 
 # %% ../../nbs/widgets/730_studio_latency.ipynb #73000005
-SHOWN = ("value", "children", "disabled", "options", "description")  # traits that a page shows
+SHOWN_TRAITS = ("value", "children", "disabled", "options", "description")  # traits that a page shows
 
 
 def all_inside(
@@ -50,7 +50,7 @@ def first_change(
     def heard(change: Any) -> None:
         found.append(1e3 * (time.perf_counter() - begun))
 
-    watched = [(w, [t for t in SHOWN if w.has_trait(t)]) for w in all_inside(widget)]
+    watched = [(w, [t for t in SHOWN_TRAITS if w.has_trait(t)]) for w in all_inside(widget)]
     for each, traits in watched:
         each.observe(heard, traits)
     try:

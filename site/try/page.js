@@ -391,6 +391,9 @@ async function keepForOffline() {
     if (navigator.serviceWorker.controller) return;
     const taken = new Promise((resolve) => navigator.serviceWorker.addEventListener("controllerchange", resolve));
     await Promise.race([taken, new Promise((resolve) => setTimeout(resolve, 2000))]);
+    const here = new URL("./", document.baseURI).href, loaded = performance.getEntriesByType("resource").map((r) => r.name);
+    const before = [here, `${here}index.html`, ...loaded.filter((url) => url.startsWith(here))]; // loaded without the worker
+    await Promise.allSettled(before.map((url) => fetch(url)));
   } catch { /* private windows have no service workers: the page works, but not without a network */ }
 }
 
