@@ -215,6 +215,12 @@ def _cell(x):
     return str(x).replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
 
 
+def _mono(x):
+    "The same as code: a table leaves signs inside of code alone."
+    text = str(x).replace("\n", " ").replace("`", "'")
+    return f"`{text}`" if text else ""
+
+
 def _annotation(a):
     if a is inspect.Parameter.empty:
         return ""
@@ -230,13 +236,13 @@ def _parameters(f):
         if name == "self":
             continue
         about = known.get(name) or {}
-        default = "" if p.default is inspect.Parameter.empty else f"`{_cell(repr(p.default)[:60])}`"
-        kind = f"`{_cell(_annotation(p.annotation))}`" if p.annotation is not inspect.Parameter.empty else ""
+        default = "" if p.default is inspect.Parameter.empty else _mono(repr(p.default)[:60])
+        kind = _mono(_annotation(p.annotation))
         rows.append(f"| `{name}` | {kind} | {default} | {_cell(about.get('docment') or '')} |")
     back = (known.get("return") or {}).get("docment")
     returns = _annotation(inspect.signature(f).return_annotation)
     if returns and returns != "None":
-        rows.append(f"| *returns* | `{_cell(returns)}` | | {_cell(back or '')} |")
+        rows.append(f"| *returns* | {_mono(returns)} | | {_cell(back or '')} |")
     table = "\n".join(["| | type | default | |", "|---|---|---|---|", *rows])
     return f'<div markdown="1" data-search-exclude>\n\n{table}\n\n</div>' if rows else ""
 
@@ -275,7 +281,7 @@ def module_page(name, nb, page):
         elif inspect.isfunction(thing):
             parts.append(_function(public, thing, 3))
         else:
-            parts.append(f"### {public}\n\n`{_cell(repr(thing)[:200])}`\n")
+            parts.append(f"### {public}\n\n{_mono(repr(thing)[:200])}\n")
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text("\n".join(parts), encoding="utf-8")
 
@@ -337,6 +343,7 @@ def docs(venv, to):
 def build(venv, to):
     "The whole site."
     docs(venv, to)
+    (Path(to) / "404.html").unlink()  # its links begin at the host's root, where a project's site does not lie
     page(venv, Path(to) / "try")
 
 

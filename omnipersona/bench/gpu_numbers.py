@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -101,7 +102,8 @@ def enlarge_mlps(
     bb: Backbone,
 ) -> Backbone:  # the same
     "Multiply the weights of all MLPs, so that hidden values outgrow float16."
-    for layer in bb.model.language_model.model.layers:
+    layers: Any = bb.model.language_model.model.layers
+    for layer in layers:
         for mlp in (layer.mlp, layer.mlp_moe_gen):
             for p in mlp.parameters():
                 p.data.mul_(LARGE)

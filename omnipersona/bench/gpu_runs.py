@@ -187,7 +187,8 @@ def compile_mlps(
     backend: str,  # of torch.compile
 ) -> None:
     "Let torch compile the MLPs of both experts."
-    for layer in bb.model.language_model.model.layers:
+    layers: Any = bb.model.language_model.model.layers
+    for layer in layers:
         for mlp in (layer.mlp, layer.mlp_moe_gen):
             mlp.compile(backend=backend)
 

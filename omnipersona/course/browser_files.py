@@ -27,7 +27,7 @@ from ..toyworld.world import ToyWorld, stranger_pictures
 PROBE = "probe"  # a concept without meaning, from which is read how requests are laid out
 
 # %% auto #0
-__all__ = ['PROBE', 'PICTURES', 'probe_concept', 'ReplayTexts', 'asks_several', 'replay_templates', 'concept_rules',
+__all__ = ['PROBE', 'ASKED_PICTURES', 'probe_concept', 'ReplayTexts', 'asks_several', 'replay_templates', 'concept_rules',
            'page_config', 'pictures_to_ask', 'write_concept', 'write_page_files']
 
 # %% ../../nbs/course/852_browser_files.ipynb #85200006
@@ -147,7 +147,12 @@ def page_config(bb: Backbone) -> dict:
     )
 
 # %% ../../nbs/course/852_browser_files.ipynb #85200014
-PICTURES = ("new photo", "another photo", "a look-alike", "someone else")  # titles, in the order of `pictures_to_ask`
+ASKED_PICTURES = (
+    "new photo",
+    "another photo",
+    "a look-alike",
+    "someone else",
+)  # titles, in the order of `pictures_to_ask`
 
 
 def pictures_to_ask(
@@ -185,7 +190,7 @@ def write_concept(
         routing=concept.routing,
         description=ToyWorld().character(c.character).description,
         facts=concept.facts,
-        pictures=[dict(file=f"{i}.png", title=t) for i, t in enumerate(PICTURES)],
+        pictures=[dict(file=f"{i}.png", title=t) for i, t in enumerate(ASKED_PICTURES)],
         requests={k: [asdict(e) for e in v] for k, v in example_requests(bb, c.name, concept.facts, 4).items()},
     )
 

@@ -17,7 +17,7 @@ from ..widgets.html import plain
 
 # %% auto #0
 __all__ = ['LEVELS', 'SHADES', 'WIDE', 'TALL', 'EDGE_OF_MAP', 'LOOK', 'STYLE_OF_CLASS', 'SCRIPT_OF_CLASS', 'shade', 'shade_rules',
-           'matrix_html', 'Confusion', 'matrix_summary', 'confusions', 'map_points', 'neighbours', 'map_svg',
+           'who_knows_html', 'Confusion', 'matrix_summary', 'confusions', 'map_points', 'neighbours', 'map_svg',
            'map_legend']
 
 # %% ../../nbs/course/842_class_figures.ipynb #k8420006
@@ -46,7 +46,7 @@ def shade_rules(theme: str) -> str:
     return "".join(f".c{i}{{background:{color};color:{ink}}}" for i, (color, ink) in pairs)
 
 # %% ../../nbs/course/842_class_figures.ipynb #k8420008
-def matrix_html(
+def who_knows_html(
     yes: np.ndarray,  # (n, n): how likely concept i says yes to the drawings of j, 0 to 1
     names: Sequence[str],  # n; escaped here
     people: Sequence[str],  # n, who handed it in; escaped here
@@ -81,7 +81,7 @@ class Confusion(NamedTuple):
 
 
 def matrix_summary(
-    yes: np.ndarray,  # (n, n), as in `matrix_html`
+    yes: np.ndarray,  # (n, n), as in `who_knows_html`
 ) -> tuple[float, float | None]:  # means of the diagonal and of the rest; None where there is only one concept
     "How likely concepts recognise themselves, and others."
     n = len(yes)
@@ -90,7 +90,7 @@ def matrix_summary(
 
 
 def confusions(
-    yes: np.ndarray,  # (n, n), as in `matrix_html`
+    yes: np.ndarray,  # (n, n), as in `who_knows_html`
     least: float = 0.5,  # a yes is likelier than a no
     most: int = 5,  # how many are told
 ) -> list[Confusion]:
@@ -180,7 +180,7 @@ LOOK = """
 :root{--bg:#fbfaf7;--ink:#16191d;--soft:#575e66;--line:#dcdad3;--card:#fff;--mark:#00598c}
 *{box-sizing:border-box}
 body{font:1.0625rem/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;background:var(--bg);color:var(--ink);
-margin:0 auto;padding:clamp(1rem,3vw,3rem);max-width:96rem}
+margin:0 auto;padding:clamp(1rem,3vw,3rem);max-width:96rem;overflow-wrap:anywhere}
 h1{font-size:clamp(2rem,5.5vw,4rem);line-height:1.05;letter-spacing:-.02em;margin:0 0 .5rem;text-wrap:balance}
 h2{font-size:clamp(1.4rem,2.6vw,2.1rem);letter-spacing:-.01em;margin:3.2rem 0 .4rem}
 p,li{max-width:46rem}.lead{font-size:clamp(1.05rem,1.6vw,1.35rem);color:var(--soft)}small,.soft{color:var(--soft)}

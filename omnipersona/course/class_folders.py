@@ -167,7 +167,16 @@ def _entries(folder: Path) -> list[Path]:
         why = "there is no such folder" if not os.path.isdir(folder) else e.strerror or str(e)
         raise OmniError(f"{printable(folder, 300)}: {why}; give the folder that holds one folder a student") from None
     ours = (SEEDS, "__MACOSX")
-    return [p for p in found if not p.name.startswith(".") and p.name not in ours and p.suffix != ".html"]
+    found = [p for p in found if not p.name.startswith(".") and p.name not in ours and p.suffix != ".html"]
+    return [p for p in found if not _our_memory(p)]
+
+
+def _our_memory(path: Path) -> bool:
+    "Whether a folder holds results of an earlier run, and nothing else."
+    if path.suffix != ".parts" or path.is_symlink() or not path.is_dir():
+        return False
+    names = [p.name for p in path.iterdir()]
+    return bool(names) and all(re.fullmatch(r"[0-9a-f]{32}\.json", name) for name in names)
 
 # %% ../../nbs/course/840_class_folders.ipynb #k8400014
 def class_folders(

@@ -33,12 +33,12 @@ from ..toyworld.scenes import Character
 from ..toyworld.world import ToyWorld
 
 # %% auto #0
-__all__ = ['SCENES', 'NOISE', 'HELD_OUT', 'ASKED', 'VERSION', 'draw_scenes', 'chance_of_yes', 'held_out_answers', 'facts_right',
-           'Measures', 'measure', 'Clock', 'measure_class', 'recognise_class']
+__all__ = ['SCENES', 'SAME_NOISE', 'HELD_OUT', 'ASKED', 'VERSION', 'draw_scenes', 'chance_of_yes', 'held_out_answers',
+           'facts_right', 'Measures', 'measure', 'Clock', 'measure_class', 'recognise_class']
 
 # %% ../../nbs/course/841_class_measures.ipynb #k8410006
 SCENES = ("at the beach", "at the park", "at the castle")  # the first one is the scene of the wall
-NOISE = 0  # the seed of every drawing
+SAME_NOISE = 0  # the seed of every drawing
 
 
 def draw_scenes(
@@ -48,7 +48,7 @@ def draw_scenes(
 ) -> list[Image.Image]:  # one for each scene
     "The character of a concept in each scene, always from the same noise."
     requests = [f"a photo of <{concept.name}> {scene}".strip() for scene in scenes]
-    drawn = Persona(bb, concept).generate_many(requests, [NOISE] * len(scenes))
+    drawn = Persona(bb, concept).generate_many(requests, [SAME_NOISE] * len(scenes))
     return [r.image for r in drawn]
 
 # %% ../../nbs/course/841_class_measures.ipynb #k8410008
@@ -215,7 +215,7 @@ def measure_class(
     out, failed = [], []
     clock = Clock(say, len(handed))
     for h, character in zip(handed, characters):
-        about = json.dumps([bb.fingerprint, list(scenes), NOISE, repr(character)])
+        about = json.dumps([bb.fingerprint, list(scenes), SAME_NOISE, repr(character)])
         found, how = _stored(folder, h, about), "known from an earlier run"
         try:
             if found is None:

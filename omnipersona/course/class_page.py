@@ -19,9 +19,9 @@ from omnipersona.course.class_figures import (
     confusions,
     map_points,
     map_svg,
-    matrix_html,
     matrix_summary,
     neighbours,
+    who_knows_html,
 )
 from .class_folders import HandedIn
 from .class_measures import SCENES, Measures
@@ -156,7 +156,7 @@ def _matrix_part(rows: Sequence[Row], yes: np.ndarray) -> list[str]:
     lost = [f"{r.name} of {r.who} ({_percent(yes[i, i])})" for i, r in enumerate(rows) if yes[i, i] < 0.5]
     seen = f"<p>Look alike: {plain('; '.join(pairs))}.</p>" if pairs else ""
     seen += f"<p>Not sure of their own drawings: {plain(', '.join(lost[:8]))}.</p>" if lost else ""
-    table = matrix_html(yes, [r.name for r in rows], [r.who for r in rows])
+    table = who_knows_html(yes, [r.name for r in rows], [r.who for r in rows])
     lead = f"Every concept is asked whether its character is in each drawing. {told} Their own drawings are framed."
     few = " few" if len(rows) <= 12 else ""
     return ["<h2>Who recognises whom?</h2>", f"<p>{plain(lead)}</p>", seen, _box(table, "Who recognises whom", few)]

@@ -16,8 +16,8 @@ from .student_code import run_student
 from .tutorial_checks import EMPTY, Inputs, check_function, check_plain, check_value, told
 
 # %% auto #0
-__all__ = ['CHANCE', 'CARDS', 'check_balanced', 'check_interval', 'check_p_value', 'check_chance', 'check_split', 'check_card',
-           'check_always_yes']
+__all__ = ['CHANCE', 'CARDS_BY_SIZE', 'check_balanced', 'check_interval', 'check_p_value', 'check_chance', 'check_split',
+           'check_card', 'check_always_yes']
 
 # %% ../../nbs/course/827_measure_exercises.ipynb #82700005
 def _rate(answers: list[str], right: str) -> float:
@@ -197,22 +197,24 @@ def check_split(
     told("my_split", "", cases=[f"{n} photographs" for n in cases])
 
 # %% ../../nbs/course/827_measure_exercises.ipynb #82700015
-CARDS = ("T4", "L4", "A100")  # from the smallest to the largest
+CARDS_BY_SIZE = ("T4", "L4", "A100")  # from the smallest to the largest
 
 
 def check_card(
-    my_card: Any,  # the smallest of `CARDS` on which BAGEL learns from pictures of `size` pixels
+    my_card: Any,  # the smallest of `CARDS_BY_SIZE` on which BAGEL learns from pictures of `size` pixels
     size: int = 512,  # longest side, pixels
 ) -> None:
     "Is this the smallest card that is enough?"
-    if my_card in EMPTY or my_card not in CARDS:
-        return told("my_card", "no card yet", f"`my_card` is {my_card!r:.30}; one of {', '.join(CARDS)} is needed.")
-    learns = {card: card_settings(card).learn for card in CARDS}
-    right = next(card for card in CARDS if learns[card] >= size)
+    if my_card in EMPTY or my_card not in CARDS_BY_SIZE:
+        return told(
+            "my_card", "no card yet", f"`my_card` is {my_card!r:.30}; one of {', '.join(CARDS_BY_SIZE)} is needed."
+        )
+    learns = {card: card_settings(card).learn for card in CARDS_BY_SIZE}
+    right = next(card for card in CARDS_BY_SIZE if learns[card] >= size)
     if my_card == right:
         return told("my_card", "", cases=[f"{my_card} learns from pictures of {learns[my_card]} pixels"])
     sentence = f"On a {my_card} BAGEL learns from pictures of at most {learns[my_card]} pixels; {size} were asked for."
-    enough = CARDS.index(my_card) > CARDS.index(right)
+    enough = CARDS_BY_SIZE.index(my_card) > CARDS_BY_SIZE.index(right)
     told("my_card", "a smaller one is enough" if enough else "this card is too small", sentence)
 
 # %% ../../nbs/course/827_measure_exercises.ipynb #82700018

@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['SLIDE', 'TITLE', 'LABEL', 'SMALL', 'INK', 'GREY', 'PALE', 'UND', 'GEN', 'NAME_COLOR', 'PARTS_OF_MASK', 'slide', 'box',
-           'arrow', 'architecture_slide', 'mask_slide', 'flow_slide']
+__all__ = ['SLIDE', 'TITLE', 'LABEL', 'SMALL_TEXT', 'SLIDE_INK', 'GREY', 'PALE', 'UND_COLOR', 'GEN_COLOR', 'NAME_COLOR',
+           'PARTS_OF_MASK', 'slide', 'box', 'arrow', 'architecture_slide', 'mask_slide', 'flow_slide']
 
 # %% ../../nbs/course/845_slide_diagrams.ipynb #k8450006
-SLIDE = (13.333, 7.5)  # inches, 16 by 9
-TITLE, LABEL, SMALL = 31, 23, 20  # points
-INK, GREY, PALE = "#16191d", "#5b6269", "#eef1f4"
-UND, GEN, NAME_COLOR = EXPERT_COLORS["und"], EXPERT_COLORS["gen"], EXPERT_COLORS["name"]
+SLIDE = (40 / 3, 7.5)  # inches, 16 by 9
+TITLE, LABEL, SMALL_TEXT = 31, 23, 20  # points
+SLIDE_INK, GREY, PALE = "#16191d", "#5b6269", "#eef1f4"
+UND_COLOR, GEN_COLOR, NAME_COLOR = EXPERT_COLORS["und"], EXPERT_COLORS["gen"], EXPERT_COLORS["name"]
 
 
 def slide(
@@ -42,7 +42,7 @@ def slide(
     ax = fig.add_axes((0, 0, 1, 1))
     ax.set(xlim=(0, SLIDE[0]), ylim=(0, SLIDE[1]))
     ax.set_axis_off()
-    ax.text(0.6, 6.95, title, fontsize=TITLE, fontweight="bold", color=INK, va="center")
+    ax.text(0.6, 6.95, title, fontsize=TITLE, fontweight="bold", color=SLIDE_INK, va="center")
     plt.close(fig)
     return fig, ax
 
@@ -55,7 +55,7 @@ def box(
     height: float,
     text: str = "",
     color: str = PALE,
-    ink: str = INK,
+    ink: str = SLIDE_INK,
     size: int = LABEL,  # points
 ) -> None:
     "A rounded rectangle with a text in its middle."
@@ -70,7 +70,7 @@ def arrow(
     ax: Axes,
     start: tuple[float, float],  # inches
     end: tuple[float, float],
-    color: str = INK,
+    color: str = SLIDE_INK,
 ) -> None:
     "A thick arrow."
     ax.annotate("", end, start, arrowprops=dict(arrowstyle="-|>,head_width=.5,head_length=.8", lw=3.5, color=color))
@@ -81,7 +81,7 @@ def _tokens_row(ax: Axes, y: float, n_und: int, n_gen: int, side: float = 0.288)
     x = 0.75
     ax.text(x, y + side / 2, "<maeve> is", fontsize=LABEL, va="center", color=NAME_COLOR, fontweight="bold")
     x += 2.35
-    for color, n in ((UND, n_und), (GEN, n_gen)):
+    for color, n in ((UND_COLOR, n_und), (GEN_COLOR, n_gen)):
         for _ in range(n):
             box(ax, x, y, side * 0.84, side, color=color)
             x += side
@@ -97,31 +97,31 @@ def architecture_slide(
     c = bb.model.config
     fig, ax = slide(f"{1 + n_und + n_gen} tokens, two experts, one attention")
     _tokens_row(ax, 5.95, n_und, n_gen)
-    ax.text(12.75, 5.63, f"only these {1 + n_und + n_gen} rows are learnt", fontsize=SMALL, color=GREY, ha="right")
+    ax.text(12.75, 5.63, f"only these {1 + n_und + n_gen} rows are learnt", fontsize=SMALL_TEXT, color=GREY, ha="right")
     for x, color, name, does in (
-        (0.75, UND, "understanding expert", "words, and what the ViT sees"),
-        (7.35, GEN, "generation expert", "pictures that are drawn"),
+        (0.75, UND_COLOR, "understanding expert", "words, and what the ViT sees"),
+        (7.35, GEN_COLOR, "generation expert", "pictures that are drawn"),
     ):
         box(ax, x, 3.85, 5.25, 1.05, f"{name}\nqueries, keys, values", color, "white")
         box(ax, x, 0.95, 5.25, 1.05, "its own MLP", color, "white")
-        ax.text(x + 2.62, 0.5, does, fontsize=SMALL, color=color, ha="center", va="center", fontweight="bold")
+        ax.text(x + 2.62, 0.5, does, fontsize=SMALL_TEXT, color=color, ha="center", va="center", fontweight="bold")
         for top, low in ((5.55, 4.98), (3.8, 3.42), (2.45, 2.05)):
             arrow(ax, (x + 2.62, top), (x + 2.62, low), color)
-    box(ax, 0.75, 2.5, 11.85, 0.87, "one attention: here all tokens meet", INK, "white")
-    ax.text(6.67, 4.37, f"{c.num_hidden_layers}\nlayers", fontsize=LABEL, ha="center", va="center", color=INK)
+    box(ax, 0.75, 2.5, 11.85, 0.87, "one attention: here all tokens meet", SLIDE_INK, "white")
+    ax.text(6.67, 4.37, f"{c.num_hidden_layers}\nlayers", fontsize=LABEL, ha="center", va="center", color=SLIDE_INK)
     return fig
 
 # %% ../../nbs/course/845_slide_diagrams.ipynb #k8450011
 PARTS_OF_MASK = (
-    ("words", CAUSAL, 5, UND),
-    ("photo", FULL, 6, UND),
-    ("words", CAUSAL, 4, UND),
-    ("drawing", NOISE, 6, GEN),
+    ("words", CAUSAL, 5, UND_COLOR),
+    ("photo", FULL, 6, UND_COLOR),
+    ("words", CAUSAL, 4, UND_COLOR),
+    ("drawing", NOISE, 6, GEN_COLOR),
 )
 
 
 def mask_slide(
-    parts: Sequence[tuple] = (*PARTS_OF_MASK, ("words", CAUSAL, 3, UND)),  # (name, mode, tokens, colour) each
+    parts: Sequence[tuple] = (*PARTS_OF_MASK, ("words", CAUSAL, 3, UND_COLOR)),  # (name, mode, tokens, colour) each
 ) -> Figure:
     "Who sees whom: text from left to right, pictures as a whole, and a noised picture that no later token sees."
     fig, ax = slide("Who sees whom: the attention mask")
@@ -135,7 +135,7 @@ def mask_slide(
     at = 0
     for name, _, n, color in parts:
         middle = (at + n / 2) * side
-        about = dict(fontsize=SMALL, color=color, fontweight="bold")
+        about = dict(fontsize=SMALL_TEXT, color=color, fontweight="bold")
         ax.text(left - 0.2, top - middle, name, ha="right", va="center", **about)
         ax.add_patch(_square(left + at * side, top + 0.12, (n * side * 0.98, 0.16), color))
         at += n
@@ -145,7 +145,7 @@ def mask_slide(
         (2.7, "a picture: all of itself,\nand what stands before"),
         (1.3, "a noised picture:\nno later token sees it"),
     ):
-        ax.text(8.25, y, text, fontsize=LABEL, color=GREY if y > 5 else INK, va="center", linespacing=1.25)
+        ax.text(8.25, y, text, fontsize=LABEL, color=GREY if y > 5 else SLIDE_INK, va="center", linespacing=1.25)
     return fig
 
 
@@ -171,12 +171,12 @@ def flow_slide(
     for k, (t, picture) in enumerate(zip(times, pictures)):
         x = 0.6 + k * (side + gap)
         ax.imshow(picture, extent=(x, x + side, 3.35, 3.35 + side), interpolation="nearest", zorder=2)
-        ax.text(x + side / 2, 2.98, f"t = {t:g}", fontsize=LABEL, ha="center", va="center", color=INK)
+        ax.text(x + side / 2, 2.98, f"t = {t:g}", fontsize=LABEL, ha="center", va="center", color=SLIDE_INK)
     ax.set(xlim=(0, SLIDE[0]), ylim=(0, SLIDE[1]), aspect="auto")
     arrow(ax, (0.75, 2.25), (12.6, 2.25), GREY)
     ax.text(0.75, 1.85, "training: mix picture and noise, learn the velocity", fontsize=LABEL, color=GREY, va="center")
-    arrow(ax, (12.6, 1.2), (0.75, 1.2), GEN)
-    ax.text(12.6, 0.8, "drawing: start from noise, walk back", fontsize=LABEL, color=GEN, va="center", ha="right")
+    arrow(ax, (12.6, 1.2), (0.75, 1.2), GEN_COLOR)
+    ax.text(12.6, 0.8, "drawing: start from noise, walk back", fontsize=LABEL, color=GEN_COLOR, va="center", ha="right")
     formula = r"$x_t=(1-t)\,x_0+t\,\epsilon$        $v=\epsilon-x_0$"
-    ax.text(6.66, 6.1, formula, fontsize=28, color=INK, ha="center", va="center")
+    ax.text(6.66, 6.1, formula, fontsize=28, color=SLIDE_INK, ha="center", va="center")
     return fig

@@ -17,13 +17,13 @@ from ..concept.concept import Concept
 from ..concept.persona import Persona, Result
 from .course_concepts import course_concept
 from omnipersona.course.slide_diagrams import (
-    GEN,
+    GEN_COLOR,
     GREY,
-    INK,
     LABEL,
     PALE,
-    SMALL,
-    UND,
+    SLIDE_INK,
+    SMALL_TEXT,
+    UND_COLOR,
     architecture_slide,
     arrow,
     box,
@@ -58,17 +58,19 @@ def replay_slide(
     fig, ax = slide("Replay: say what you know before you draw")
     heads = ("T", "request"), ("Q", "what do I need?"), ("A", "what I learnt"), ("T′", "what is drawn")
     for k, (text, (letter, what)) in enumerate(zip(trace, heads)):
-        x, color = 0.6 + 3.1 * k, UND if letter == "A" else PALE
-        box(ax, x, 3.9, 2.75, 1.55, _in_lines(text), color, "white" if letter == "A" else INK, SMALL)
-        ax.text(x + 0.05, 5.85, letter, fontsize=28, fontweight="bold", color=INK, va="center")
-        ax.text(x + 0.62, 5.83, what, fontsize=SMALL, color=GREY, va="center")
+        x, color = 0.6 + 3.1 * k, UND_COLOR if letter == "A" else PALE
+        box(ax, x, 3.9, 2.75, 1.55, _in_lines(text), color, "white" if letter == "A" else SLIDE_INK, SMALL_TEXT)
+        ax.text(x + 0.05, 5.85, letter, fontsize=28, fontweight="bold", color=SLIDE_INK, va="center")
+        ax.text(x + 0.62, 5.83, what, fontsize=SMALL_TEXT, color=GREY, va="center")
         if k:
             arrow(ax, (x - 0.36, 4.67), (x - 0.02, 4.67))
-    ax.text(6.8, 3.5, "reads the 33 tokens", fontsize=SMALL, color=UND, ha="left", fontweight="bold", va="center")
+    ax.text(
+        6.8, 3.5, "reads the 33 tokens", fontsize=SMALL_TEXT, color=UND_COLOR, ha="left", fontweight="bold", va="center"
+    )
     for k, (picture, label) in enumerate(zip(pictures or (), ("drawn from T", "drawn from T′"))):
         x = 0.6 + 9.3 * k
         ax.imshow(picture, extent=(x, x + 2.6, 0.75, 3.35), interpolation="nearest", zorder=2)
-        ax.text(x + 1.3, 0.4, label, fontsize=LABEL, ha="center", va="center", color=INK)
+        ax.text(x + 1.3, 0.4, label, fontsize=LABEL, ha="center", va="center", color=SLIDE_INK)
     if pictures is not None:
         ax.text(6.55, 1.9, "the same request,\nthe same noise", fontsize=LABEL, ha="center", va="center", color=GREY)
     ax.set(xlim=(0, 13.333), ylim=(0, 7.5), aspect="auto")
@@ -107,8 +109,8 @@ def bars_slide(
         for b, (s, (_, color)) in enumerate(zip(bars, legend)):
             _bar(inner, g + (b - (len(bars) - 1) / 2) * wide, s, wide * 0.92, color)
         if chance is not None:
-            inner.plot([g - 0.44, g + 0.44], [chance] * 2, color=INK, lw=2.5, ls=":")
-            inner.text(g - 0.47, chance, "guess", fontsize=SMALL, color=INK, va="center", ha="right")
+            inner.plot([g - 0.44, g + 0.44], [chance] * 2, color=SLIDE_INK, lw=2.5, ls=":")
+            inner.text(g - 0.47, chance, "guess", fontsize=SMALL_TEXT, color=SLIDE_INK, va="center", ha="right")
     inner.set(ylim=(0, 1.18), xlim=(-0.85, len(groups) - 0.4), yticks=[])
     inner.set_xticks(range(len(groups)), [name for name, _, _ in groups], fontsize=LABEL, linespacing=1.2)
     inner.tick_params(length=0, pad=10)
@@ -117,7 +119,7 @@ def bars_slide(
     for k, (text, color) in enumerate(legend):
         x = 0.75 + min(5.4, 12.3 / len(legend)) * k
         box(ax, x, 5.98, 0.34, 0.34, color=color)
-        ax.text(x + 0.5, 6.15, text, fontsize=LABEL, va="center", color=INK)
+        ax.text(x + 0.5, 6.15, text, fontsize=LABEL, va="center", color=SLIDE_INK)
     ax.text(0.6, 0.32, note, fontsize=14, color=GREY, va="center")
     return fig
 
@@ -126,12 +128,12 @@ def _bar(ax: Axes, x: float, s: dict, width: float, color: str) -> None:
     "One bar with its number."
     mean, sd = s["mean"], s.get("sd", 0.0)
     ax.bar(x, max(mean, 0.004), width, color=color)
-    ax.plot([x, x], [max(0, mean - sd), min(1.08, mean + sd)], color=INK, lw=1.5, alpha=0.55)
+    ax.plot([x, x], [max(0, mean - sd), min(1.08, mean + sd)], color=SLIDE_INK, lw=1.5, alpha=0.55)
     number = f"{mean:.2f}".removeprefix("0") if mean < 1 else f"{mean:.2f}"
     if mean > 0.25:
         ax.text(x, 0.06, number, fontsize=LABEL, ha="center", va="bottom", color=ink_on(color), fontweight="bold")
     else:
-        ax.text(x, min(1.08, mean + sd) + 0.04, number, fontsize=LABEL, ha="center", va="bottom", color=INK)
+        ax.text(x, min(1.08, mean + sd) + 0.04, number, fontsize=LABEL, ha="center", va="bottom", color=SLIDE_INK)
 
 # %% ../../nbs/course/846_slides.ipynb #k8460010
 def _note(report: dict, name: str) -> str:
@@ -148,7 +150,7 @@ def tokens_slide() -> Figure:
         ("identity\nof drawings", "identity of drawings", None),
     )
     groups = [(name, (rows[key], rows[f"words: {key}"]), chance) for name, key, chance in scores]
-    legend = (("33 learnt tokens", UND), ("a description in words", "#9aa3ab"))
+    legend = (("33 learnt tokens", UND_COLOR), ("a description in words", "#9aa3ab"))
     return bars_slide("What do 33 tokens know that words do not?", groups, legend, _note(report, "main"))
 
 
@@ -157,7 +159,7 @@ def fact_slide() -> Figure:
     report = measured("replay")
     rows = report["rows"]["2"]
     groups = [("the fact is\nin the drawing", (rows["as given"], rows["replay"], rows["told"]), None)]
-    legend = (("without replay", "#9aa3ab"), ("with replay", UND), ("written into the prompt", GEN))
+    legend = (("without replay", "#9aa3ab"), ("with replay", UND_COLOR), ("written into the prompt", GEN_COLOR))
     return bars_slide("Is a fact drawn that was only ever said?", groups, legend, _note(report, "replay"))
 
 
@@ -171,7 +173,7 @@ def routing_slide() -> Figure:
         ("identity\nof drawings", "identity of drawings", None),
     )
     groups = [(name, (found[key]["a"], found[key]["b"]), chance) for name, key, chance in scores]
-    legend = (("kept apart (decoupled)", UND), ("one set (coupled)", GEN))
+    legend = (("kept apart (decoupled)", UND_COLOR), ("one set (coupled)", GEN_COLOR))
     return bars_slide("One set of tokens, or kept apart?", groups, legend, _note(report, "crosstask"))
 
 # %% ../../nbs/course/846_slides.ipynb #k8460016

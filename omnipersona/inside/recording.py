@@ -72,7 +72,9 @@ def observe(
         if threading.get_ident() == thread:
             look(layer, q, k, mask)
 
-    watched = [(i, block.self_attn) for i, block in enumerate(blocks) if layers is None or i in layers]
+    watched: list[tuple[int, Any]] = [
+        (i, block.self_attn) for i, block in enumerate(blocks) if layers is None or i in layers
+    ]
     with ONE_AT_A_TIME:
         before = [attention.observer for _, attention in watched]
         try:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import inspect
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -17,105 +16,11 @@ from torch import Tensor, nn
 
 from ..arguments import OmniError, read_json
 from ..basics import without_weights
+from .small_autoencoder import AutoencoderTiny, ResidualBlock
 from ..stored import read_bytes, require_modest, tensors_of
 
 # %% auto #0
-__all__ = ['MOST_WEIGHTS', 'ResidualBlock', 'AutoencoderTiny', 'Refiner', 'Autoencoder', 'pca_autoencoder']
-
-# %% ../../nbs/model/204_autoencoder.ipynb #c2040002
-class ResidualBlock(nn.Module):
-    "Three convolutions, whose output is added to their input."
-
-    def __init__(
-        self,
-        width: int,  # channels
-    ):
-        super().__init__()
-        convolutions = [nn.Conv2d(width, width, 3, padding=1) for _ in range(3)]
-        self.conv = nn.Sequential(convolutions[0], nn.ReLU(), convolutions[1], nn.ReLU(), convolutions[2])
-        self.skip, self.fuse = nn.Identity(), nn.ReLU()
-
-    def forward(
-        self,
-        x: Tensor,  # (B, width, H, W)
-    ) -> Tensor:  # (B, width, H, W)
-        "The sum, without its negative values."
-        return self.fuse(self.conv(x) + x)
-
-
-def _stage(first: int, width: int, blocks: int, last: int, *between: nn.Module) -> nn.Module:
-    "Convolution, residual blocks, convolution. `between`: what comes after the first one."
-    middle = [ResidualBlock(width) for _ in range(blocks)]
-    ends = nn.Conv2d(first, width, 3, padding=1), nn.Conv2d(width, last, 3, padding=1)
-    return nn.ModuleDict(dict(layers=nn.Sequential(ends[0], *between, *middle, ends[1])))
-
-# %% ../../nbs/model/204_autoencoder.ipynb #c2040003
-class AutoencoderTiny(nn.Module):
-    """The network of TAESD with one stage, so that it changes no sizes: pixels (B, in, H, W) in [-1, 1] to latents
-    (B, latent, H, W) and back.
-
-    Raises OmniError for a configuration with several stages or another activation function."""
-
-    def __init__(
-        self,
-        in_channels: int = 192,  # this and the following are names of diffusers
-        out_channels: int = 192,
-        encoder_block_out_channels: tuple = (128,),
-        decoder_block_out_channels: tuple = (128,),
-        latent_channels: int = 32,
-        num_encoder_blocks: tuple = (3,),
-        num_decoder_blocks: tuple = (4,),
-        act_fn: str = "relu",
-    ):
-        super().__init__()
-        widths = (*encoder_block_out_channels, *decoder_block_out_channels)
-        blocks = (*num_encoder_blocks, *num_decoder_blocks)
-        if len(widths) != 2 or len(blocks) != 2 or act_fn != "relu":
-            raise OmniError("an AutoencoderTiny with one stage and the activation function 'relu' is needed")
-        self.config = dict(
-            in_channels=in_channels,
-            out_channels=out_channels,
-            encoder_block_out_channels=widths[:1],
-            decoder_block_out_channels=widths[1:],
-            latent_channels=latent_channels,
-            num_encoder_blocks=blocks[:1],
-            num_decoder_blocks=blocks[1:],
-            act_fn=act_fn,
-        )
-        self.encoder = _stage(in_channels, widths[0], blocks[0], latent_channels)
-        self.decoder = _stage(latent_channels, widths[1], blocks[1], out_channels, nn.ReLU())
-
-    @property
-    def dtype(self) -> torch.dtype:
-        "What the network computes in."
-        return next(self.parameters()).dtype
-
-    def encode(
-        self,
-        x: Tensor,  # (B, in, H, W)
-    ) -> SimpleNamespace:  # `latents` (B, latent, H, W)
-        "Pixels to latents. The layers read pixels from 0 to 1."
-        return SimpleNamespace(latents=self.encoder["layers"](x.add(1).div(2)))
-
-    def decode(
-        self,
-        z: Tensor,  # (B, latent, H, W)
-    ) -> SimpleNamespace:  # `sample` (B, out, H, W)
-        "Latents to pixels. Latents beyond 3 are bent back."
-        return SimpleNamespace(sample=self.decoder["layers"](torch.tanh(z / 3) * 3).mul(2).sub(1))
-
-    def save_pretrained(
-        self,
-        folder: str | Path,  # is made where it is missing
-    ) -> None:
-        "Write the two files that diffusers writes."
-        from safetensors.torch import save_file
-
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        about = dict(_class_name="AutoencoderTiny", upsample_fn="nearest", upsampling_scaling_factor=2)
-        Path(folder, "config.json").write_text(json.dumps(about | self.config, indent=1))
-        weights = {k: v.contiguous() for k, v in self.state_dict().items()}
-        save_file(weights, Path(folder, "diffusion_pytorch_model.safetensors"), metadata=dict(format="pt"))
+__all__ = ['MOST_WEIGHTS', 'Refiner', 'Autoencoder', 'pca_autoencoder']
 
 # %% ../../nbs/model/204_autoencoder.ipynb #79dab098
 class Refiner(nn.Module):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -208,6 +209,10 @@ class ViTAttention(nn.Module):
     `eager`: two products in place of PyTorch's fused attention, which a CPU trains faster at these sizes."""
 
     eager = False
+    k_proj: nn.Linear  # these are made in a loop
+    v_proj: nn.Linear
+    q_proj: nn.Linear
+    out_proj: nn.Linear
 
     def __init__(self, c: ViTConfig):
         super().__init__()
@@ -305,6 +310,7 @@ class ViT(nn.Module):
 
     def use_eager_attention(self) -> ViT:
         "Compute attention by two products from now on, see `ViTAttention`."
-        for layer in self.vision_model.encoder.layers:
+        layers: Any = self.vision_model.encoder.layers
+        for layer in layers:
             layer.self_attn.eager = True
         return self

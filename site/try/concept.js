@@ -4,7 +4,7 @@ export class Refused extends Error {} // what is wrong and what to do, for the p
 
 const isWhole = (n, most) => Number.isInteger(n) && n >= 0 && n <= most;
 const isObject = (x) => x !== null && typeof x === "object" && !Array.isArray(x);
-const brief = (x) => String(typeof x === "string" ? x : JSON.stringify(x)).slice(0, 60);
+const brief = (x) => String(typeof x === "string" ? x : JSON.stringify(x)).slice(0, 80);
 
 export function parseAbout(bytes, rules) {
   let about;
