@@ -117,7 +117,7 @@ def bars_slide(
     for edge in ("top", "right", "left"):
         inner.spines[edge].set_visible(False)
     for k, (text, color) in enumerate(legend):
-        x = 0.75 + min(5.4, 12.3 / len(legend)) * k
+        x = 0.75 + min(6.15, 12.3 / len(legend)) * k
         box(ax, x, 5.98, 0.34, 0.34, color=color)
         ax.text(x + 0.5, 6.15, text, fontsize=LABEL, va="center", color=SLIDE_INK)
     ax.text(0.6, 0.32, note, fontsize=14, color=GREY, va="center")
