@@ -98,7 +98,7 @@ def test_a_disconnect_at_any_cell_loses_nothing(colab, monkeypatch, capsys):
     assert {"recognise", "vqa", "facts", "draw", "edit"} <= rows  # all three tasks of the paper
     assert_held_out(again)
     assert_facts_agree(again, said)
-    kept = Concept.from_pretrained(colab / "drive" / "omnipersona" / "rex" / "concept", again["bb"])
+    kept = Concept.from_pretrained(colab / "drive" / "omnipersona_work" / "rex" / "concept", again["bb"])
     assert torch.equal(kept.embeddings, whole["concept"].embeddings)
 
 
@@ -148,7 +148,7 @@ def test_a_drive_that_disappears_inside_the_learning(colab, monkeypatch, empty):
     drive.comes_back()
     for n in (drawing, keeping):
         run(CODE[n : n + 1], names)
-    work = colab / "drive" / "omnipersona" / "rex"
+    work = colab / "drive" / "omnipersona_work" / "rex"
     assert torch.equal(Concept.from_pretrained(work / "concept", names["bb"]).embeddings, learnt)
     assert {"drawn.png", "edited.png"} <= {p.name for p in work.iterdir()}
 

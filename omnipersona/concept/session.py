@@ -51,7 +51,7 @@ def _shown(path) -> str:
 
 
 def work_folder(
-    name: str = "omnipersona",  # of the folder
+    name: str = "omnipersona_work",  # of the folder; `omnipersona` would hide the package beside it
 ) -> Path:
     """A folder for the work: on Google Drive in a Colab session, in `OMNIPERSONA_DEMO_DIR` if that is set, or here.
 
