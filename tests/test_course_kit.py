@@ -489,7 +489,7 @@ def test_letters_are_read_from_the_last_row(quick, name):
     edge = made.bbox
     for t in made.findobj(lambda a: hasattr(a, "get_fontsize") and a.get_visible() and a.get_text().strip()):
         small = t.get_text().startswith("tiny backbone")
-        assert t.get_fontsize() >= (14 if small else slide_diagrams.SMALL), t.get_text()
+        assert t.get_fontsize() >= (14 if small else slide_diagrams.SMALL_TEXT), t.get_text()
         at = t.get_window_extent()
         assert at.x0 >= 0 and at.x1 <= edge.x1 and at.y0 >= 0 and at.y1 <= edge.y1, t.get_text()
 
