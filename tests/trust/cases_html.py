@@ -61,6 +61,8 @@ LINKS = {
     "download": r"\w+\.zip",
 }
 
+HEAD = {("html", "lang", "en"), ("meta", "name", "viewport")}  # of every page
+
 
 class Parsed(html.parser.HTMLParser):
     "What a browser would see: the text, and what must not be there."
@@ -80,7 +82,8 @@ class Parsed(html.parser.HTMLParser):
         for name, value in attrs:
             if name in ("alt", "aria-label"):
                 self.text += value or ""
-            known = name in ATTRIBUTES or (name in LINKS and re.fullmatch(LINKS[name], value or ""))
+            link = name in LINKS and re.fullmatch(LINKS[name], value or "")
+            known = name in ATTRIBUTES or link or (tag, name, value) in HEAD
             if not known:
                 self.bad.append(f"{tag} {name}={value}")
 
