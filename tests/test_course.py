@@ -511,4 +511,4 @@ def test_solution_and_student_version_when_graded(made, nb, tmp_path):
 def test_the_autograder_says_what_it_needs(made):
     for path in sorted((made / "autograder").glob("*.zip")):
         with zipfile.ZipFile(path) as z:
-            assert "omnipersona @ git" in z.read("requirements.txt").decode(), path
+            assert "omnipersona @ git" in z.read("environment.yml").decode(), path
