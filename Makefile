@@ -172,7 +172,7 @@ course-concepts: $(READY) ## the concepts that come with the course, learnt agai
 	@touch $@
 
 test-course: .venv-otter/.ready ## checks, the zoo of wrong solutions, grading of solutions and student versions; prints the table
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "trust or not trust" tests/test_course.py tests/test_course_bad_input.py tests/test_course_kit.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "trust or not trust" tests/test_course.py tests/test_course_bad_input.py tests/test_course_kit.py tests/test_submissions.py
 	@OMP_NUM_THREADS=1 $(BIN)/python tools/course.py table
 
 test-classroom: $(READY) ## every assignment and tutorial, opened in JupyterLab and run (CASES='A5 03': some of them)

@@ -22,7 +22,7 @@ from .arguments import OmniError, as_path, decode_text, parse_json, printable
 
 # %% auto #0
 __all__ = ['MOST_STORED', 'MOST_HEADER', 'MOST_LAYERS', 'MOST_SIDE', 'MOST_ENTRIES', 'read_bytes', 'json_object', 'tensor_places',
-           'tensor_table', 'require_modest', 'tensors_of', 'archived']
+           'tensor_table', 'require_modest', 'tensors_of', 'archived', 'unpacked']
 
 # %% ../nbs/005_stored.ipynb #570e0505
 MOST_STORED = 64_000_000  # of a concept in all; one of BAGEL has half a million
@@ -233,6 +233,25 @@ def _content(z, info, most):
         return f.read(most)
 
 
+def _read_zip(data, name, read):
+    "What `read` finds in an archive. Raises OmniError that names the archive, whatever is wrong with it."
+    try:
+        if (n := data.count(b"PK\x01\x02")) > MOST_ENTRIES:  # what each entry of its table begins with
+            raise ValueError(f"{n:,} files are in it, at most {MOST_ENTRIES:,} are read")
+        with zipfile.ZipFile(io.BytesIO(data)) as z:
+            return read(z)
+    except Exception as e:  # zipfile and zlib raise errors of many kinds
+        why = str(e) if isinstance(e, (ValueError, zipfile.BadZipFile, OSError)) else f"{type(e).__name__}: {e}"
+        raise OmniError(f"{name}: not a readable zip file ({why}); download or pack it again") from None
+
+
+def _contents(z, found, most):
+    "{key: content} of {key: entry}. Raises ValueError for more data than `most`."
+    if sum(i.file_size for i in found.values()) > most:
+        raise ValueError(f"more than {most:,} bytes, far more data than this kind of archive has")
+    return {k: _content(z, i, most) for k, i in found.items()}
+
+
 def archived(
     data: bytes,  # of a zip file
     parts: Sequence[str],  # names of the files that are wanted; the first one tells the folder
@@ -240,14 +259,23 @@ def archived(
     most: int = MOST_STORED,  # bytes of all wanted files
 ) -> dict[str, bytes]:  # {file name: content}, of those that are there
     "Files of the one folder in a zip file that has them. Raises OmniError as described above; writes nothing to disk."
-    try:
-        if (n := data.count(b"PK\x01\x02")) > MOST_ENTRIES:  # what each entry of its table begins with
-            raise ValueError(f"{n:,} files are in it, at most {MOST_ENTRIES:,} are read")
-        with zipfile.ZipFile(io.BytesIO(data)) as z:
-            found = _the_folder(z.infolist(), parts)
-            if sum(i.file_size for i in found.values()) > most:
-                raise ValueError(f"more than {most:,} bytes, far more data than this kind of archive has")
-            return {k: _content(z, i, most) for k, i in found.items()}
-    except Exception as e:  # zipfile and zlib raise errors of many kinds
-        why = str(e) if isinstance(e, (ValueError, zipfile.BadZipFile, OSError)) else f"{type(e).__name__}: {e}"
-        raise OmniError(f"{name}: not a readable zip file ({why}); download or pack it again") from None
+    return _read_zip(data, name, lambda z: _contents(z, _the_folder(z.infolist(), parts), most))
+
+# %% ../nbs/005_stored.ipynb #570e0517
+def _files_of_kinds(entries, kinds):
+    "{path: entry} of the files of some kinds that are not hidden. Raises ValueError as `_the_folder`."
+    if climbing := _climbing(entries):
+        raise ValueError(climbing)
+    files = {folder / name: i for folder, found in _folders(entries).items() for name, i in found.items()}
+    seen = {p: i for p, i in files.items() if not any(part.startswith(".") for part in p.parts)}
+    return {str(p): i for p, i in seen.items() if p.suffix.lower() in kinds}
+
+
+def unpacked(
+    data: bytes,  # of a zip file
+    kinds: Sequence[str],  # endings of the files that are wanted, such as '.png'
+    name: str,  # of the archive, for messages
+    most: int = MOST_STORED,  # bytes of all wanted files
+) -> dict[str, bytes]:  # {path in the archive, with '/': content}
+    "All files of some kinds in a zip file. Raises OmniError as `archived` does; writes nothing to disk."
+    return _read_zip(data, name, lambda z: _contents(z, _files_of_kinds(z.infolist(), kinds), most))

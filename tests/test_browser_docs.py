@@ -62,7 +62,8 @@ def test_links_lead_somewhere_and_nothing_is_loaded_from_elsewhere():
         outside = [a or b for m in loads.finditer(text) for a, b in [m.groups()] if 'rel="canonical"' not in m[0]]
         assert not outside, (p, outside[:3])
         for link in re.findall(r'<a[^>]*\shref="([^"#?:]+)[#"?]', text):
-            assert (p.parent / link).exists(), (p.relative_to(SITE), link)
+            to = (p.parent / link).resolve()
+            assert to.exists() and to.is_relative_to(SITE), (p.relative_to(SITE), link)
 
 
 def test_search_finds_a_function(browser):
@@ -99,6 +100,43 @@ def test_looks(browser, path, scheme, width):
     page.screenshot(path=SHOTS / f"{path.replace('/', '-')[:-5]}-{scheme}-{width}.png")
     assert not page.said, page.said
     page.context.close()
+
+
+CONTRAST = r"""(chosen) => {
+  const numbers = (c) => c.match(/[\d.]+/g).map(Number);
+  const opaque = (x) => (([, , , alpha = 1]) => alpha > 0)(numbers(getComputedStyle(x).backgroundColor));
+  const linear = (v) => v / 255 <= 0.03928 ? v / 255 / 12.92 : ((v / 255 + 0.055) / 1.055) ** 2.4;
+  const light = ([r, g, b]) => 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b);
+  return [...document.querySelectorAll(chosen)].map((e) => {
+    let x = e;
+    while (x.parentElement && !opaque(x)) x = x.parentElement;
+    const back = opaque(x) ? numbers(getComputedStyle(x).backgroundColor) : [255, 255, 255];
+    const [r, g, b, alpha = 1] = numbers(getComputedStyle(e).color);
+    const seen = [r, g, b].map((v, i) => alpha * v + (1 - alpha) * back[i]);
+    const pair = [light(seen), light(back)];
+    return (Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05);
+  });
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_titles_and_buttons_can_be_read(browser, scheme):
+    "A contrast of 4.5 or more, as WCAG asks of text."
+    page = opened(browser, "tutorials/01_quickstart.html", scheme)
+    for chosen in ("article h1", "article .md-button", "article p", "article p a"):
+        found = page.evaluate(CONTRAST, chosen)
+        assert found and min(found) >= 4.5, (chosen, found[:3])
+    page.context.close()
+
+
+def test_the_start_leads_to_what_needs_no_install_and_to_the_table():
+    "As pages of this site, not of its address: it is read offline too."
+    text = next(p for p in files("index.html") if p.parent == SITE).read_text(encoding="utf-8")
+    for link in ("try/index.html", "tutorials/index.html", "instructor.html"):
+        assert f'href="{link}"' in text, link
+    table = (SITE / "tutorials" / "index.html").read_text(encoding="utf-8")
+    tutorials = [p.stem for p in (ROOT / "nbs" / "tutorials").glob("*.ipynb")]
+    assert not [t for t in tutorials if f'href="{t}.html"' not in table]
 
 
 def test_the_index_of_the_search_is_there():

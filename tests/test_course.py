@@ -108,6 +108,27 @@ def test_answers_to_ones_own_sample():
         assert not flow_checks.check_steps(wrong, "ada7").passed
 
 
+def test_a_right_number_is_right_in_any_form():
+    "What a sum or `nonzero` returns is a tensor, and students store it as it is."
+    mine = functions(A1, "ada7")
+    pairs = mine["my_mask"](*mask_checks.own_sample("ada7").inputs).sum()
+    sample, mask = mask_checks.leaking_mask("ada7")
+    leaks = (mine["my_mask"](*sample.inputs) != mask).nonzero()
+    for right in (pairs, float(pairs), pairs.numpy(), pairs[None]):
+        assert mask_checks.check_pairs(right, "ada7").passed, right
+    for right in (leaks, leaks[0], tuple(leaks[0]), leaks[0].numpy(), tuple(leaks[0].tolist())):
+        assert mask_checks.check_leak(right, "ada7").passed, right
+    said = mask_checks.check_pairs(mine["my_mask"](*sample.inputs), "ada7")
+    assert said.finding.mistake == "no whole number"
+
+
+def test_a_mask_of_what_is_hidden_is_named():
+    "Other libraries mark with True what must not be seen."
+    mine = functions(A1, "ada7")["my_mask"]
+    report = mask_checks.check_mask(lambda *stored: ~mine(*stored), "ada7", "known modes")
+    assert "True and False are exchanged" in str(report)
+
+
 # ---- what a student says about concepts of the backbone -------------------------------------------------------------
 @pytest.fixture
 def told(monkeypatch, bb, concept):
@@ -225,6 +246,18 @@ def test_a_copied_notebook_with_another_id_follows_the_wrong_rule():
     assert report.finding.mistake == "the rule of another student" and "groups of 3" in str(report)
     source = functions(A2, HEUN)
     assert "another student" in str(flow_checks.check_sampler(source["my_sampler"], MIDPOINT))
+
+
+def test_an_id_that_is_no_text_is_told_how_to_write_it():
+    for given, said in (
+        (12345, 'STUDENT = "12345"'),
+        (print, "builtin_function"),
+        (None, "is empty"),
+        ("", "is empty"),
+    ):
+        report = mask_checks.check_experts(None, given)
+        assert said in str(report) and report.finding.mistake == "the id in the first cell"
+        assert said in students.welcome(given, "a rule")
 
 
 @pytest.mark.parametrize("missing", ["", None, 3, "your-id-here", " Your-ID-here"])

@@ -561,22 +561,22 @@ def test_grading_a_class_goes_on_and_names_what_fails(tmp_path, monkeypatch):
     (tmp_path / "tools" / "course.py").write_text(FAKE)
     monkeypatch.setattr(kit, "ROOT", tmp_path)
     monkeypatch.setattr(kit, "LIMIT", 3)
-    for who in ("ada7", "broken", "slow"):
-        (tmp_path / f"{who}.ipynb").write_text("{}")
-    out = tmp_path / "grades.csv"
-    kit.grade("venv", "a.zip", tmp_path, out, 2)
+    handed_in, out = tmp_path / "handed in", tmp_path / "grades.csv"
+    handed_in.mkdir()
+    for who in ("ada7.ipynb", "broken.ipynb", "slow.zip"):
+        (handed_in / who).write_text("{}")
+    kit.grade("venv", "a.zip", handed_in, out, 2)
     lines = out.read_text().splitlines()
     assert lines[1].startswith("ada7,0.750,") and "q2 50%" in lines[1]
     assert "cannot be read" in lines[2] and "not finished after 3 seconds" in lines[3]
-    (tmp_path / "bob3.ipynb").write_text("{}")
-    kit.grade("venv", "a.zip", tmp_path, out, 2)
-    assert [line.split(",")[0] for line in out.read_text().splitlines()] == [
-        "student",
-        "ada7",
-        "broken",
-        "slow",
-        "bob3",
-    ]
+    (handed_in / "bob3.ipynb").write_text("{}")
+    (handed_in / "cyn9.ipynb").write_text("{}")
+    (handed_in / "cyn9").mkdir()
+    kit.grade("venv", "a.zip", handed_in, out, 2)
+    lines = out.read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["student", "ada7", "broken", "slow", "bob3", "cyn9"]
+    assert lines[4].startswith("bob3,0.750,")
+    assert lines[5].startswith("cyn9,0.000,") and "handed in twice (cyn9, cyn9.ipynb)" in lines[5]
 
 
 def test_no_solution_in_what_everybody_gets(tmp_path):

@@ -223,6 +223,27 @@ def test_nothing_from_elsewhere():
         assert set(hosts) <= {"http://www.w3.org"}, (p.name, hosts)
 
 
+def test_the_readme_names_the_address_of_the_site():
+    "The one to which the workflow publishes; on the site itself these links are relative."
+    import configparser
+
+    settings = configparser.ConfigParser(interpolation=configparser.BasicInterpolation())
+    settings.read(ROOT / "settings.ini")
+    own = settings["DEFAULT"]
+    assert website.ADDRESS == f"{own['doc_host']}{own['doc_baseurl']}/"
+    assert f"]({website.ADDRESS}try/index.html)" in (ROOT / "README.md").read_text(encoding="utf-8")
+    there = website._prose(f"[page]({website.ADDRESS}try/index.html)", "../")
+    assert there == "[page](../try/index.html)"
+
+
+def test_links_to_files_that_are_no_pages_lead_to_the_repository():
+    nb = ROOT / "nbs" / "tutorials" / "01_quickstart.ipynb"
+    text = "[a](../../CHANGELOG.md) [b](../glossary.ipynb) [c](../../tests/zoo.py#L3) [d](02_unified_model.ipynb)"
+    at = website.SOURCES
+    want = f"[a]({at}CHANGELOG.md) [b](../glossary.ipynb) [c]({at}tests/zoo.py#L3) [d](02_unified_model.ipynb)"
+    assert website._to_sources(text, nb) == want
+
+
 def test_no_size_of_one_edition_in_the_page(bb):
     "Sizes come from config.json: the sources hold neither the number of tokens nor sizes of pictures and layers."
     for p in TRY.glob("*.js"):

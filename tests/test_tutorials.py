@@ -4,6 +4,7 @@ An exercise runs with the cells that it needs and no others; `make test` also ru
 
 import ast
 import builtins
+import inspect
 import io
 import re
 from contextlib import redirect_stdout
@@ -170,6 +171,68 @@ def test_neighbours_have_different_characters():
     who = [(p.stem, main_character(p)) for p in NUMBERED]
     assert not [(a, b) for (a, x), (b, y) in zip(who, who[1:]) if x == y]
     assert len({seed for _, seed in who}) >= min(6, len(who))
+
+
+# ---- together they use every public function ------------------------------------------------------------------------
+MADE = {  # classes that a student meets and does not call: {class: what gives one}
+    "Backbone": "load_backbone",
+    "ConceptMaps": "concept_maps",
+    "Result": ".generate",
+    "Trace": ".trace",
+    "Traits": ".traits",
+}
+NOT_CALLED = {  # methods that a student does not call, and why
+    "by the package itself": "Backbone.latent_grid Backbone.on_device Backbone.preprocess Backbone.probability "
+    "Backbone.settings Backbone.to Backbone.vit_grid Concept.in_slot Concept.place Learner.set_state Learner.state "
+    "PhotoKit.origin Recipe.weight TextPrompt.in_slot TextPrompt.place ToyJudge.outputs ToyJudge.shows ToyWorld.album "
+    "ToyWorld.shoot",
+    "by a click": "AttentionExplorer.visit ConceptStudio.is_busy ConceptStudio.stop PhotoReview.turn",
+    "by `static` and `export_html`": "AttentionExplorer.parts ConceptStudio.parts CrossTaskBoard.parts "
+    "PhotoReview.parts ReplayExplorer.parts TokenMap.parts",
+    "needs an account": "Concept.push_to_hub",
+    "the opposite of `without`": "SamplesPerStep.only",
+}
+
+
+def student_code(path):
+    "The code of a tutorial: its cells, and the solutions that a student may run."
+    code = [c["source"] for c in cells_of(path) if c["cell_type"] == "code"]
+    return code + [e.solution for e in exercises_of(path)]
+
+
+@cache
+def used():
+    "Names that the tutorials read, attributes as '.name'."
+    found = set()
+    for source in (s for p in TUTORIALS for s in student_code(p)):
+        tree = ast.parse(re.sub(r"^(\s*)[!%].*$", r"\1pass", source, flags=re.M))
+        found |= {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
+        found |= {f".{n.attr}" for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
+    return found
+
+
+def public_methods():
+    "'Class.method' of every class that `omnipersona.all` gives."
+    import omnipersona.all as everything
+
+    for name in everything.__all__:
+        thing = getattr(everything, name)
+        for k, v in vars(thing).items() if inspect.isclass(thing) else ():
+            if not k.startswith("_") and (inspect.isfunction(v) or isinstance(v, (classmethod, staticmethod))):
+                yield f"{name}.{k}"
+
+
+def test_together_they_use_every_public_function():
+    import omnipersona.all as everything
+
+    assert not [n for n in everything.__all__ if MADE.get(n, n) not in used()]
+
+
+def test_together_they_call_every_method_that_a_student_needs():
+    spared, methods = set(" ".join(NOT_CALLED.values()).split()), set(public_methods())
+    assert spared <= methods, f"not there any more: {spared - methods}"
+    unused = sorted(m for m in methods - spared if f".{m.split('.')[1]}" not in used())
+    assert not unused, f"use them where they belong, or say in NOT_CALLED why a student does not: {unused}"
 
 
 # ---- exercises ------------------------------------------------------------------------------------------------------

@@ -1,7 +1,9 @@
 """The course's assignments as files to hand out, made by Otter Assign in an environment of its own:
 
-python tools/course.py env VENV | build VENV dist/course | grade VENV autograder.zip submission.ipynb | table |
-alike SUBMISSIONS [student.ipynb]"""
+python tools/course.py env VENV | build VENV dist/course | grade VENV autograder.zip SUBMISSION | table |
+alike SUBMISSIONS [student.ipynb]
+
+A submission is a notebook, or a folder or zip file that holds one notebook and what belongs to it."""
 
 import json
 import os
@@ -40,13 +42,13 @@ def masters():
     return sorted(ASSIGNMENTS.glob("A*.ipynb"))
 
 
-def build(venv, to):
+def build(venv, to, only=None):
     "Student notebooks, autograder zips and solutions, each in a folder of its own. Solutions are run first."
     to = Path(to)
     shutil.rmtree(to, ignore_errors=True)
     for kind in ("student", "autograder", "solution"):
         (to / kind).mkdir(parents=True)
-    for nb in masters():
+    for nb in only or masters():
         with tempfile.TemporaryDirectory() as tmp:
             command = [Path(venv).absolute() / "bin" / "otter", "assign", nb, tmp, "--no-pdfs"]
             run = subprocess.run(command, env=SETTINGS, capture_output=True, text=True)
@@ -58,12 +60,29 @@ def build(venv, to):
         print(nb.stem, "made")
 
 
+def for_otter(submission, tmp):
+    "A submission in a file that Otter reads: the notebook, or a zip file made anew where there is more."
+    from_student = Path(submission)
+    if from_student.suffix == ".ipynb" and from_student.is_file() and not from_student.is_symlink():
+        return Path(shutil.copy(from_student, tmp))
+    sys.path.insert(0, str(ROOT))
+    from omnipersona.basics import OmniError
+    from omnipersona.course.submissions import packed_submission
+
+    made = Path(tmp, "submission.zip")
+    try:
+        made.write_bytes(packed_submission(from_student))
+    except OmniError as e:
+        sys.exit(f"{from_student.name}: {e}")
+    return made
+
+
 def grade(venv, autograder, submission, student=""):
-    "Grade one notebook: {name of the question: share of its points}, and what the student reads, by question."
+    "Grade a submission: {name of the question: share of its points}, and what the student reads, by question."
     with tempfile.TemporaryDirectory() as tmp:
-        shutil.copy(submission, tmp)
+        ready = for_otter(submission, tmp)
         command = [Path(venv).absolute() / "bin" / "otter", "run", "-a", Path(autograder).absolute(), "-o", tmp]
-        command += ["--no-logo", Path(tmp, Path(submission).name)]
+        command += ["--no-logo", ready]
         settings = SETTINGS | ({"OMNIPERSONA_STUDENT": student} if student else {})
         run = subprocess.run(command, env=settings, capture_output=True, text=True, cwd=tmp)
         if run.returncode:
@@ -134,9 +153,21 @@ def table():
 
 def alike(submissions, handed_out=None):
     "Print the functions that two notebooks of a class have in common: a reason to ask, and no proof."
-    from omnipersona.course.copies import alike
+    sys.path.insert(0, str(ROOT))
+    from omnipersona.basics import OmniError
+    from omnipersona.course import copies
+    from omnipersona.course import submissions as handed_in
 
-    pairs = alike(submissions, handed_out)
+    with tempfile.TemporaryDirectory() as tmp:
+        for student, entries in handed_in.submissions(submissions).items():
+            for k, entry in enumerate(entries):
+                try:
+                    notebook = next(iter(handed_in.submission_files(entry).values()))
+                except OmniError as e:
+                    print(f"{entry.name} is left out: {e}")
+                    continue
+                Path(tmp, f"{student}{f' ({k + 1})' if k else ''}.ipynb").write_bytes(notebook)
+        pairs = copies.alike(tmp, handed_out)
     print(*pairs or ["No two notebooks have a function in common."], sep="\n")
 
 

@@ -68,10 +68,12 @@ def make(to):
 
 
 # ---- a whole class --------------------------------------------------------------------------------------------------
-def grade_one(venv, autograder, notebook):
+def grade_one(venv, autograder, student, entries):
     "(shares of the questions, seconds, why it has none): one submission in a process of its own, with a time limit."
-    begun, student = time.monotonic(), notebook.stem
-    command = [sys.executable, ROOT / "tools" / "course.py", "grade", venv, autograder, notebook]
+    if len(entries) > 1:
+        return {}, 0, f"handed in twice ({', '.join(e.name for e in entries)}): keep one, or put both into one folder"
+    begun = time.monotonic()
+    command = [sys.executable, ROOT / "tools" / "course.py", "grade", venv, autograder, entries[0]]
     env = os.environ | {"OMNIPERSONA_STUDENT": student, "OMP_NUM_THREADS": "1"}
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, start_new_session=True)
     with subprocess.Popen(list(map(str, command)), **pipes) as run:
@@ -88,24 +90,27 @@ def grade_one(venv, autograder, notebook):
         return {}, seconds, re.sub(r"\s+", " ", last[0])[:200]
 
 
-def grade(venv, autograder, submissions, out, jobs=2):
-    """Grade every notebook of a folder; its name is the student's id. One row a student in a CSV file.
+def grade(venv, autograder, handed_in, out, jobs=2):
+    """Grade a folder with one entry a student: a notebook, or a zip file or folder with the notebook and its project.
 
-    Students who have a row already are left out, so an interrupted run goes on; one that fails is named in its row."""
-    out, todo, used = Path(out), sorted(Path(submissions).glob("*.ipynb")), sum(os.times()[2:4])
+    The name of the entry is the student's id. A CSV file gets one row a student. Students who have a row already are
+    left out, so an interrupted run goes on; one that fails is named in its row."""
+    from omnipersona.course.submissions import submissions
+
+    out, used = Path(out), sum(os.times()[2:4])
     done = {row["student"] for row in csv.DictReader(out.open(encoding="utf-8"))} if out.exists() else set()
-    todo = [nb for nb in todo if nb.stem not in done]
+    todo = [item for item in submissions(handed_in).items() if item[0] not in done]
     head = ("student", "score", "seconds", "problem", "questions")
     if not out.exists():
         out.write_text(",".join(head) + "\n", encoding="utf-8")
     with ThreadPoolExecutor(int(jobs)) as pool:
-        results = pool.map(lambda nb: grade_one(venv, autograder, nb), todo)
-        for k, (nb, (shares, seconds, problem)) in enumerate(zip(todo, results), 1):
+        results = pool.map(lambda item: grade_one(venv, autograder, *item), todo)
+        for k, ((student, _), (shares, seconds, problem)) in enumerate(zip(todo, results), 1):
             score = sum(shares.values()) / len(shares) if shares else 0.0
             told = "; ".join(f"{q} {share:.0%}" for q, share in shares.items())
             with out.open("a", encoding="utf-8", newline="") as f:
-                csv.writer(f).writerow((nb.stem, f"{score:.3f}", f"{seconds:.0f}", problem, told))
-            print(f"{k} of {len(todo)}: {nb.stem} {score:.0%} in {seconds:.0f} s {problem}", flush=True)
+                csv.writer(f).writerow((student, f"{score:.3f}", f"{seconds:.0f}", problem, told))
+            print(f"{k} of {len(todo)}: {student} {score:.0%} in {seconds:.0f} s {problem}", flush=True)
     if todo:
         print(f"{(sum(os.times()[2:4]) - used) / len(todo):.1f} seconds of one core for each")
 

@@ -17,6 +17,8 @@ import house
 
 ROOT = Path(__file__).resolve().parents[1]
 SITE, WORK = ROOT / "site", ROOT / ".site"  # sources; what is made on the way, which git ignores
+ADDRESS = "https://omnipersona.github.io/omnipersona/"  # where .github/workflows/site.yml publishes it
+SOURCES = "https://github.com/omnipersona/omnipersona/blob/main/"  # for links to files that are no pages
 PACKAGES = ["onnx==1.23.2", "onnxscript==0.7.2", "onnxruntime==1.32.0", "mkdocs-material==9.8.2"]
 VENDOR = {  # of the page: file -> where npm puts it
     "ort.wasm.min.mjs": "onnxruntime-web/dist/ort.wasm.min.mjs",
@@ -180,10 +182,22 @@ BADGE = re.compile(
 )
 
 
-def _prose(source):
-    "Markdown of a notebook as it stands on the site: links to pages, and a link in place of a badge from elsewhere."
+def _prose(source, up=""):
+    "Markdown as it stands on the site, in a folder `up` from its top: links to pages, and in place of foreign badges."
+    source = source.replace(f"]({ADDRESS}", f"]({up}")
     source = BADGE.sub(lambda m: f"[{m[1] or 'Open in Colab'}]({m[2] or m[3]}){{ .md-button }}", source)
     return re.sub(r"(\]\([^)\s:]+)\.ipynb", r"\1.md", source)
+
+
+def _to_sources(source, nb):
+    "Markdown in which links of a notebook to files outside of nbs/ lead to the repository: they are no pages."
+
+    def link(m):
+        to = (nb.parent / m[1]).resolve()
+        inside = to.is_relative_to(house.NBS.resolve()) or not to.is_relative_to(ROOT)
+        return m[0] if inside else f"]({SOURCES}{to.relative_to(ROOT).as_posix()}{m[2]})"
+
+    return re.sub(r"\]\((\.\./[^)\s#]+)(#[^)\s]*|)\)", link, source)
 
 
 def notebook_page(nb, page):
@@ -191,13 +205,18 @@ def notebook_page(nb, page):
     import nbformat
 
     page.parent.mkdir(parents=True, exist_ok=True)
-    text = []
+    text, up = [], "../" * (len(page.relative_to(WORK / "docs").parts) - 1)
     for cell in nbformat.read(nb, as_version=4).cells:
         if cell.cell_type == "markdown":
-            text.append(_prose(cell.source))
+            text.append(_prose(_to_sources(cell.source, nb), up))
         elif cell.cell_type == "code":
             text.append(_code(cell, page))
     page.write_text("\n\n".join(t for t in text if t) + "\n", encoding="utf-8")
+
+
+def title_of(page):
+    "The first heading of a page of Markdown."
+    return re.search(r"^# +(.+)$", page.read_text(encoding="utf-8"), re.M)[1]
 
 
 def title(nb):
@@ -299,6 +318,10 @@ def pages():
     wings = {wing: [] for wing in WINGS}
     functions = {wing: [] for wing in WINGS}
     first = []
+    if (table := house.NBS / "tutorials" / "README.md").exists():  # minutes and memory of each tutorial
+        (docs / "tutorials").mkdir(parents=True)
+        (docs / "tutorials" / "README.md").write_text(_prose(table.read_text(encoding="utf-8")), encoding="utf-8")
+        wings["tutorials"].append({title_of(table): "tutorials/README.md"})
     for nb in house.notebooks():
         at = nb.relative_to(house.NBS)
         wing, page = at.parts[0] if len(at.parts) > 1 else "", docs / at.with_suffix(".md")

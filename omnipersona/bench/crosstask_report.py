@@ -247,7 +247,9 @@ def separation_figure(
         label = {"nothing": "before learning", "everything": "decoupled"}.get(name, name)
         ax.errorbar(range(len(layers)), means, yerr=sds, fmt="o-", color=color, capsize=2, label=label)
     n = next(iter(separation.values()))[0]["n"]
-    ax.set(ylim=(-0.05, 1.05), xlabel="layer (0: before the first)", ylabel="separation", title=f"n = {n}")
+    after = max(map(len, separation.values()))
+    ax.set_xticks(range(after), ["embeddings", *range(after - 1)])
+    ax.set(ylim=(-0.05, 1.05), xlabel="after layer", ylabel="separation", title=f"n = {n}")
     ax.legend(fontsize=9, ncols=3, loc="upper center")
     plt.close(fig)
     return fig

@@ -34,7 +34,7 @@ from omnipersona.course.flow_rules import (
     true_sampler,
     true_times,
 )
-from .students import personal, student_random, student_seed
+from .students import personal, student_random, student_seed, whole_numbers
 
 # %% auto #0
 __all__ = ['OTHER', 'HINTS', 'check_loss', 'check_times', 'check_guidance', 'check_euler', 'check_sampler', 'Cloud', 'own_cloud',
@@ -259,11 +259,11 @@ def check_steps(
     "Are these the numbers of steps for the student's own cloud?"
     c, rule = own_cloud(student), flow_rule(student)
     truth = [steps_needed(end, c.exact, c.tolerance) for end in _ends(c, rule)]
-    given = list(my_steps) if isinstance(my_steps, (tuple, list)) and len(my_steps) == 2 else None
+    given = whole_numbers(my_steps, 2)
     if given == truth:
         return Report("my_steps", None, ["your cloud"])
     mistake = "the numbers do not belong to your cloud" if given else "no pair of numbers"
-    if given and [n - 1 for n in given if isinstance(n, int)] == truth:
+    if given and [n - 1 for n in given] == truth:
         mistake = "times are counted, not steps"
     hint = "computed again after the last change of `STUDENT`? `linspace(1, 0, n + 1)` has n steps"
     return Report("my_steps", Finding(mistake, f"For your cloud, {my_steps!r:.40} is not the answer.", hint))

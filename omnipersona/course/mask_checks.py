@@ -35,7 +35,7 @@ from omnipersona.course.mask_rules import (
     true_storage,
 )
 from .student_code import run_student
-from .students import personal, student_random
+from .students import personal, student_random, whole_number, whole_numbers
 from ..model.attention import NOISE
 
 # %% auto #0
@@ -258,10 +258,12 @@ def check_pairs(
     "Is this the number of pairs that see each other in the student's own sample?"
     x, rule = own_sample(student), mask_rule(student)
     counts = {r: int(true_mask(r, x).sum()) for r in mask_rules()}
-    if type(my_pairs) is int and my_pairs == counts[rule]:
+    given = whole_number(my_pairs)
+    if given == counts[rule]:
         return Report("my_pairs", None, [x.words])
-    fits = type(my_pairs) is int and my_pairs in counts.values()
-    mistake = "the number fits the rule of another student" if fits else "the number does not belong to your sample"
+    mistake = "no whole number" if given is None else "the number does not belong to your sample"
+    if given in counts.values():
+        mistake = "the number fits the rule of another student"
     hint = "`int(my_mask(*sample.inputs).sum())`, computed again after the last change of `STUDENT` or of `my_mask`"
     return Report("my_pairs", Finding(mistake, f"For the sample *{x.words}*, {my_pairs!r:.40} is not the count.", hint))
 
@@ -274,7 +276,7 @@ def check_leak(
     "Is this the pair by which the student's sample gives away its noised picture?"
     x, mask = leaking_mask(student)
     truth = (mask != true_mask(mask_rule(student), x)).nonzero()[0].tolist()
-    given = list(my_leak) if isinstance(my_leak, (tuple, list)) and [type(n) for n in my_leak] == [int, int] else None
+    given = whole_numbers(my_leak, 2)
     if given == truth:
         return Report("my_leak", None, [x.words])
     swapped = given is not None and given[::-1] == truth

@@ -41,6 +41,7 @@ MISTAKES: dict[str, dict[str, Decide]] = {
         STORED: lambda r, x, q, k: k <= q,
         SWAPPED: lambda r, x, q, k: before(x, k, q),
         "a text is read in both directions": lambda r, x, q, k: True,
+        "True and False are exchanged: True means *sees*": lambda r, x, q, k: not sees(r, x, q, k),
     },
     "picture": {
         "a picture is read like a text": lambda r, x, q, k: before(x, q, k),

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EXAMPLE_ID', 'GRADESCOPE', 'student_id', 'student_seed', 'student_random', 'handed_in_by', 'check_owner', 'personal',
-           'welcome']
+           'welcome', 'whole_number', 'whole_numbers']
 
 # %% ../../nbs/course/803_students.ipynb #76cbd278
 import functools
@@ -28,11 +28,15 @@ def student_id(
     student: object,  # what stands in the first cell of the notebook
 ) -> str:
     "The id as it is used: lower case, no spaces around it. Raises OmniError where there is none."
-    if not isinstance(student, str) or not student.strip():
-        raise OmniError(
-            'STUDENT is empty. Write your own id in the first cell of the notebook, such as STUDENT = "ada7"'
-        )
-    return student.strip().casefold()
+    if isinstance(student, str) and student.strip():
+        return student.strip().casefold()
+    if isinstance(student, (int, float)) and not isinstance(student, bool):
+        raise OmniError(f'STUDENT is the number {student!r:.30}. Write your id in quotes: STUDENT = "{student!r:.30}"')
+    if student is None or isinstance(student, str):
+        why = "STUDENT is empty"
+    else:
+        why = f"In the place of STUDENT stands a {type(student).__name__}"
+    raise OmniError(f'{why}. Write your own id in the first cell of the notebook, such as STUDENT = "ada7"')
 
 
 def student_seed(
@@ -139,3 +143,29 @@ def welcome(
         return f"Rules for {check_owner(student)!r}:\n{rule}"
     except OmniError as e:
         return f"{e}\nThese are the rules of the example, not yours:\n{rule}"
+
+# %% ../../nbs/course/803_students.ipynb #b5ad5602
+def whole_number(
+    answer: Any,  # what a student stored
+) -> int | None:  # None where it is no whole number
+    "A whole number, also as a float or as a tensor of one value."
+    if hasattr(answer, "tolist"):
+        answer = answer.tolist()
+        while isinstance(answer, list) and len(answer) == 1:
+            answer = answer[0]
+    if isinstance(answer, bool) or not isinstance(answer, (int, float)):
+        return None
+    return int(answer) if answer == answer // 1 else None
+
+
+def whole_numbers(
+    answer: Any,  # what a student stored
+    n: int,  # how many are wanted
+) -> list[int] | None:  # None where they are not n whole numbers
+    "Several whole numbers: a tuple, a list, or a tensor of any shape."
+    if hasattr(answer, "flatten") and hasattr(answer, "tolist"):
+        answer = answer.flatten().tolist()
+    if not isinstance(answer, (tuple, list)) or len(answer) != n:
+        return None
+    found = [whole_number(a) for a in answer]
+    return None if None in found else found
