@@ -167,5 +167,5 @@ def whole_numbers(
         answer = answer.flatten().tolist()
     if not isinstance(answer, (tuple, list)) or len(answer) != n:
         return None
-    found = [whole_number(a) for a in answer]
-    return None if None in found else found
+    found = [number for number in map(whole_number, answer) if number is not None]
+    return found if len(found) == n else None
