@@ -65,7 +65,6 @@ def for_otter(submission, tmp):
     from_student = Path(submission)
     if from_student.suffix == ".ipynb" and from_student.is_file() and not from_student.is_symlink():
         return Path(shutil.copy(from_student, tmp))
-    sys.path.insert(0, str(ROOT))
     from omnipersona.basics import OmniError
     from omnipersona.course.submissions import packed_submission
 
@@ -153,7 +152,6 @@ def table():
 
 def alike(submissions, handed_out=None):
     "Print the functions that two notebooks of a class have in common: a reason to ask, and no proof."
-    sys.path.insert(0, str(ROOT))
     from omnipersona.basics import OmniError
     from omnipersona.course import copies
     from omnipersona.course import submissions as handed_in
@@ -215,6 +213,7 @@ def texts(path):
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
     done = dict(env=env, build=build, grade=grade, table=table, alike=alike)[sys.argv[1]](*sys.argv[2:])
     if done:
         print(json.dumps(done[0], indent=1), *(f"{k}: {v}" for k, v in done[1].items()), sep="\n")
