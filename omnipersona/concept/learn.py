@@ -32,11 +32,11 @@ from .sampling import EncodedData, hold_out
 from ..data import ConceptData
 from ..model.backbone import Backbone
 from ..model.out_of_memory import OutOfMemory, explain_memory
+from ..progress import ProgressBar
 from ..run_folder import RunFolder, uninterrupted
 
 # %% auto #0
-__all__ = ['TASK_COLORS', 'preview_picture', 'Previews', 'Checkpoints', 'ProgressBar', 'learn', 'last_losses', 'loss_figure',
-           'running_mean']
+__all__ = ['TASK_COLORS', 'preview_picture', 'Previews', 'Checkpoints', 'learn', 'last_losses', 'loss_figure', 'running_mean']
 
 # %% ../../nbs/concept/408_learn.ipynb #ed7cc77b
 def preview_picture(
@@ -53,7 +53,7 @@ def preview_picture(
 
 # %% ../../nbs/concept/408_learn.ipynb #ce4aa5be
 class Previews:
-    "A callback that draws a preview after every so many steps. Raises OmniError where `every` is no such number."
+    "A callback that draws a preview before the first step and after every so many. Raises OmniError as `Checkpoints`."
 
     def __init__(
         self,
@@ -61,10 +61,20 @@ class Previews:
     ):
         self.every = _whole("preview", every)
         self.pictures: list = []  # of (step, picture)
+        self.seconds = 0.0  # that the last one took
 
     def __call__(self, learner: Learner) -> None:
         if self.every and learner.global_step % self.every == 0:
+            begun = time.perf_counter()
             self.pictures.append((learner.global_step, preview_picture(learner.bb, learner.concept)))
+            self.seconds = time.perf_counter() - begun
+
+    on_train_begin = __call__
+
+    def left(self, learner: Learner) -> float:
+        "Seconds that the previews of the rest of a run will take."
+        done, steps = learner.global_step, learner.recipe.steps
+        return self.seconds * (steps // self.every - done // self.every) if self.every else 0.0
 
 # %% ../../nbs/concept/408_learn.ipynb #e6caa25d
 def _whole(name, value):
@@ -116,29 +126,11 @@ def _is_main(learner):
     return not learner.accelerator or learner.accelerator.is_main_process
 
 # %% ../../nbs/concept/408_learn.ipynb #5025872e
-class ProgressBar:
-    "A callback that shows how far the run is, and every ten steps its losses."
-
-    def __init__(
-        self,
-        learner: Learner,
-        shown: bool = True,
-    ):
-        from tqdm.auto import tqdm
-
-        hidden = not (shown and _is_main(learner))
-        total, name = learner.recipe.steps, learner.concept.name
-        self.bar = tqdm(total=total, initial=learner.global_step, disable=hidden, desc=f"<{name}>")
-
-    def __call__(self, learner: Learner) -> None:
-        self.bar.update()
-        if learner.global_step % 10 == 0:
-            last = {k: f"{v:.2f}" for k, v in learner.history[-1].items() if k != "step"}
-            self.bar.set_postfix(last, refresh=False)
-
-    def close(self) -> None:
-        "Leave the bar as it is."
-        self.bar.close()
+def _bar(learner, shown, previews) -> ProgressBar:
+    "The progress bar of a run."
+    total, done, alone = learner.recipe.steps, learner.global_step, learner.accelerator is None
+    shown, name = shown and _is_main(learner), f"<{learner.concept.name}>"
+    return ProgressBar(name, total, done, shown, lambda: previews.left(learner), probed=alone)
 
 # %% ../../nbs/concept/408_learn.ipynb #3c5711ed
 def learn(
@@ -151,7 +143,7 @@ def learn(
     output_dir: str | Path | None = None,  # checkpoints go here, and a run goes on from here
     save_steps: int = 50,  # steps between checkpoints; 0: only one at the end
     start: Concept | str | Path | None = None,  # a concept to go on from, with other data
-    progress: bool = True,  # a progress bar
+    progress: bool = True,  # a progress bar, and before the first step an estimate of the time
     callbacks: Iterable[Callable] = (),  # called as callback(learner) after every step; True ends the run
     preview: int = 0,  # draw a picture with fixed noise before the first step and after every so many; 0: none
     held_out: int = 0,  # photographs that are not learnt from; `summary` holds their losses
@@ -174,9 +166,11 @@ def learn(
             learner = Learner(bb, data, name, seed, recipe, accelerator, start=start)
         if output_dir is not None:
             resume(learner, output_dir)
-        bar = until_end.enter_context(closing(ProgressBar(learner, progress)))
+        bar = until_end.enter_context(closing(_bar(learner, progress, previews)))
         why = _all_steps(learner, [bar, checkpoints, previews, *callbacks], until_end, checkpoints)
-        return _learnt(learner, previews.pictures, why, time.time() - begun, checkpoints.failed, rest)
+        concept = _learnt(learner, previews.pictures, why, time.time() - begun, checkpoints.failed, rest)
+        concept.summary |= {"estimated_seconds": round(bar.estimate.seconds, 1)} if bar.estimate else {}
+        return concept
 
 # %% ../../nbs/concept/408_learn.ipynb #t3n00001
 def _all_steps(learner, watchers, until_end, checkpoints) -> str:  # why the run ended early; nothing if it did not
@@ -206,13 +200,14 @@ def _steps(learner, watchers) -> str:  # as above
     "Every step that is left, each watched. The preview before the first step is drawn here."
     total, stopped = learner.recipe.steps, False
     with explain_memory(learner.bb, "learning"):
-        for watch in watchers:
-            if isinstance(watch, Previews):
-                watch(learner)
+        for watch in reversed(watchers):  # the bar last: its estimate counts what a preview takes
+            if begin := getattr(watch, "on_train_begin", None):
+                begin(learner)
         while learner.global_step < total and not stopped:
             learner.step()
             stopped = any([watch(learner) for watch in watchers])
-    return "ended by a callback" if stopped else ""
+    said = [w.why for w in watchers if getattr(w, "why", "")]
+    return (said or ["ended by a callback"])[0] if stopped else ""
 
 # %% ../../nbs/concept/408_learn.ipynb #09db557b
 def _learnt(learner, previews, why, seconds, failed, rest):
