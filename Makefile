@@ -4,7 +4,8 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .PHONY: help venv export clean-notebooks readme picture site build demo test test-notebooks test-trust test-wheel test-colab course course-slides atlas test-course test-classroom test-site lint \
 	sbom licences archives check-archives hashes check-hashes audit pythons pretrain course-concepts tutorial-table \
-	bench-main bench-recipes bench-replay bench-attention bench-crosstask bench-conditions bench-token-roles bench-giveaway bench-photo-kit bench-widgets bench-7b gpu-check gpu-kit
+	bench-main bench-recipes bench-replay bench-attention bench-crosstask bench-conditions bench-token-roles bench-giveaway bench-photo-kit bench-widgets bench-7b \
+	bench-speed bench-steps bench-growth class-estimate gpu-check gpu-kit
 
 VENV    ?= .venv
 WORKERS ?= 2
@@ -116,6 +117,15 @@ bench-giveaway: $(READY) ## what a concept's folder gives away (half an hour)
 	$(call RUN,bench.giveaway,main)
 bench-photo-kit: $(READY) ## data that the backbone makes itself against hand-made data (half an hour)
 	$(call RUN,bench.photo_kit_bench,main)
+# One thread on one core: times of several versions are compared, and of several machines.
+bench-speed: $(READY) ## times as ratios, beside the machine's own rate (5 minutes; BEFORE=/path/to/another/checkout)
+	OMP_NUM_THREADS=1 $(BIN)/python -c 'from omnipersona.bench.speed_bench import main as go; go(before="$(BEFORE)", $(SIZE))'
+bench-steps: $(READY) ## which settings learn as well in less time (an hour on one core)
+	OMP_NUM_THREADS=1 $(call RUN,bench.steps_bench,main)
+bench-growth: $(READY) ## by which power time and memory grow with pictures, tokens, facts, concepts and steps
+	OMP_NUM_THREADS=1 $(call RUN,bench.growth_bench,main)
+class-estimate: $(READY) ## what a class of 500 needs, computed from a report of bench-speed
+	$(call RUN,bench.class_estimate,main)
 bench-7b: $(READY) ## BAGEL's real size on this CPU, random weights in four bits (about 12 GB of memory)
 	$(call RUN,bench.bagel_bench,main)
 # A borrowed machine has neither .venv nor a network: there, this is its own python3, and says what is missing.

@@ -129,6 +129,9 @@ def scores(folder):
 
 MEASURED = (
     "main",
+    "speed",
+    "growth",
+    "steps",
     "replay",
     "attention",
     "crosstask",

@@ -54,7 +54,7 @@ class ProductShapes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         for shape in _product_shapes(str(func), args):
-            self.found[str(args[0].dtype).removeprefix("torch."), *shape] += 1
+            self.found[(str(args[0].dtype).removeprefix("torch."), *shape)] += 1
         return func(*args, **(kwargs or {}))
 
     @property

@@ -29,8 +29,8 @@ from ..toyworld.judge import ToyJudge
 from ..toyworld.world import ToyWorld
 
 # %% auto #0
-__all__ = ['SCHEDULES', 'HALF', 'STEP_SETTINGS', 'SCORED_AT', 'linear_decay', 'late_decay', 'StepSetting', 'concept_scores',
-           'setting_key', 'score_setting', 'study_rows', 'main']
+__all__ = ['SCHEDULES', 'HALF', 'STEP_SETTINGS', 'SCORED_AT', 'KEPT', 'linear_decay', 'late_decay', 'StepSetting',
+           'concept_scores', 'setting_key', 'score_setting', 'study_rows', 'main']
 
 # %% ../../nbs/bench/624_steps_bench.ipynb #p6240004
 def linear_decay(warmup: int, steps: int) -> Callable[[int], float]:  # step -> share of the peak
@@ -90,6 +90,7 @@ STEP_SETTINGS = {
     "440 steps, half the samples": StepSetting(Recipe(samples=HALF)),
 }
 SCORED_AT = (55, 110, 220, 330, 440)  # steps
+KEPT = ("character", "seed", "lesson", "step", "best", "cpu", "scores")  # of a row, in the report
 
 # %% ../../nbs/bench/624_steps_bench.ipynb #p6240008
 def concept_scores(bb, judge: ToyJudge, concept, char, n: int = 16, seed: int = 0) -> dict:  # {score: number}
@@ -170,6 +171,7 @@ def main(
     rows = [r for r in study_rows(file, settings, fingerprint, n) if (r["character"], r["seed"], r["name"]) in wanted]
     points = points_of(rows)
     report = dict(points=points, front=front_of(points), steps_to=steps_to(rows), backbone=fingerprint, n=n)
+    report |= dict(command="make bench-steps", rows=[{k: r[k] for k in KEPT} for r in rows])
     print(steps_text(report))
     write_report(out, report)
     return report

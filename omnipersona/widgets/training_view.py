@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image
@@ -14,6 +15,7 @@ from PIL import Image
 from ..concept.learn import preview_picture
 from ..concept.learner import Learner
 from ..model.backbone import Backbone
+from ..progress import PROBE_STEPS, Estimate, estimate_run
 from .inputs import StatusLine, hide_label, picture_place, put_picture
 from .run_pictures import run_pictures
 
@@ -73,12 +75,34 @@ class TrainingView:
         self.learner: Learner | None = None
         self.snapshots: list[np.ndarray] = []  # embeddings, (K, D) each
         self.previews: list[tuple[int, Image.Image]] = []  # (step, picture)
+        self.estimate: Estimate | None = None  # made before the first step
         self.first = (0.0, 0)  # when this run began, and the steps that were done before
         self.shown_at, self.looked_at = 0.0, 0  # time of the progress line, step of the pictures
         self.drawn_at = 0.0  # time of the curves
         self.bar.value = 0
         for place in self.images.values():
             place.layout.display = "none"
+
+    def on_train_begin(self, learner: Learner) -> None:
+        "Say how long the run will take, from some real steps that are taken back. A run of a few steps says nothing."
+        steps = learner.recipe.steps - learner.global_step
+        if steps <= 2 * PROBE_STEPS or learner.accelerator:
+            return
+        alone = estimate_run(learner, steps)
+        preview, curves = self._drawing_seconds(learner)
+        looks = 1 + (steps // self.every if self.every else 0)
+        drawing = looks * (preview + curves) + alone.seconds / CURVES_EVERY * curves
+        self.estimate = replace(alone, seconds=alone.seconds + drawing)
+        self.said(str(self.estimate))
+
+    def _drawing_seconds(self, learner):
+        "What one preview and one drawing of the curves take."
+        ticks = [time.perf_counter()]
+        if self.every:
+            preview_picture(self.bb, learner.concept)
+        ticks.append(time.perf_counter())
+        run_pictures([dict(step=1, draw=1.0)], [], [], learner.concept.n_und)
+        return ticks[1] - ticks[0], time.perf_counter() - ticks[1]
 
     def __call__(self, learner: Learner) -> bool:
         "Called after every step; True ends the run."
@@ -101,7 +125,8 @@ class TrainingView:
         step, steps, (begun, before) = learner.global_step, learner.recipe.steps, self.first
         done = step - before - 1  # without the first step
         self.bar.value = step
-        self.said(progress_text(step, steps, (now - begun) / done * (steps - step) if done > 0 else 0))
+        known = self.estimate.seconds if self.estimate else 0
+        self.said(progress_text(step, steps, (now - begun) / done * (steps - step) if done > 0 else known))
 
     def look(
         self,
