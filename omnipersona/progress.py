@@ -8,10 +8,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import median
 from typing import Any, Protocol
 
 # %% auto #0
-__all__ = ['ROUNDED', 'PROBE_SECONDS', 'PROBE_STEPS', 'duration_text', 'Run', 'Estimate', 'estimate_run', 'ProgressBar']
+__all__ = ['ROUNDED', 'PROBE_SECONDS', 'PROBE_STEPS', 'WARM_UP', 'duration_text', 'Run', 'Estimate', 'estimate_run',
+           'ProgressBar']
 
 # %% ../nbs/014_progress.ipynb #p0140004
 ROUNDED = ((60, 5, 1, "seconds"), (120, 10, 1, "seconds"), (600, 30, 60, "minutes"), (5400, 60, 60, "minutes"))
@@ -56,7 +58,18 @@ class Estimate:
         return f"{duration_text(self.seconds)} on this machine"
 
 # %% ../nbs/014_progress.ipynb #p0140008
-PROBE_SECONDS, PROBE_STEPS = 2.0, 8  # a probe ends with the one or the other
+PROBE_SECONDS, PROBE_STEPS = 2.0, 8  # measuring ends with the one or the other
+WARM_UP = 3  # steps that do not count
+
+
+def _seconds_of_steps(run, most, clock):
+    "The seconds of single steps, until there are so many or the time of a probe is over."
+    times: list[float] = []
+    while not times or (sum(times) < PROBE_SECONDS and len(times) < most):
+        begun = clock()
+        run.step()
+        times.append(clock() - begun)
+    return times
 
 
 def estimate_run(
@@ -65,17 +78,14 @@ def estimate_run(
     other: Callable[[], float] | None = None,  # seconds that will pass between the steps, for example with drawing
     clock: Callable[[], float] = time.perf_counter,
 ) -> Estimate:
-    "Take some real steps, measure them without the first one, and put the run's state back."
-    before, times = run.state(), []
+    "Take some real steps, measure them without the first ones, and put the run's state back."
+    before = run.state()
     try:
-        run.step()
-        while not times or (sum(times) < PROBE_SECONDS and len(times) < PROBE_STEPS):
-            begun = clock()
-            run.step()
-            times.append(clock() - begun)
+        _seconds_of_steps(run, WARM_UP, clock)
+        times = _seconds_of_steps(run, PROBE_STEPS, clock)
     finally:
         run.set_state(before)
-    per_step = sum(times) / len(times)
+    per_step = median(times)
     return Estimate(steps * per_step + (other() if other else 0.0), per_step, len(times))
 
 # %% ../nbs/014_progress.ipynb #p0140012

@@ -1,4 +1,4 @@
-"Speed, growth, steps and early stopping: they run at a tiny size, compute ratios rightly, and go on where they stopped."
+"Speed, growth, steps and early stopping: they run at a tiny size, compute ratios rightly, and can go on."
 
 import json
 from dataclasses import replace

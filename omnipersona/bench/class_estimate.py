@@ -21,20 +21,21 @@ from ..concept.losses import Recipe
 from ..progress import duration_text
 
 # %% auto #0
-__all__ = ['WORK', 'STUDENT', 'CORES', 'ClassPlan', 'work_seconds', 'student_sizes', 'class_estimate', 'class_text', 'main']
+__all__ = ['SESSION', 'COURSE', 'WORK', 'STUDENT', 'CORES', 'ClassPlan', 'work_seconds', 'student_sizes', 'class_estimate',
+           'class_text', 'main']
 
 # %% ../../nbs/bench/626_class_estimate.ipynb #p6260004
+SESSION = {"starts": 1, "concepts": 1, "answers": 60, "drawings": 30, "edits": 10}
+COURSE = {"starts": 40, "concepts": 12, "answers": 1500, "drawings": 600, "edits": 200}
+
+
 @dataclass(frozen=True)
 class ClassPlan:
     "What is assumed of a class."
 
     students: int = 500
-    session: dict = field(
-        default_factory=lambda: {"starts": 1, "concepts": 1, "answers": 60, "drawings": 30, "edits": 10}
-    )
-    course: dict = field(
-        default_factory=lambda: {"starts": 40, "concepts": 12, "answers": 1500, "drawings": 600, "edits": 200}
-    )  # of one student, in one session of 90 minutes, and in the whole course
+    session: dict = field(default_factory=lambda: dict(SESSION))  # of one student, in 90 minutes
+    course: dict = field(default_factory=lambda: dict(COURSE))  # of one student, in all
     crowded: float = 1.5  # how much slower a core is when all cores of its machine work
     steps: int = Recipe().steps  # of a concept
 

@@ -54,7 +54,8 @@ class ProductShapes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         for shape in _product_shapes(str(func), args):
-            self.found[(str(args[0].dtype).removeprefix("torch."), *shape)] += 1
+            key = (str(args[0].dtype).removeprefix("torch."), *shape)
+            self.found[key] += 1
         return func(*args, **(kwargs or {}))
 
     @property

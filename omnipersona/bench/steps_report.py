@@ -40,7 +40,8 @@ def points_of(
     rows: list,  # of the study; only characters whose default run has ended count
 ) -> dict:  # {lesson: {name, step, cpu, quality, sd, n, scores}}
     "Means over characters and seeds for every setting and step; `cpu` is a share of the whole default run."
-    whole, groups = _whole_cpu(rows), {}
+    whole = _whole_cpu(rows)
+    groups: dict[str, list] = {}
     for r in rows:
         if (r["character"], r["seed"]) in whole:
             groups.setdefault(r["lesson"], []).append(r)
