@@ -25,12 +25,13 @@ from ..model.costs import PART_TOKENS, WORDS_AT_ONCE
 from ..model.generate import pack_for
 from ..model.mot import MoT
 from ..model.segments import Batch, LatentImage, Text, ViTImage
+from ..model.together import last_states
 from ..settings import choice, from_saved, named_settings, number, whole
 
 # %% auto #0
-__all__ = ['PRECISIONS', 'MOST_STEPS', 'ROW_RMS', 'TEXT_TASKS', 'DRAWING_TASKS', 'LOSS_GROUPS', 'Recipe', 'row_rates',
-           'with_fields', 'concept_cache', 'expand_cache', 'Part', 'step_parts', 'sample_tokens', 'task_losses',
-           'group_losses', 'learn_in_parts', 'held_out_losses']
+__all__ = ['PRECISIONS', 'MOST_STEPS', 'ROW_RMS', 'TEXT_TASKS', 'DRAWING_TASKS', 'OF_ONE_LENGTH', 'LOSS_GROUPS', 'Recipe',
+           'row_rates', 'with_fields', 'concept_cache', 'expand_cache', 'Part', 'step_parts', 'sample_tokens',
+           'task_losses', 'group_losses', 'learn_in_parts', 'held_out_losses']
 
 # %% ../../nbs/concept/405_losses.ipynb #c8ac37de
 PRECISIONS = dict(auto=None, float32=torch.float32, bfloat16=torch.bfloat16, float16=torch.float16)
@@ -127,13 +128,13 @@ def expand_cache(
 
 # %% ../../nbs/concept/405_losses.ipynb #f3190001
 TEXT_TASKS, DRAWING_TASKS = ("recognise", "vqa", "facts"), ("draw", "edit")
+OF_ONE_LENGTH = (("recognise", "vqa"), ("facts",), ("draw",), ("edit",))  # tasks whose samples are about equally long
 
 
 @dataclass
 class Part:
-    "Samples of a step that the model reads together."
+    "Samples of a step that are one batch."
 
-    says: bool  # whether they are texts to say, or else pictures to draw
     samples: list = field(default_factory=list)  # of (task, segments)
     longest: int = 0  # tokens of the longest sample
 
@@ -148,18 +149,18 @@ def step_parts(
     share: slice = slice(None),  # this process's part of every batch
     most: int | None = None,  # tokens of a part, if it has more than one sample; None: any number
 ) -> list[Part]:
-    "The samples of a step, sorted into what is read together: all texts, all drawings, all edits, or less of each."
+    "The samples of a step, sorted into batches: questions about photos, facts, drawings, edits, or less of each."
     out = []
-    for tasks in (TEXT_TASKS, *((task,) for task in DRAWING_TASKS)):
+    for tasks in OF_ONE_LENGTH:
         mine = [(task, s) for task in tasks for s in by_task.get(task, [])][share]
         if most:  # long samples first, so that short ones do not stand beside them
             mine.sort(key=lambda item: -sample_tokens(item[1]))
-        part = Part(tasks == TEXT_TASKS)
+        part = Part()
         for item in mine:
             n = sample_tokens(item[1])
             if most and part.samples and max(part.longest, n) * (len(part.samples) + 1) > most:
                 out.append(part)
-                part = Part(part.says)
+                part = Part()
             part.samples.append(item)
             part.longest = max(part.longest, n)
         out += [part] if part.samples else []
@@ -181,20 +182,30 @@ def task_losses(
     share: slice = slice(None),  # this process's part of every batch; the numbers of terms count all
 ) -> dict:  # {task: (summed loss, number of terms)}
     "The losses of a step's samples, differentiable in the concept's embeddings."
-    cache, nothing = concept_cache(bb, concept), concept.embeddings.sum() * 0
+    parts, nothing = step_parts(by_task, share), concept.embeddings.sum() * 0
     out = {task: (nothing, sum(map(_terms, samples))) for task, samples in by_task.items() if samples}
-    for part in step_parts(by_task, share):
-        for (task, _), loss in zip(part.samples, _part_sums(bb, concept, cache, part)):
-            out[task] = (out[task][0] + loss, out[task][1])
+    samples = [task for part in parts for task, _ in part.samples]
+    for task, loss in zip(samples, _sample_sums(bb, concept, parts) if parts else ()):
+        out[task] = (out[task][0] + loss, out[task][1])
     return out
 
 
-def _part_sums(bb, concept, cache, part) -> Tensor:  # (samples,)
-    "The summed loss of every sample of a part."
-    rows = expand_cache(cache, len(part.samples))
-    b = pack_for(bb.model, [s for _, s in part.samples], concept, rows.position.tolist())
-    states = bb.model(b, rows, concept.splice)
-    return (_text_sums if part.says else _picture_sums)(bb.model, states, b)
+def _sample_sums(bb, concept, parts, cache=None) -> Tensor:  # (samples,)
+    "The summed loss of every sample of some parts, in one pass; the system prompt is in it, unless it is cached."
+    prompt = [] if cache else [pack_for(bb.model, [[concept.prompt()]], concept)]
+    start = int((cache.position if cache else prompt[0].next_position)[0])
+    batches = prompt + [pack_for(bb.model, [s for _, s in part.samples], concept, start) for part in parts]
+    caches: list = [expand_cache(cache, len(part.samples)) for part in parts] if cache else [None] * len(batches)
+    (labels, of_word), (weights, of_latent) = _flat(batches, "labels"), _flat(batches, "mse_weight")
+    said, drawn = (labels >= 0).nonzero()[:, 0], (weights > 0).nonzero()[:, 0]
+    words, latents = last_states(bb.model, batches, caches, (said, drawn), concept.splice, prompt=bool(prompt))
+    sums = words.new_zeros(sum(len(b.ids) for b in batches), dtype=torch.float32)
+    if len(said):
+        sums = sums.index_add(0, of_word[said], _word_errors(bb.model, words, labels[said]))
+    if len(drawn):
+        target = torch.cat([b.target.flatten(0, 1) for b in batches])[drawn]
+        sums = sums.index_add(0, of_latent[drawn], _latent_errors(bb.model, latents, target))
+    return sums[len(prompt) :]
 
 # %% ../../nbs/concept/405_losses.ipynb #e47a8595
 def _terms(sample) -> int:
@@ -203,11 +214,11 @@ def _terms(sample) -> int:
     return words or sum(len(s.x) for s in sample if isinstance(s, LatentImage) and s.t is not None)
 
 
-def _text_sums(model: MoT, states, b: Batch) -> Tensor:  # (B,)
-    "Cross-entropy of every row, summed over its words. Only words that have a label are scored."
-    labelled = (b.labels >= 0).nonzero(as_tuple=True)
-    errors = _word_errors(model, states.und[labelled], b.labels[labelled])
-    return errors.new_zeros(b.labels.shape).index_put(labelled, errors).sum(1)
+def _flat(batches: list[Batch], field: str) -> tuple[Tensor, Tensor]:  # (tokens,), (tokens,)
+    "A field (B, tokens) of several batches as one list, and of which sample each entry is."
+    fields = [getattr(b, field) for b in batches]
+    wide = torch.tensor([f.shape[1] for f in fields for _ in f], dtype=torch.long, device=fields[0].device)
+    return torch.cat([f.flatten() for f in fields]), torch.arange(len(wide), device=wide.device).repeat_interleave(wide)
 
 
 def _word_errors(model: MoT, h: Tensor, labels: Tensor) -> Tensor:  # (n,)
@@ -222,10 +233,9 @@ def _word_errors(model: MoT, h: Tensor, labels: Tensor) -> Tensor:  # (n,)
     return torch.cat([checkpoint(errors, *part, use_reentrant=False) for part in parts])
 
 
-def _picture_sums(model: MoT, states, b: Batch) -> Tensor:  # (B,)
-    "Squared error of the velocity of every row, summed over its noised tokens."
-    error = ((model.velocity(states.gen) - b.target).float() ** 2).mean(-1)
-    return (error * (b.mse_weight > 0)).sum(1)
+def _latent_errors(model: MoT, h: Tensor, target: Tensor) -> Tensor:  # (n,)
+    "Squared error of the velocities of n noised tokens."
+    return ((model.velocity(h) - target).float() ** 2).mean(-1)
 
 # %% ../../nbs/concept/405_losses.ipynb #a0e0d385
 LOSS_GROUPS = dict(understanding=TEXT_TASKS, generation=("draw",), editing=("edit",))  # each shares one mean
@@ -265,7 +275,7 @@ def learn_in_parts(
     cache.keys, cache.values = leaves[: len(cache.keys)], leaves[len(cache.keys) :]
     for part in step_parts(by_task, share, most):
         with cast():
-            sums = _part_sums(bb, concept, cache, part)
+            sums = _sample_sums(bb, concept, [part], cache)
         factors = [_factor(task, out, recipe) for task, _ in part.samples]
         sum(loss * f for loss, f in zip(sums, factors)).backward()
         for (task, _), loss in zip(part.samples, sums.detach()):

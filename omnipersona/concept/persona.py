@@ -21,6 +21,7 @@ from .replay import MOST_NEW_TOKENS, Replay, ReplayConfig, Trace
 from .requests import request_segments, restore_answer, restore_names
 from ..model.backbone import Backbone
 from ..model.flow import SamplingConfig, as_sampling
+from ..model.generate import PromptCaches
 from ..model.out_of_memory import explains_memory
 from ..pictures import load_image, one_picture
 from ..settings import brief, from_saved, whole
@@ -83,6 +84,7 @@ class Persona:
     ):
         self.bb = bb
         self.concepts = Concepts(bb, list(concepts) if isinstance(concepts, (list, tuple)) else [concepts], words)
+        self.prompts = PromptCaches()  # of the concepts, for questions
 
     def ask(
         self,
@@ -109,8 +111,9 @@ class Persona:
         begun = time.time()
         requests = [request_segments(self.bb, q, self.concepts) for q in questions]
         pictures = [[]] * len(requests) if images is None else [[s] for s in self.bb.encode_vit(list(images))]
-        samples = [[*prompts, *picture, text] for (prompts, _, text), picture in zip(requests, pictures)]
-        out = self.bb.generate_text(samples, self.concepts, max_new_tokens)
+        samples = [[*picture, text] for (_, _, text), picture in zip(requests, pictures)]
+        read = self.prompts(self.bb.model, [prompts for prompts, _, _ in requests], self.concepts)
+        out = self.bb.generate_text(samples, self.concepts, max_new_tokens, cache=read)
         seconds = (time.time() - begun) / len(samples)
         return [
             Result(
@@ -189,7 +192,7 @@ class Persona:
         if replay is not True and not isinstance(replay, (ReplayConfig, Mapping)):
             raise OmniError(f"replay={brief(replay)}: True, False or a ReplayConfig is needed")
         config = ReplayConfig() if replay is True else from_saved(ReplayConfig, replay, "replay")
-        return Replay(self.bb, self.concepts, config)(requests)
+        return Replay(self.bb, self.concepts, config, self.prompts)(requests)
 
     def _pictures(self, requests, traces, seeds, sampling, negative, sources=None, callback=None):
         "Results with pictures, drawn after the prompts of their traces if there are any; `sources`: pictures to edit."

@@ -20,6 +20,7 @@ from .concept import Concepts
 from .requests import replace_spoken, request_segments, restore_names, restore_spoken
 from .tokens import text_ids
 from ..model.backbone import Backbone
+from ..model.generate import PromptCaches
 from ..model.segments import Text
 from ..settings import brief, named_settings, whole
 
@@ -155,8 +156,9 @@ class Replay:
         bb: Backbone,
         concepts: Concepts,
         config: ReplayConfig = ReplayConfig(),
+        prompts: PromptCaches | None = None,  # where the concepts' prompts are kept; None: nowhere
     ):
-        self.bb, self.concepts, self.config = bb, concepts, config
+        self.bb, self.concepts, self.config, self.prompts = bb, concepts, config, prompts or PromptCaches()
         taken = {c.token for c in concepts.items.values()}
         others = bb.tok.names if bb.tok.names_pretrained else [n for n in OTHERS if n not in concepts]
         free = [n for n in others if n not in taken] or others
@@ -181,7 +183,10 @@ class Replay:
             return []
         begun = time.time()
         concept = self.concepts if personal or not self.bb.tok.names_pretrained else None
-        out = self.bb.generate_text(samples, concept, self.config.max_new_tokens)
+        own, read = samples, None
+        if personal:  # the question stands last, after the prompts of the concepts
+            own, read = [s[-1:] for s in samples], self.prompts(self.bb.model, [s[:-1] for s in samples], concept)
+        out = self.bb.generate_text(own, concept, self.config.max_new_tokens, cache=read)
         seconds = (time.time() - begun) / len(samples)
         answers = [restore_spoken(self.bb, said, self.concepts) for said, _ in out]
         return [

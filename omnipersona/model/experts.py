@@ -83,6 +83,23 @@ def vit_config_of(
     return ViTConfig(**c.vit_config)
 
 # %% ../../nbs/model/206_experts.ipynb #c2060001
+class _Normalised(torch.autograd.Function):
+    "A float32 token over its root mean square, times a weight that is not learnt, with its gradient as a formula."
+
+    @staticmethod
+    def forward(ctx, x, weight, eps):
+        scale = torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps)
+        ctx.save_for_backward(x, scale, weight)
+        return (x * scale).mul_(weight)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, scale, weight = ctx.saved_tensors
+        g = grad * weight
+        along = (g * x).mean(-1, keepdim=True) * scale**2
+        return torch.addcmul(g, x, along, value=-1).mul_(scale), None, None
+
+
 class RMSNorm(nn.Module):
     "Tokens divided by their root mean square (Zhang and Sennrich 2019), computed in float32, times a learnt weight."
 
@@ -100,6 +117,8 @@ class RMSNorm(nn.Module):
     ) -> Tensor:  # (..., d)
         "Each token by itself."
         h = x.float()
+        if x.requires_grad and self.weight.dtype == torch.float32 and not self.weight.requires_grad:
+            return _Normalised.apply(h, self.weight, self.eps)
         h = h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + self.eps)
         return self.weight * h.to(x.dtype)
 
@@ -159,11 +178,32 @@ class MoTAttention(nn.Module):
             for name in "qk":
                 setattr(self, f"{name}_norm{suffix}", RMSNorm(self.dim, eps=c.rms_norm_eps))
 
-    def _qkv(self, x, suffix):
-        "(B, L, heads, dim) queries, keys and values of one expert."
-        B, L, _ = x.shape
-        q, k, v = (getattr(self, f"{name}_proj{suffix}")(x).view(B, L, -1, self.dim) for name in "qkv")
+    def project(
+        self,
+        x: Tensor,  # (..., D) one expert's tokens
+        suffix: str,  # '' for und tokens, '_moe_gen' for gen tokens
+    ) -> tuple[Tensor, Tensor, Tensor]:  # queries, keys, values, each (..., heads, dim), not rotated yet
+        "What one expert makes of its tokens."
+        q, k, v = (getattr(self, f"{name}_proj{suffix}")(x).unflatten(-1, (-1, self.dim)) for name in "qkv")
         return getattr(self, f"q_norm{suffix}")(q), getattr(self, f"k_norm{suffix}")(k), v
+
+    def attend(
+        self,
+        q: Tensor,  # (B, H, L, dim), rotated
+        k: Tensor,  # (B, Hkv, L, dim), rotated
+        v: Tensor,  # (B, Hkv, L, dim)
+        mask: Tensor,  # as in `forward`
+        layer: int,
+        cache: KVCache | None = None,
+        added: Tensor | None = None,  # the mask once more, from `hidden_keys`, where it was made before
+    ) -> Tensor:  # (B, L, H*dim)
+        "The attention itself, over the cached keys and the new ones."
+        if cache is not None:
+            k, v = cache.join(layer, k, v)
+        observer = self.observer  # another thread may take it away meanwhile
+        if observer is not None:
+            observer(q, k, mask)
+        return attend(q, k, v, mask if added is None else added).transpose(1, 2).flatten(2)
 
     def forward(
         self,
@@ -177,17 +217,11 @@ class MoTAttention(nn.Module):
     ) -> tuple:  # (B, Lu, D), (B, Lg, D), new (keys, values)
         "Let the tokens of both experts see each other."
         n = u.shape[1]
-        parts = [self._qkv(x, suffix) for x, suffix in ((u, ""), (g, "_moe_gen")) if x.shape[1]]
+        parts = [self.project(x, suffix) for x, suffix in ((u, ""), (g, "_moe_gen")) if x.shape[1]]
         q, k, v = (torch.cat(part, 1).transpose(1, 2) for part in zip(*parts))
         q, k = rotate(q, cos, sin).to(v.dtype), rotate(k, cos, sin).to(v.dtype)
-        new = (k, v)
-        if cache is not None:
-            k, v = cache.join(layer, k, v)
-        observer = self.observer  # another thread may take it away meanwhile
-        if observer is not None:
-            observer(q, k, mask)
-        o = attend(q, k, v, mask).transpose(1, 2).flatten(2)
-        return self.o_proj(o[:, :n]), self.o_proj_moe_gen(o[:, n:]), new
+        o = self.attend(q, k, v, mask, layer, cache)
+        return self.o_proj(o[:, :n]), self.o_proj_moe_gen(o[:, n:]) if g.shape[1] else g, (k, v)
 
 # %% ../../nbs/model/206_experts.ipynb #18ce221b
 class MoTLayer(nn.Module):
@@ -208,6 +242,17 @@ class MoTLayer(nn.Module):
             for name in ("input_layernorm", "post_attention_layernorm"):
                 setattr(self, name + suffix, RMSNorm(c.hidden_size, eps=c.rms_norm_eps))
 
+    def begin(self, u: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:  # (..., D) und tokens, (..., D) gen tokens
+        "What the attention reads."
+        return normed(self.input_layernorm, u), normed(self.input_layernorm_moe_gen, g) if g.numel() else g
+
+    def finish(self, u: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:  # (..., D) und tokens, (..., D) gen tokens
+        "What each expert's MLP adds to its tokens."
+        u = u + self.mlp(normed(self.post_attention_layernorm, u))
+        if g.numel():  # an answer has no gen tokens, and an expert without tokens has nothing to do
+            g = g + self.mlp_moe_gen(normed(self.post_attention_layernorm_moe_gen, g))
+        return u, g
+
     def forward(
         self,
         u: Tensor,  # (B, Lu, D) und tokens
@@ -219,9 +264,5 @@ class MoTLayer(nn.Module):
         cache: KVCache | None = None,
     ) -> tuple:  # (B, Lu, D), (B, Lg, D), new (keys, values)
         "One layer of both experts."
-        normed_u, normed_g = normed(self.input_layernorm, u), normed(self.input_layernorm_moe_gen, g)
-        a, b, new = self.self_attn(normed_u, normed_g, cos, sin, mask, layer, cache)
-        u, g = u + a, g + b
-        u = u + self.mlp(normed(self.post_attention_layernorm, u))
-        g = g + self.mlp_moe_gen(normed(self.post_attention_layernorm_moe_gen, g))
-        return u, g, new
+        a, b, new = self.self_attn(*self.begin(u, g), cos, sin, mask, layer, cache)
+        return *self.finish(u + a, g + b), new

@@ -21,7 +21,7 @@ from .segments import Batch, Special
 from .vision import ViT, activation, sincos_2d
 
 # %% auto #0
-__all__ = ['Hidden', 'MoT', 'text_loss', 'image_loss']
+__all__ = ['with_cache', 'Hidden', 'MoT', 'text_loss', 'image_loss']
 
 # %% ../../nbs/model/207_mot.ipynb #05d075a0
 class _Table(nn.Module):
@@ -101,8 +101,11 @@ def _gen_tokens(model: MoT, b: Batch, splice: Callable | None, dtype: torch.dtyp
     return torch.where(word[..., None], _words(model, b.gen_ids, splice), g) if word.any() else g
 
 # %% ../../nbs/model/207_mot.ipynb #684e281d
-def _with_cache(mask: Tensor, cache: KVCache | None) -> Tensor:
-    "The mask (B, L, L) with columns in front for the keys that were read before: all but padding are visible."
+def with_cache(
+    mask: Tensor,  # (B, L, L) bool, True where a token sees another
+    cache: KVCache | None,  # of M tokens
+) -> Tensor:  # (B, L, M + L)
+    "The mask with columns in front for the keys that were read before: all but padding are visible."
     if cache is None or not len(cache):
         return mask
     return torch.cat([cache.valid[:, None].expand(-1, mask.shape[1], -1), mask], 2)
@@ -165,7 +168,11 @@ class MoT(nn.Module):
         u = _und_tokens(self, b, splice)
         return u, (_gen_tokens(self, b, splice, u.dtype) if b.x.shape[1] else u[:, :0])
 
-    def _run(self, layer, *args):
+    def run(
+        self,
+        layer: Callable,
+        *args,  # of the layer
+    ):
         "A layer's result, with or without gradient checkpointing."
         if self.gradient_checkpointing and torch.is_grad_enabled():
             return checkpoint(layer, *args, use_reentrant=False)
@@ -179,16 +186,16 @@ class MoT(nn.Module):
     ) -> Hidden:
         "Read a batch, after what is cached."
         u, g = self.embed(b, splice)
-        m, mask = self.language_model.model, _with_cache(b.mask, cache)
+        m, mask = self.language_model.model, with_cache(b.mask, cache)
         c = self.config
         cos, sin = rope(b.position, c.hidden_size // c.num_attention_heads, c.rope_theta)
         if u.dtype == torch.float16:
             u, g = u.float(), g.float()  # the sum over all layers outgrows float16
         new = []
         for i, layer in enumerate(m.layers):
-            u, g, kv = self._run(layer, u, g, cos, sin, mask, i, cache)
+            u, g, kv = self.run(layer, u, g, cos, sin, mask, i, cache)
             new.append(kv)
-        return Hidden(normed(m.norm, u), normed(m.norm_moe_gen, g), new)
+        return Hidden(normed(m.norm, u), normed(m.norm_moe_gen, g) if g.numel() else g, new)
 
     def logits(
         self,
