@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -125,7 +126,9 @@ class Prediction:
 # %% ../../nbs/bench/640_items.ipynb #s6400010
 def as_record(entry: BenchItem | Prediction) -> dict:  # JSON
     "An item or a prediction as a dict; what has its usual value is left out."
-    usual = {f.name: () if f.name in ("images", "choices", "facts") else None for f in fields(entry)} | dict(meta={})
+    usual: dict = {f.name: () if f.name in ("images", "choices", "facts") else None for f in fields(entry)} | dict(
+        meta={}
+    )
     return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(entry).items() if v != usual.get(k)}
 
 
@@ -214,13 +217,13 @@ class PredictionFolder:
     ) -> Prediction:  # as it was stored
         "Store a prediction and its picture."
         if picture is not None:
-            safe = "".join(c if c.isalnum() or c in "-_" else "_" for c in "-".join(map(str, prediction.key)))
-            name = f"pictures/{safe[:120]}-{zlib.crc32(repr(prediction.key).encode()):08x}.png"
+            safe = re.sub("[^A-Za-z0-9_-]", "_", "-".join(map(str, prediction.key)))[:80]
+            name = f"pictures/{safe}-{zlib.crc32(repr(prediction.key).encode()):08x}.png"
             prediction = Prediction(**{**asdict(prediction), "image": name})
         try:
             if picture is not None and prediction.image:
                 atomic_write(self.folder / prediction.image, png_bytes(load_image(picture)))
-            self._append(json.dumps(as_record(prediction), ensure_ascii=False) + "\n")
+            self._append(json.dumps(as_record(prediction)) + "\n")  # ASCII: a model may say half of a character
         except OSError as e:
             why = f"cannot be written ({e.strerror or e}); what was stored before is kept"
             raise OmniError(f"{printable(self.folder)}: {why}; free some space and go on") from None

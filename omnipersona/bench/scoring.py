@@ -142,7 +142,8 @@ def _derived(found, task, rows) -> dict:
             a, b = (found[p] for p in parts)
             value = (a["value"] + b["value"]) / 2
             out[name] = dict(value=value, n=a["n"] + b["n"], missing=a["missing"] + b["missing"])
-    sure = [r for r in rows if r["metric"] in ("right", "choice", "same words", "right refusals")]
+    yes_or_no = ("choice", "same words", "right refusals") + (("right",) if task != "captioning" else ())
+    sure = [r for r in rows if r["metric"] in yes_or_no]
     sure = [r for r in sure if r["confidence"] is not None and r["value"] is not None]
     if sure:
         error = calibration_error([r["confidence"] for r in sure], [r["value"] for r in sure])
