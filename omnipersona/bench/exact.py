@@ -83,8 +83,8 @@ def two_drawn(
         found.append(one in left)
         if one in left:
             left.remove(one)  # one figure is not both
-    exchanged = a[1] != b[1] and sorted(map(str, there)) == sorted(map(str, [(a[0], b[1]), (b[0], a[1])]))
-    return dict(first=found[0], second=found[1], both=all(found), exchanged=exchanged)
+    swapped = sorted(map(str, there)) == sorted(map(str, [(a[0], b[1]), (b[0], a[1])]))
+    return dict(first=found[0], second=found[1], both=all(found), exchanged=swapped and not all(found))
 
 # %% ../../nbs/bench/648_exact.ipynb #s6480010
 class ToyIdentity:
