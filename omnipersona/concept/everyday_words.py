@@ -16,23 +16,13 @@ MEANINGS = dict(
         park="",
         castle="palace fortress",
     ),
-    thing=dict(
-        ball="",
-        kite="",
-        drum="",
-        balloon="",
-        apple="",
-        cake="birthday_cake",
-        fish="",
-        carrot="",
-        car="automobile auto motorcar",
-        boat="sailboat sailing_boat rowboat rowing_boat ship",
-    ),
-    kind=dict(
+    thing=dict.fromkeys("ball kite drum balloon apple cake fish carrot car boat".split(), "")
+    | dict(cake="birthday_cake", car="automobile auto motorcar", boat="sailboat sailing_boat rowboat rowing_boat ship"),
+    kind=dict.fromkeys("dog cat rabbit bear person robot teapot".split(), "")
+    | dict(
         dog="doggy doggie puppy pup pooch hound",
         cat="kitty kitten pussycat",
         rabbit="bunny bunny_rabbit hare",
-        bear="",
         person="human human_being",
         robot="android",
         teapot="tea_pot",
@@ -43,16 +33,8 @@ MEANINGS = dict(
         glasses="spectacles eyeglasses specs",
         crown="diadem",
     ),
-    color=dict(
-        red="crimson scarlet",
-        orange="",
-        yellow="",
-        green="",
-        teal="turquoise cyan",
-        blue="",
-        purple="violet",
-        pink="",
-    ),
+    color=dict.fromkeys("red orange yellow green teal blue purple pink".split(), "")
+    | dict(red="crimson scarlet", teal="turquoise cyan", purple="violet"),
     pattern=dict(
         plain="unpatterned",
         spotted="spots dots dotted dotty spotty speckled polka_dot polka_dots",
@@ -175,7 +157,8 @@ NEEDS_CARE = frozenset("in on inside".split())  # in front of a thing: maeve on 
 YES_NO_VERBS = frozenset(
     "are can did do does has have is was were".split()
 )  # a question that begins so wants a yes or a no
-FILLERS = """please pls plz kindly thanks thank_you thank_you_very_much thx ok okay hey hi hello hallo so then well now just
+FILLERS = """
+    please pls plz kindly thanks thank_you thank_you_very_much thx ok okay hey hi hello hallo so then well now just
     really very maybe actually simply quickly can_you could_you would_you will_you can_u could_u can_i could_i may_i
     can_we could_we would_you_please would_you_mind i_want_to_see i_want_to_know i_want_to i_would_like_to_see
     i_would_like_to_know i_would_like_to i_would_love_to i_would_love_to_see i_need_to i_like_to i_wonder

@@ -15,7 +15,7 @@ from ..toyworld.scenery import ACCESSORIES, OBJECTS, PLACES
 from ..toyworld.scenes import FACTS, SIDES, worn
 
 # %% auto #0
-__all__ = ['Sentence', 'own_facts', 'all_sentences', 'in_own_words']
+__all__ = ['Sentence', 'own_facts', 'all_sentences', 'own_sentence']
 
 # %% ../../nbs/concept/428_own_wordings.ipynb #w4280003
 @dataclass(frozen=True)
@@ -114,7 +114,8 @@ _CHANGES = [
         "edit",
         "change the background to the {place}",
         "backword/put/make/go/move/turn/replace/act=ride/placeword",
-        "placeword backword newword stand put make go move turn replace fromword act=ride who photo see where draw this",
+        "placeword backword newword stand put make go move turn replace fromword act=ride who photo see where "
+        "draw this",
     ),
 ]
 
@@ -185,11 +186,11 @@ def _expression(text):
     return re.sub(r"{(\w+)}", lambda m: _patterns()[m[1]], text)
 
 
-def in_own_words(
+def own_sentence(
     text: str,  # names in brackets
     keys: Iterable[str] = (),  # of further facts
-) -> bool:
-    "Whether a text is a sentence that the tiny backbone has learnt to read."
+) -> Sentence | None:
+    "The sentence that a text is, if it is one that the tiny backbone has learnt to read."
     spaced = re.sub(r"\s*([?.:])", r" \1", text.lower().replace(",", " ").replace("!", " "))
     plain = " ".join(spaced.split())
-    return any(re.fullmatch(_expression(w.text), plain) for w in all_sentences(keys))
+    return next((s for s in all_sentences(keys) if re.fullmatch(_expression(s.text), plain)), None)

@@ -112,7 +112,7 @@ def _correctable():
 
 
 def _slips(word, meant):
-    "Whether a word is another one with two letters exchanged or, if it is longer, with a letter too few, too many or wrong."
+    "Whether a word is another one with two letters exchanged or, if that is long, with one wrong letter."
     if word[0] != meant[0]:
         return False
     if len(word) == len(meant) and sorted(word) == sorted(meant):
@@ -171,6 +171,11 @@ def _word(word, names):
     return Token(word)
 
 
+def _phrase(words):
+    part, value = _known(words)
+    return Token(" ".join(words), part, value, ing=words[0].endswith("ing"))
+
+
 def request_tokens(
     text: str,
     names: Iterable[str] = (),  # of the concepts there are
@@ -181,7 +186,7 @@ def request_tokens(
     while i < min(len(pieces), most):
         n = next((n for n in (5, 4, 3, 2) if i + n <= len(pieces) and _known(pieces[i : i + n])), 1)
         if n > 1:
-            tokens.append(Token(" ".join(pieces[i : i + n]), *_known(pieces[i : i + n]), ing=pieces[i].endswith("ing")))
+            tokens.append(_phrase(pieces[i : i + n]))
         elif re.fullmatch(r"[?.,!:;\"'()\-\u2013\u2014\u2026\u201c\u201d\u00bf\u00a1*~]", pieces[i]):
             tokens.append(Token(pieces[i], "stop"))
         else:
@@ -242,7 +247,8 @@ def read_words(
     "What the words of a request are: colours with their nouns, owners known, and no small words."
     tokens = _compounds(_joined(request_tokens(text, names)))
     whose = {id(t): w for t, w in _owners(tokens)}
-    out, small, article = [], "", ""
+    out: list = []
+    small = article = ""
     last = max([i for i, t in enumerate(tokens) if t.part not in ("stop", "filler")], default=0)
     for i, t in enumerate(tokens):
         if t.value in ("do", "doing", "does") and t.part == "glue" and out and out[-1].part == "who":

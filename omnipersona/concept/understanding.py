@@ -12,7 +12,7 @@ from functools import cache
 
 from ..basics import OmniError
 from .everyday_words import MEANINGS, NEAR_THINGS
-from .own_wordings import all_sentences, in_own_words
+from .own_wordings import all_sentences, own_sentence
 from .plain_names import UnderstoodText, understand_names
 from .sentence_fit import Look, complete_sentence, fit_sentence
 from .spelling import known_words
@@ -144,8 +144,10 @@ def understand_request(
         keys = [*keys, *[k for c in names.values() for k in getattr(c, "facts", None) or {}]]
     names, words, keys = list(names), known_words(bb) if bb is not None else frozenset(), list(keys)
     as_typed = Reading(text, found.request, kind, found)
-    if (bb is not None and not words) or in_own_words(found.request, keys):
+    if bb is not None and not words:
         return as_typed
+    if own := own_sentence(found.request, keys):
+        return replace(as_typed, picture=own.picture, replay=own.replay)
     tokens = words_in_sentence(found.request, kind, names, keys)
     tries = _tries(tokens, kind, names, keys, cache(look) if look else None, words)
     if sure := _sure(tries):
