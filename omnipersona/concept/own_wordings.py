@@ -181,8 +181,8 @@ def _patterns():
 
 def _expression(text):
     "The regular expression of a sentence with slots."
-    text = "".join("(?:" + p[1:-1] + ")?" if p.startswith("[") else p for p in re.split(r"(\[.*?\])", text))
-    text = text.replace("?", r"\?") if text.endswith("?") else text
+    parts = re.split(r"(\[.*?\])", text.replace("?", r"\?"))
+    text = "".join(f"(?:{p[1:-1]})?" if p.startswith("[") else p for p in parts)
     return re.sub(r"{(\w+)}", lambda m: _patterns()[m[1]], text)
 
 

@@ -135,7 +135,7 @@ def _seen(t, slot):
     color = t.find(lambda x: x.part == "color")
     if loose and color:  # is the ball red?
         return _take(t, [loose, color], slot, f"{color.value} {loose.value}")
-    return _take(t, [kind], slot, kind.value) if kind else _thing(t, slot, True, "", None if loose and t.look else True)
+    return _take(t, [kind], slot, kind.value) if kind else _thing(t, slot, True, "", not (loose and t.look))
 
 # %% ../../nbs/concept/430_sentence_fit.ipynb #w4300006
 def _plain(part, show=str):

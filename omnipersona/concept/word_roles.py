@@ -60,7 +60,7 @@ def _asked(tokens, typed):
     "Words that mean something else in a question: show me, name, is it maeve, who is with her."
     parts = [t.part for t in tokens]
     tokens = [replace(t, part="tell") if t.text in ("show me", "show us") else t for t in tokens]
-    if tokens and tokens[0].text == "name":
+    if typed and typed[0].text == "name" and tokens[0].part == "":
         tokens[0] = replace(tokens[0], part="tell")
     if parts[:2] == ["yesno", "who"] and parts.count("who") > 1 and tokens[1].text in PRONOUNS:
         tokens[1] = replace(tokens[1], part="this")
