@@ -76,6 +76,7 @@ class ConceptStudio(View):
         self.storage = ConceptStorage(self.bb, self.folder / name, self._take_loaded, self.album.beside)
         self.sharing = SharePanel(self.folder / "shared", self._shared)
         self.watch, self.tryout = TrainingView(self.bb, every), TryOut(self.is_busy)
+        self.inputs.expert.children = [*self.inputs.expert.children, self.tryout.translate]
         self.said, self.sheet = StatusLine(), w.Image(format="png")  # the sheet is for code: thumbnails show it
         self.check_button = with_tip(w.Button(description="Check"), "look for problems; nothing is trained")
         self.train_button = w.Button(description="Train", button_style="success", icon="play")

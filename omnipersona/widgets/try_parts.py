@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from PIL import Image
@@ -13,6 +14,8 @@ from PIL import Image
 from ..basics import OmniError
 from ..concept.persona import Persona
 from ..concept.plain_names import understand_names
+from ..concept.requests import request_ids
+from ..concept.understanding import Reading, understand_request
 from ..pictures import png_bytes
 from .forms import opened_files
 from .html import with_tip
@@ -127,31 +130,65 @@ class DrawingProgress:
         put_drawing(self.place, self.bb.decode_latents(x, self.grid)[0])
 
 # %% ../../nbs/widgets/725_try_parts.ipynb #s7250011
+def _can_read(persona, request):
+    "Whether the backbone has the words of a request."
+    try:
+        return bool(request_ids(persona.bb, request, persona.concepts))
+    except OmniError:
+        return False
+
+
 class Understood:
     "Above an answer: what was understood, and a way to correct it."
 
     def __init__(
         self,
         box: Any,  # ipywidgets.Text that the request stands in
+        kind: str = "ask",  # 'ask', 'draw' or 'edit'
+        ask: Callable[[str, str], None] | None = None,  # (kind, text): asks a sentence that was offered; None: write it
     ):
         import ipywidgets as w
 
-        self.box, self.always = box, []  # type: ignore[var-annotated]
+        self.box, self.always, self.kind, self.ask = box, [], kind, ask  # type: ignore[var-annotated]
+        self.translate, self.as_typed = True, ""  # False: only names are found; a text that is not translated
         self.line, self.buttons = StatusLine(), w.HBox([], layout=dict(flex_flow="row wrap"))
         self.widget = w.VBox([self.line.widget, self.buttons])
 
     def read(
         self,
         persona: Persona,
-    ) -> str:  # the request that the persona gets
+        look: Callable[[str], str] | None = None,  # answers a question about the picture, see `understand_request`
+    ) -> Reading:  # the persona gets its `request`, if it is `sure`
         "Understand what stands in the box, and show it where it is not what was typed."
-        understood = understand_names(self.box.value, persona.concepts.items, persona.bb, self.always)
-        self.line(str(understood))
-        offers = [self._offer("correct it", lambda: self._write(understood.request))] if understood.changed else []
-        for change in understood.unsure:
+        text, known = self.box.value, persona.concepts.items
+        if self.translate and text != self.as_typed:
+            reading = understand_request(text, known, persona.bb, self.kind, always=self.always, look=look)
+        else:
+            names = understand_names(text, known, persona.bb, self.always)
+            reading = Reading(text, names.request, self.kind, names)
+        self.line(str(reading), not reading.sure)
+        offers = [self._offer("correct it", lambda: self._write(reading.request))] if reading.changed else []
+        offers += [self._offer(text, lambda text=text: self._choose(reading, text)) for text in reading.offers]
+        if not reading.sure and _can_read(persona, reading.request):
+            offers.append(self._offer("as typed", lambda: self._leave(text)))
+        for change in reading.names.unsure:
             offers.append(self._offer(f"{change.was} is {change.now}", lambda name=change.name: self._mean(name)))
         self.buttons.children = offers
-        return understood.request
+        return reading
+
+    def _choose(self, reading, text):
+        "Ask a sentence that was offered, where it belongs."
+        self.clear()
+        if self.ask is None:
+            self.box.value = text
+        else:
+            self.ask(reading.offers_kind, text)
+
+    def _leave(self, text):
+        "Ask what was typed."
+        self.as_typed = self.box.value = text
+        if self.ask is not None:
+            self.ask(self.kind, text)
 
     def _offer(self, text, do):
         import ipywidgets as w

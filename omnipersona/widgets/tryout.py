@@ -15,6 +15,7 @@ from PIL import Image
 from ..basics import OmniError
 from ..concept.example_requests import example_requests
 from ..concept.persona import Persona, Result
+from ..concept.understanding import Reading
 from .attention_explorer import LookInside
 from .html import with_tip
 from .inputs import NumberBox, StatusLine, never, on_enter, picture_place
@@ -39,6 +40,7 @@ class TryOut:
         self.persona: Persona | None = None
         self.name = ""  # of the concept
         self.results: dict[str, Any] = {}
+        self.recalled = ""  # a text for which replay was ticked
         self.drawings: list[tuple[Any, str]] = []  # (picture, request), the newest last
         self._make_boxes()
         work = dict(Ask=self._ask, Draw=self._draw, Edit=self._edit)
@@ -71,7 +73,10 @@ class TryOut:
         with_tip(self.replay, "the model first says what it knows, and draws with that in mind")
         self.buttons = {name: w.Button(description=name, layout=dict(width="90px")) for name in FIRST}
         self.said = {name: StatusLine() for name in FIRST}
-        self.understood = {name: Understood(box) for name, box in self.texts.items()}
+        self.understood = {name: Understood(box, name.lower(), self._take_offer) for name, box in self.texts.items()}
+        self.translate = w.Checkbox(value=True, description="translate plain words", indent=False)
+        with_tip(self.translate, "a program puts requests into the words that the tiny backbone reads")
+        self.translate.observe(lambda _: self._set_translate(), "value")
         self.chips = {name: w.HBox([], layout=dict(flex_flow="row wrap")) for name in FIRST}
         self.images = {name: picture_place(name.lower()) for name in ("Draw", "before", "Edit")}
         self.history = History()
@@ -84,7 +89,7 @@ class TryOut:
         beside = dict(Draw=[self.seed.widget, self.replay])
         below = dict(Draw=[self.images["Draw"]])
         below["Edit"] = [w.HBox([self.images["before"], self.images["Edit"]], layout=wrap)]
-        tabs = w.Tab([self._tab(n, above[n], beside.get(n, []), below.get(n, [])) for n in self.buttons])
+        self.tabs = tabs = w.Tab([self._tab(n, above[n], beside.get(n, []), below.get(n, [])) for n in self.buttons])
         for i, name in enumerate(self.buttons):
             tabs.set_title(i, name)
         return w.VBox([tabs, self.history.widget])
@@ -97,6 +102,18 @@ class TryOut:
         more = [w.HBox(beside, layout=dict(flex_flow="row wrap"))] if beside else []
         answer = [self.understood[name].widget, self.said[name].widget, *below]
         return w.VBox([self.chips[name], *above, line, *more, *answer], layout=dict(overflow="visible"))
+
+    def _set_translate(self):
+        for understood in self.understood.values():
+            understood.translate = self.translate.value
+
+    def _take_offer(self, kind, text):
+        "Ask a sentence that was offered, in the tab where it belongs."
+        key = kind.title()
+        if not self.buttons[key].disabled:
+            self.tabs.selected_index = list(self.buttons).index(key)
+            self.texts[key].value = text
+            self.buttons[key].click()
 
     def use(
         self,
@@ -179,14 +196,31 @@ class TryOut:
             raise OmniError("nothing is learnt yet: press Train, or load a concept")
         with self._at_work():
             self.said[name]("one moment ...")
-            self.results[name] = work(self.persona, self.understood[name].read(self.persona))
+            reading = self.understood[name].read(self.persona, self._look(name))
+            if reading.sure:
+                self._prepare(name, reading)
+                self.results[name] = work(self.persona, reading)
+            else:
+                self.said[name]("nothing was asked yet: choose a sentence above, or write another one")
+
+    def _look(self, name):
+        "What answers a question about the picture of a tab; None where there is none."
+        picture = dict(Ask=self.about, Edit=self.source)[name].get_or_none() if name != "Draw" else None
+        return None if picture is None else lambda question: self.persona.ask(question, picture).text or ""
+
+    def _prepare(self, name, reading):
+        "What a request in plain words needs: a picture to ask about; once for each text, the tick at replay."
+        if name == "Ask" and reading.changed and reading.picture:
+            self.about.need()
+        if name == "Draw" and reading.changed and reading.replay and self.recalled != reading.text:
+            self.replay.value, self.recalled = True, reading.text
 
     def _put(self, key, picture):
         put_drawing(self.images[key], picture)
 
-    def _ask(self, persona: Persona, question: str) -> Result:
+    def _ask(self, persona: Persona, reading: Reading) -> Result:
         picture = self.about.get()
-        r = persona.ask(question, picture)
+        r = persona.ask(reading.request, picture)
         self.said["Ask"](f"{r.text}   (probability {r.probability:.2f})")
         self.history.add(self.question.value, r.text or "", [("the picture", picture)] if picture else [])
         return r
@@ -197,11 +231,11 @@ class TryOut:
         words = dict(draw="drawing", edit="editing")
         return DrawingProgress(persona, words[act], steps, self.said[name], self.images[name], grid)
 
-    def _draw(self, persona: Persona, prompt: str) -> Result:
+    def _draw(self, persona: Persona, reading: Reading) -> Result:
         progress = self._progress(persona, "Draw", "draw", persona.bb.grid)
         if self.replay.value:
             self.said["Draw"]("recalling what it knows ...")
-        r = persona.generate(prompt, self.seed.value, replay=self.replay.value, callback=progress)
+        r = persona.generate(reading.request, self.seed.value, replay=self.replay.value, callback=progress)
         self._put("Draw", r.image)
         recalled = f", recalled: {r.trace.answer}" if r.trace and r.trace.answer else ""
         self.said["Draw"](f"drawn: {r.prompt}{recalled}")
@@ -209,12 +243,12 @@ class TryOut:
         self.drawings.append((r.image, r.request))
         return r
 
-    def _edit(self, persona: Persona, instruction: str) -> Result:
+    def _edit(self, persona: Persona, reading: Reading) -> Result:
         picture = self.source.get()
         self.results["before"] = picture
         self._put("before", picture)
         progress = self._progress(persona, "Edit", "edit", persona.bb.latent_grid(picture))
-        r = persona.edit(instruction, picture, self.seed.value, callback=progress)
+        r = persona.edit(reading.request, picture, self.seed.value, replay=reading.replay, callback=progress)
         self._put("Edit", r.image)
         self.said["Edit"](f"edited: {r.prompt}")
         self.history.add(self.instruction.value, pictures=[("before", picture), ("after", r.image)])
