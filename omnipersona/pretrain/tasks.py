@@ -30,6 +30,8 @@ class PretrainTasks:
     A picture is addressed by (i, j): family i of the shard, place j. `drawn` and `shown` list the pictures that the
     samples since `plan_batch` draw and show to the ViT, in their order."""
 
+    own_tasks: dict = {}  # name -> function of (tasks), where a subclass practises other tasks than those below
+
     def __init__(
         self,
         shard: Shard,
