@@ -9,12 +9,12 @@ import numpy as np
 
 from .mixture import any_answer, any_key, any_request, plain_request
 from .tasks import PretrainTasks
+from ..toyworld.draw_wordings import draw_request, draw_with_facts
+from ..toyworld.fact_wordings import UNKNOWN, ask_fact, tell_facts
 from ..toyworld.free_facts import free_facts
 from ..toyworld.language import EDITS, fact_question
 from ..toyworld.scenery import PLACES
 from ..toyworld.scenes import Character, random_scene, random_traits
-from ..toyworld.draw_wordings import draw_request, draw_with_facts
-from ..toyworld.fact_wordings import UNKNOWN, ask_fact, tell_facts
 from ..toyworld.wordings import edit_request
 
 # %% auto #0
