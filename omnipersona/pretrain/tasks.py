@@ -30,8 +30,6 @@ class PretrainTasks:
     A picture is addressed by (i, j): family i of the shard, place j. `drawn` and `shown` list the pictures that the
     samples since `plan_batch` draw and show to the ViT, in their order."""
 
-    own_tasks: dict = {}  # name -> function of (tasks), where a subclass practises other tasks than those below
-
     def __init__(
         self,
         shard: Shard,
@@ -66,6 +64,11 @@ class PretrainTasks:
         self.named, self.told = self.coin(0.4), self.coin(0.2)  # names are used; recognition is told, not shown
         self.introduction = str(self.rng.choice(["latents and ViT", "ViT", "words"], p=[0.6, 0.15, 0.25]))
         self.vit_only = [self.coin(0.5) for _ in range(1 if self.coin(0.7) else 2)]  # photos that recognition shows
+
+    @property
+    def own_tasks(self) -> dict:  # {name: function of (tasks)}
+        "What a subclass practises in place of the tasks below; {}: those."
+        return {}
 
     # ---- random choices
     def coin(self, p: float) -> bool:
