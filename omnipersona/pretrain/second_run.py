@@ -62,7 +62,7 @@ SECOND_IMPORTANCE = dict(
 
 SECOND_TRAINER = TrainerConfig(
     steps=4000,
-    learning_rate=6e-4,
+    learning_rate=8e-4,
     warmup_steps=100,
     cooldown_steps=1600,
     stages=((300, FIRST_WORDS),),
