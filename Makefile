@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .PHONY: help venv export clean-notebooks readme picture site build demo test test-notebooks test-trust test-wheel test-colab course course-slides atlas test-course test-classroom test-site lint \
-	sbom licences archives check-archives hashes check-hashes audit pythons pretrain course-concepts tutorial-table \
+	sbom licences archives check-archives hashes check-hashes audit pythons pretrain pretrain-second measure-second course-concepts tutorial-table \
 	bench-main bench-recipes bench-replay bench-attention bench-crosstask bench-conditions bench-token-roles bench-giveaway bench-photo-kit bench-widgets bench-7b \
 	bench-speed bench-steps bench-growth class-estimate gpu-check gpu-kit
 
@@ -141,6 +141,11 @@ gpu-kit: $(READY) ## .gpu/kit.tgz: diffusers and bitsandbytes for such a machine
 
 pretrain: $(READY) ## the tiny backbone's weights, again
 	$(call RUN,pretrain.training,main)
+# Resumable: the same command goes on. SIZE='processes=1, steps=6000', or SIZE='seconds=520, device="cuda"'
+pretrain-second: $(READY) ## the second edition's weights, on from those in the package
+	$(call RUN,pretrain.second_run,pretrain_second)
+measure-second: $(READY) ## what the second edition's last checkpoint understands, and sheets of its drawings
+	$(call RUN,pretrain.understanding,measure_second)
 
 # ---- testing ------------------------------------------------------------------------------------------------------
 # House rules first (seconds), then every cell of the library notebooks, the tutorials, and the other tests.

@@ -16,7 +16,6 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from ..basics import OmniError
 from ..model.flow import interpolate
 from ..model.segments import Batch, LatentImage, Special
-from .families import FAMILY_SIZE
 from .mixture import TaskBatch, step_batches
 from .shard import Shard
 from .tasks import PretrainTasks
@@ -25,10 +24,10 @@ from .tasks import PretrainTasks
 __all__ = ['NOT_SENT', 'IndexShard', 'ShardStore', 'batch_to_arrays', 'batch_from_arrays', 'BatchLoader', 'share_of_groups']
 
 # %% ../../nbs/pretrain/306_loader.ipynb #5a1c0e05
-def _numbered(n: int, tokens: int) -> Tensor:  # int32 (n, 7, tokens, 1)
+def _numbered(n: int, pictures: int, tokens: int) -> Tensor:  # int32 (n, pictures, tokens, 1)
     "Every token of some families, counted from 0."
-    numbers = torch.arange(n * FAMILY_SIZE * tokens, dtype=torch.int32, device="cpu")
-    return numbers.view(n, FAMILY_SIZE, tokens, 1)
+    numbers = torch.arange(n * pictures * tokens, dtype=torch.int32, device="cpu")
+    return numbers.view(n, pictures, tokens, 1)
 
 
 class IndexShard(Shard):
@@ -40,10 +39,11 @@ class IndexShard(Shard):
         self,
         shard: Shard,  # whose tokens are counted
     ):
-        tokens, patches = shard.latents.shape[2], shard.features.shape[2]
-        if len(shard) * FAMILY_SIZE * max(tokens, patches) > 2**24:
+        self.size, tokens, patches = shard.latents.shape[1], shard.latents.shape[2], shard.features.shape[2]
+        if len(shard) * self.size * max(tokens, patches) > 2**24:
             raise OmniError(f"{len(shard)} families have more tokens than float32 can number; take fewer")
-        super().__init__(shard.families, _numbered(len(shard), tokens), _numbered(len(shard), patches))
+        numbered = (_numbered(len(shard), self.size, n) for n in (tokens, patches))
+        super().__init__(shard.families, *numbered)
 
     def noised_image(self, i: int, j: int, t: float, generator: torch.Generator) -> LatentImage:
         "A picture to draw, its noise 0: the real one is made later, by `ShardStore`."
@@ -52,7 +52,7 @@ class IndexShard(Shard):
 
     def hint_features(self, pictures: list) -> Tensor:  # (pictures,)
         "The numbers of the pictures."
-        return torch.tensor([i * FAMILY_SIZE + j for i, j in pictures], dtype=torch.long, device="cpu")
+        return torch.tensor([i * self.size + j for i, j in pictures], dtype=torch.long, device="cpu")
 
 # %% ../../nbs/pretrain/306_loader.ipynb #5a1c0e07
 class ShardStore:

@@ -200,6 +200,8 @@ def counts_of(
 
 def any_sample(tasks: PretrainTasks, task: str) -> list:
     "A sample of a task, of a random family where it needs one."
+    if tasks.own_tasks:
+        return tasks.own_tasks[task](tasks)
     if task in WORD_TASKS:
         return WORD_TASKS[task](tasks)
     return PICTURE_TASKS[task](tasks, int(tasks.rng.integers(len(tasks.shard))))

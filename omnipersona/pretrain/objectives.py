@@ -73,7 +73,7 @@ class TraitReader(nn.Module):
         return F.smooth_l1_loss(self.out(read.flatten(1)).float(), batch.traits[there].float())
 
 # %% ../../nbs/pretrain/307_objectives.ipynb #65b73566
-DRAWS = ("t2i", "edit", "subject")  # tasks that end in a picture; all others end in words
+DRAWS = ("t2i", "edit", "subject", "pair")  # tasks that end in a picture; all others end in words
 
 
 def word_errors(

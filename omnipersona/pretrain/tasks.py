@@ -65,6 +65,11 @@ class PretrainTasks:
         self.introduction = str(self.rng.choice(["latents and ViT", "ViT", "words"], p=[0.6, 0.15, 0.25]))
         self.vit_only = [self.coin(0.5) for _ in range(1 if self.coin(0.7) else 2)]  # photos that recognition shows
 
+    @property
+    def own_tasks(self) -> dict:  # {name: function of (tasks)}
+        "What a subclass practises in place of the tasks below; {}: those."
+        return {}
+
     # ---- random choices
     def coin(self, p: float) -> bool:
         "True with probability `p`."
