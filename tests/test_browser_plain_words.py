@@ -65,7 +65,6 @@ def test_a_drawing_in_plain_words(page):
 
 def test_an_edit_in_plain_words(page):
     page.get_by_role("tab", name="Edit").click()
-    page.locator("input[type=file]:visible").first.wait_for(state="attached")
     type_and_enter(page, "instruction", "take her to the seaside")
     said(page, "understood as: change the background to the beach")
     page.screenshot(path=SHOTS / "plain-words-edit.png")

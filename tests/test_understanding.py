@@ -1,6 +1,6 @@
 """Requests as people type them are translated into the backbone's own sentences, or the person is asked.
 
-`understood_requests.json` was written while the program was developed: what it holds, the program was made for. Requests
+`understood_requests.json` was written while the program was developed: the program was made for what it holds. Requests
 that nobody looked at meanwhile are in `plain_words.json`."""
 
 import json

@@ -77,7 +77,9 @@ _PEOPLE = """anna ben carla david elena felix greta hugo ines jonas kira leo mil
     lakshmi mateo noor olga priya rahul sofia thandi umar valentina wei yusuf zainab ingrid lars maja nikolai""".split()
 _TOWNS = """paris|rome|berlin|madrid|lisbon|vienna|prague|oslo|tokyo|kyoto|delhi|mumbai|lagos|nairobi|cairo|lima|quito|
     boston|chicago|new york|san juan|toronto|sydney|auckland|seoul|hanoi|dublin|glasgow|porto|turin|basel|ghent|lyon|
-    krakow|riga|athens|izmir|tunis|accra|dakar|bogota|montreal|rio de janeiro|cape town|hong kong|salt lake city""".split("|")
+    krakow|riga|athens|izmir|tunis|accra|dakar|bogota|montreal|rio de janeiro|cape town|hong kong|salt lake city""".split(
+    "|"
+)
 _SPOTS = """the old mill|the library|the attic|the treehouse|the lighthouse|the harbour|the bakery|the train station|
     the swimming pool|the museum|the island|the bridge|the farm|the cave|the kitchen|the zoo|the market|the cinema|
     the roof|the tower|a small village|a blue house|the house by the river|under the bed|behind the shed""".split("|")
@@ -92,7 +94,9 @@ _NOUNS = """umbrella guitar violin piano bicycle skateboard lamp clock mirror pe
     shell button ladder basket bucket candle spoon whistle trumpet telescope compass suitcase tent puzzle doll train
     rocket dragon unicorn penguin turtle parrot pony hamster owl whale spider frog goose fox""".split()
 _VERBS = "dance sing sleep swim read run paint cook climb whistle juggle sail skate wait laugh dream fly jump".split()
-_WHEN = "in the rain|every morning|on sundays|at night|in winter|all day|after lunch|before dawn|at full moon".split("|")
+_WHEN = "in the rain|every morning|on sundays|at night|in winter|all day|after lunch|before dawn|at full moon".split(
+    "|"
+)
 _MONTHS = """january february march april may june july august september october november december""".split()
 _DAYS = "monday tuesday wednesday thursday friday saturday sunday".split()
 
@@ -167,7 +171,14 @@ def _invented(r):
 
 # %% ../../nbs/toyworld/108_free_facts.ipynb #w1080015
 _VALUES = dict(
-    person=_person, place=_town, date=_date, number=_number, food=_food, job=_job, thing=_thing, phrase=_phrase,
+    person=_person,
+    place=_town,
+    date=_date,
+    number=_number,
+    food=_food,
+    job=_job,
+    thing=_thing,
+    phrase=_phrase,
     invented=_invented,
 )  # kind -> function of the generator
 _FITTING = {
