@@ -151,7 +151,7 @@ def test_all_or_nothing(tmp_path, world, monkeypatch):
 
     with monkeypatch.context() as m:
         m.setattr(unifybench_writer, "_write_test", full)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(OmniError, match="No space"):
             write_unifybench(tmp_path / "mine", [source], photos)
     assert not list(tmp_path.iterdir())
     for sources, easy, why in (([source, source], photos, "each name once"), ([source], [], "easy negative")):

@@ -32,14 +32,14 @@ TOY_CLAIM_WORDS = ClaimWords(frozenset([*SPECIES, *OBJECTS, *ACCESSORIES, *PLACE
 def caption_claims(
     text: str,
     words: ClaimWords = TOY_CLAIM_WORDS,
-    names: Mapping | None = None,  # {'maeve': ('dog',)}: what the name of a concept claims
+    names: Mapping | None = None,  # {'maeve': [('dog',), ('dog', 'red')]}: what the name of a concept claims
 ) -> set:  # of tuples: a noun, or a noun and its modifier
     "What a caption says is there."
     found: set = set()
     before: list = []  # modifiers and denials since the last noun
     for word in plain_words(text):
         if names and word in names:
-            found.add(tuple(names[word]))
+            found |= {tuple(claim) for claim in names[word]}
         elif word in words.nouns:
             if not words.denials & set(before):
                 found |= {(word,), *((word, m) for m in before)}
@@ -78,6 +78,11 @@ def caption_score(
     )
 
 
-def caption_scores(captions: Sequence[str], truths: Sequence[Mapping]) -> list:  # one `caption_score` each
-    "Scores of captions of toy pictures, each with the attributes of its picture."
-    return [caption_score(caption_claims(c), true_claims(t)) for c, t in zip(captions, truths, strict=True)]
+def caption_scores(
+    captions: Sequence[str],
+    truths: Sequence[Mapping],  # the attributes of each picture
+    names: Mapping | None = None,  # as for `caption_claims`
+) -> list:  # one `caption_score` each
+    "Scores of captions of toy pictures."
+    pairs = zip(captions, truths, strict=True)
+    return [caption_score(caption_claims(c, names=names), true_claims(t)) for c, t in pairs]

@@ -199,7 +199,7 @@ class LocalJudge:
 
         try:
             processor = AutoProcessor.from_pretrained(name)
-            model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, use_safetensors=True)
+            model: Any = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, use_safetensors=True)
         except (OSError, ValueError, ImportError, KeyError) as e:
             why = printable(str(e).split("\n")[0], 200)
             raise OmniError(f"{name}: no vision-language model can be loaded ({why}); give another name") from None

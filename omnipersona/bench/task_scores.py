@@ -110,7 +110,7 @@ def _recognised(item, said, scorers):
 
 
 def _captioned(item, said, scorers):
-    score = caption_scores([said], [item.meta["attributes"]])[0]
+    score = caption_scores([said], [item.meta["attributes"]], item.meta.get("names"))[0]
     return {"right": score["right"], "f1": score["f1"], "invented share": score["invented_share"]}
 
 

@@ -88,13 +88,13 @@ def _more_items(world, char, name, photos, friend, stranger) -> list:
     def item(task, n, request, **more: Any) -> BenchItem:
         return BenchItem(f"{name}-{task}-{n}", name, task, request, **more)
 
+    t = char.traits
+    named = {name: [[t.species], [t.species, t.color], [t.species, t.pattern]]}  # what the name says of a picture
     seen = [
         item(
-            "captioning",
-            i,
-            f"describe the photo of <{name}>",
+            *("captioning", i, f"describe the photo of <{name}>"),
             images=[f"{place}/{i}.png"],
-            meta=dict(attributes=p.truth),
+            meta=dict(attributes=p.truth, names=named),
         )
         for i, p in enumerate(photos)
     ]

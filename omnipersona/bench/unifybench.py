@@ -172,12 +172,10 @@ def _choices(c: UnifyConcept, task: str, key: str) -> list:
         options = entry.get("option") or entry.get("options") or {}
         texts = list(options.values()) if isinstance(options, dict) else list(options)
         answer = entry.get("correct_answer") or entry.get("answer")
-        images = [f"concept/test/{c.name}/{Path(image).name}"] if image and task == "vqa" else []
-        out.append(
-            BenchItem(
-                f"{c.name}-{key}-{n}", c.name, task, entry.get("question"), images, answer, tuple(map(str, texts))
-            )
-        )
+        images = (f"concept/test/{c.name}/{Path(image).name}",) if image and task == "vqa" else ()
+        question = entry.get("question", "")
+        choices = tuple(map(str, texts))
+        out.append(BenchItem(f"{c.name}-{key}-{n}", c.name, task, question, images, answer, choices))
     return out
 
 
@@ -192,7 +190,7 @@ def _questions(c: UnifyConcept) -> list:
                 f"test_data/{c.name}.json, entry {n}: no question and answer in its conversations"
             ) from None
         image = entry.get("image")
-        images = [f"concept/test/{c.name}/{Path(image).name}"] if image else []
+        images = (f"concept/test/{c.name}/{Path(image).name}",) if image else ()
         text = question.replace("<image>", "").strip()
         about = dict(type=str(entry.get("type", "")))
         task = "vqa" if images else "qa"
@@ -221,12 +219,8 @@ def _edits(c: UnifyConcept) -> list:
         truth = {k: v for k, v in entry.items() if k not in ("source", "instruction")}
         if truth.get("target"):
             truth["target"] = place + truth["target"]
-        request = entry.get("instruction")
-        out.append(
-            BenchItem(
-                f"{c.name}-edit-{n}", c.name, "editing", request, [place + entry["source"]], meta=dict(edit=truth)
-            )
-        )
+        request, source = entry.get("instruction", ""), (place + entry["source"],)
+        out.append(BenchItem(f"{c.name}-edit-{n}", c.name, "editing", request, source, meta=dict(edit=truth)))
     return out
 
 
@@ -242,7 +236,7 @@ def unify_items(
         for other in bench.concepts.values():
             for n, photo in enumerate(other.test):
                 same = "yes" if other is c else "no"
-                out.append(BenchItem(f"{c.name}-rec-{other.name}-{n}", c.name, "rec", question, [photo], same))
+                out.append(BenchItem(f"{c.name}-rec-{other.name}-{n}", c.name, "rec", question, (photo,), same))
         out += _choices(c, "qa", "text_only") + _choices(c, "vqa", "vqa") + _questions(c)
         out += _drawings(c, copies) + _edits(c) + c.lists["items"]
     return out

@@ -176,8 +176,8 @@ def write_unifybench(
     easy: Sequence,  # pictures of anything else: easy negatives
 ) -> Path:
     "Write a benchmark folder, all or nothing. Raises OmniError for names that are none, twice there, or no pictures."
-    names = [check_name(s.name) for s in sources]
-    if len(set(names)) < len(names) or not sources or not easy:
+    names = {check_name(s.name) for s in sources}
+    if len(names) < len(sources) or not sources or not easy:
         raise OmniError("write_unifybench: at least one concept, each name once, and at least one easy negative")
     for s in sources:
         as_text(s.info, f"{s.name}: info")
@@ -186,15 +186,24 @@ def write_unifybench(
     path = Path(folder).expanduser()
     if path.exists() and any(path.iterdir()):
         raise OmniError(f"{path}: there is something in this folder; choose a new one")
-    with atomic_dir(path) as part:
-        w = _Writer(part)
-        w.json("concepts_list.json", names)
-        w.json("template.json", [_talk("<question>", "<answer>")])
-        w.picture("black_512x512.png", Image.new("RGB", (512, 512)))
-        random_images = [f"random_images/{i}.png" for i in range(len(easy))]
-        for name, picture in zip(random_images, easy):
-            w.picture(name, picture)
-        w.json("concept/train/train_images.json", {s.name: _write_train(w, s, random_images) for s in sources})
-        for s in sources:
-            _write_test(w, s)
+    try:
+        with atomic_dir(path) as part:
+            _write_all(_Writer(part), sources, easy)
+    except OSError as e:
+        raise OmniError(
+            f"{path}: cannot be written ({e.strerror or e}); nothing is left behind; free some space"
+        ) from None
     return path
+
+
+def _write_all(w: _Writer, sources: Sequence[BenchSource], easy: Sequence) -> None:
+    "Every file of the folder."
+    w.json("concepts_list.json", [s.name for s in sources])
+    w.json("template.json", [_talk("<question>", "<answer>")])
+    w.picture("black_512x512.png", Image.new("RGB", (512, 512)))
+    random_images = [f"random_images/{i}.png" for i in range(len(easy))]
+    for name, picture in zip(random_images, easy):
+        w.picture(name, picture)
+    w.json("concept/train/train_images.json", {s.name: _write_train(w, s, random_images) for s in sources})
+    for s in sources:
+        _write_test(w, s)
