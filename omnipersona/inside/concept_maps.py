@@ -152,11 +152,13 @@ def chosen_sampling(
 class DrawingSteps:
     """Queries for `record`: the latents of every `every`-th step of a drawing.
 
-    Keeps `context`, the batch that was read first, and `states`, (t, latents) of each step that is recorded."""
+    Keeps `context`, the batch that was read first, `after`, how many slots of the whole context were read after it, and
+    `states`, (t, latents) of each step that is recorded."""
 
     def __init__(self, every: int = 1):
         self.every = every
         self.context: Batch | None = None
+        self.after = 0
         self.states: list = []
         self.count = -1  # steps so far, less one,
         self.t: float | None = None  # and the time of the last
@@ -165,6 +167,9 @@ class DrawingSteps:
         "Where the latents of a step stand among [und | gen]; None: this pass is not recorded."
         if cache is None or not len(cache):
             self.context = self.context or b
+            return None
+        if not (b.t > 0).any():  # the instruction of an edit, after what all branches read
+            self.after = b.valid.shape[1]
             return None
         at, t = (b.latent_pos[0] >= 0).nonzero()[:, 0], float(b.t.max())
         if t != self.t:
@@ -177,7 +182,7 @@ class DrawingSteps:
         "Keys for `record`: where `places(batch of the context)`, counted in [und | gen], lie in the cache."
 
         def at(b, cache):
-            n = self.context.ids.shape[1] + self.context.gen_ids.shape[1]
+            n = self.context.valid.shape[1] + self.after
             return [len(cache) - n + i for i in places(self.context)]
 
         return at

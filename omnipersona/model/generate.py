@@ -22,7 +22,7 @@ from ..settings import choice
 
 # %% auto #0
 __all__ = ['NotFinite', 'require_finite', 'ConceptTokens', 'splice_of', 'pack_for', 'empty_cache', 'prefill', 'PromptCaches',
-           'GeneratedText', 'RoomyCache', 'generate_text', 'score_next', 'contexts', 'sample_latents']
+           'GeneratedText', 'RoomyCache', 'generate_text', 'score_next', 'contexts', 'read_contexts', 'sample_latents']
 
 # %% ../../nbs/model/209_generate.ipynb #ac08b561
 class NotFinite(OmniError, FloatingPointError):
@@ -289,6 +289,27 @@ def _canvas(
     at = torch.cat([c.position for c in caches]).tolist()
     return pack_for(model, [[LatentImage(noise[0], grid, 1.0)]] * len(at), None, at)
 
+# %% ../../nbs/model/209_generate.ipynb #ac413647
+@torch.inference_mode()
+def read_contexts(
+    model: MoT,
+    samples: list,  # B lists of segments: the whole context of each picture
+    branches: int,  # of guidance: 1, 2 or 3
+    negative: str = "last",  # see `contexts`
+    concept: ConceptTokens | None = None,  # as in `prefill`
+) -> list[KVCache]:  # of each branch, of B rows; two where a third would be the first
+    "What each branch of guidance reads."
+    whole, no_text, no_pictures = zip(*(contexts(s, negative) for s in samples))
+    if branches == 1 or negative == "all":
+        caches = [prefill(model, own, None, concept) for own in (whole, no_text)[:branches]]
+    else:
+        begun = prefill(model, no_text, None, concept)
+        rest = [s[len(first) :] for s, first in zip(whole, no_text)]
+        caches = [prefill(model, rest, begun, concept), begun]
+    if branches == 3 and any(not isinstance(s, Text) for segments in samples for s in segments):
+        caches.append(prefill(model, no_pictures, None, concept))
+    return caches
+
 # %% ../../nbs/model/209_generate.ipynb #cfd78dda
 class _GuidedVelocity:
     "The velocity at (x, t) of B pictures that know their contexts, guided where guidance acts."
@@ -335,10 +356,7 @@ def sample_latents(
 ) -> Tensor:  # (B, N, C) latents, float32
     "A picture after every sample: Euler steps from noise, guided. Raises NotFinite where it is not finite."
     if caches is None:
-        read = [contexts(s, negative) for s in samples]
-        pictures = any(not isinstance(s, Text) for segments in samples for s in segments)
-        branches = sampling.branches if pictures else min(sampling.branches, 2)
-        caches = [prefill(model, [r[k] for r in read], None, concept) for k in range(branches)]
+        caches = read_contexts(model, samples, sampling.branches, negative, concept)
     velocity = _GuidedVelocity(model, caches[: sampling.branches], noise, grid, sampling, concept)
     times = time_grid(sampling.num_timesteps, sampling.timestep_shift)
     return require_finite(euler(velocity, noise.float(), times, callback), "the picture")
