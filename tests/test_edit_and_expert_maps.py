@@ -93,20 +93,22 @@ def test_source_maps(on, request, world):
 
 def test_source_columns_are_the_attentions_own(who, world):
     "The weights computed here from what `attend` is given, for the same step."
-    bb, im, own = who.bb, world.photo(seed=3).image, []
+    bb, im, own, told = who.bb, world.photo(seed=3).image, [], []
+    n = bb.grid[0] * bb.grid[1]
 
     def look(layer, q, k, mask):
-        if q.shape[2] < k.shape[2]:  # after a cache: a step
+        if q.shape[2] == n + 2 < k.shape[2]:  # latents after a cache: a step
             own.append(attention_weights(q.float(), k.float(), mask)[0])
+        elif q.shape[2] < k.shape[2]:  # the instruction, which is read after what both branches read
+            told.append(q.shape[2])
 
     _, m = edit_maps(who, EDIT, im, 1, QUICK)
     with observe(bb, look):
         who.edit(EDIT, im, 1, QUICK)
     w = own[0].mean(0)  # [start, end, latents] x [cached und | cached gen | start, end, latents]
-    n = bb.grid[0] * bb.grid[1]
-    cached = w.shape[1] - w.shape[0]
-    at = cached - n  # the source's latents end the cached gen places
-    assert np.allclose(w[2:, at:cached].numpy(), m.latents[0, 0].reshape(n, n), atol=1e-5)
+    end = w.shape[1] - w.shape[0] - told[0]
+    at = end - n  # the source's latents end the cached gen places of what was read first
+    assert np.allclose(w[2:, at:end].numpy(), m.latents[0, 0].reshape(n, n), atol=1e-5)
 
 
 def test_the_figure_of_an_edit(who, world):

@@ -199,7 +199,7 @@ def replayed(bb, monkeypatch, request):
     concepts = Concepts(bb, [Concept(bb, "maeve")])
     read = []
 
-    def copies(samples, concept, n):
+    def copies(samples, concept, n, cache=None):
         read.extend(samples)
         texts = [bb.tok.decode(s[-1].ids) for s in samples]
         words = [t.split("request : ")[-1].split(" question :")[0].split(" rewrite")[0] for t in texts]

@@ -184,8 +184,8 @@ def task_losses(
     "The losses of a step's samples, differentiable in the concept's embeddings."
     parts, nothing = step_parts(by_task, share), concept.embeddings.sum() * 0
     out = {task: (nothing, sum(map(_terms, samples))) for task, samples in by_task.items() if samples}
-    samples = [task for part in parts for task, _ in part.samples]
-    for task, loss in zip(samples, _sample_sums(bb, concept, parts) if parts else ()):
+    tasks = [task for part in parts for task, _ in part.samples]
+    for task, loss in zip(tasks, _sample_sums(bb, concept, parts) if parts else ()):
         out[task] = (out[task][0] + loss, out[task][1])
     return out
 
@@ -199,12 +199,10 @@ def _sample_sums(bb, concept, parts, cache=None) -> Tensor:  # (samples,)
     (labels, of_word), (weights, of_latent) = _flat(batches, "labels"), _flat(batches, "mse_weight")
     said, drawn = (labels >= 0).nonzero()[:, 0], (weights > 0).nonzero()[:, 0]
     words, latents = last_states(bb.model, batches, caches, (said, drawn), concept.splice, prompt=bool(prompt))
+    target = torch.cat([b.target.flatten(0, 1) for b in batches])[drawn]
     sums = words.new_zeros(sum(len(b.ids) for b in batches), dtype=torch.float32)
-    if len(said):
-        sums = sums.index_add(0, of_word[said], _word_errors(bb.model, words, labels[said]))
-    if len(drawn):
-        target = torch.cat([b.target.flatten(0, 1) for b in batches])[drawn]
-        sums = sums.index_add(0, of_latent[drawn], _latent_errors(bb.model, latents, target))
+    sums = sums.index_add(0, of_word[said], _word_errors(bb.model, words, labels[said]))
+    sums = sums.index_add(0, of_latent[drawn], _latent_errors(bb.model, latents, target))
     return sums[len(prompt) :]
 
 # %% ../../nbs/concept/405_losses.ipynb #e47a8595

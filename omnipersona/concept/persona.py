@@ -21,8 +21,8 @@ from .replay import MOST_NEW_TOKENS, Replay, ReplayConfig, Trace
 from .requests import request_segments, restore_answer, restore_names
 from ..model.backbone import Backbone
 from ..model.flow import SamplingConfig, as_sampling
-from ..model.generate import PromptCaches
 from ..model.out_of_memory import explains_memory
+from ..model.prompt_caches import PromptCaches
 from ..pictures import load_image, one_picture
 from ..settings import brief, from_saved, whole
 

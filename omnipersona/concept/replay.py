@@ -20,7 +20,7 @@ from .concept import Concepts
 from .requests import replace_spoken, request_segments, restore_names, restore_spoken
 from .tokens import text_ids
 from ..model.backbone import Backbone
-from ..model.generate import PromptCaches
+from ..model.prompt_caches import PromptCaches
 from ..model.segments import Text
 from ..settings import brief, named_settings, whole
 

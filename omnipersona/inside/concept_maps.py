@@ -157,14 +157,15 @@ class DrawingSteps:
     def __init__(self, every: int = 1):
         self.every = every
         self.context: Batch | None = None
+        self.after = 0  # slots of the whole context that were read after it
         self.states: list = []
         self.count = -1  # steps so far, less one,
         self.t: float | None = None  # and the time of the last
 
     def __call__(self, b: Batch, cache: KVCache | None) -> Tensor | None:
         "Where the latents of a step stand among [und | gen]; None: this pass is not recorded."
-        if cache is None or not len(cache):
-            self.context = self.context or b
+        if not (b.t > 0).any():  # a context, or the instruction of an edit after what all branches read
+            self.context, self.after = self.context or b, b.valid.shape[1] if len(cache or ()) else self.after
             return None
         at, t = (b.latent_pos[0] >= 0).nonzero()[:, 0], float(b.t.max())
         if t != self.t:
@@ -177,8 +178,7 @@ class DrawingSteps:
         "Keys for `record`: where `places(batch of the context)`, counted in [und | gen], lie in the cache."
 
         def at(b, cache):
-            n = self.context.ids.shape[1] + self.context.gen_ids.shape[1]
-            return [len(cache) - n + i for i in places(self.context)]
+            return [len(cache) - self.context.valid.shape[1] - self.after + i for i in places(self.context)]
 
         return at
 

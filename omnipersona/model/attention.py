@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CAUSAL', 'FULL', 'NOISE', 'HAS_GQA', 'attention_mask', 'rope', 'rotate', 'hidden_keys', 'attention_weights', 'attend',
-           'KVCache', 'stack_caches']
+           'KVCache', 'RoomyCache', 'stack_caches']
 
 # %% ../../nbs/model/202_attention.ipynb #487aca3e
 import torch
@@ -171,6 +171,36 @@ class KVCache:
         c.valid = None if self.valid is None else self.valid[index]
         c.position = None if self.position is None else self.position[index]
         return c
+
+# %% ../../nbs/model/202_attention.ipynb #be7ead99
+class RoomyCache(KVCache):
+    "A copy of a cache with room for more tokens. `join` writes new keys and values into it; `advance` keeps them."
+
+    def __init__(
+        self,
+        cache: KVCache,  # it stays as it is
+        room: int,  # for so many tokens
+    ):
+        super().__init__()
+        self.valid, self.position, self.room = cache.valid, cache.position, room
+        self.keys, self.values = ([F.pad(x, (0, 0, 0, room)) for x in xs] for xs in (cache.keys, cache.values))
+
+    def join(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        "What is cached at `layer`, followed by the new keys and values (B, Hkv, L, d)."
+        if layer == len(self.keys):  # nothing is cached yet
+            for states, x in ((self.keys, k), (self.values, v)):
+                states.append(x.new_empty(*x.shape[:2], self.room, x.shape[3]))
+        n, end = len(self), len(self) + k.shape[2]
+        self.keys[layer][:, :, n:end], self.values[layer][:, :, n:end] = k, v
+        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
+
+    def advance(
+        self,
+        valid: Tensor,  # (B, L) which of the tokens just read are not padding
+        position: Tensor,  # (B,) the next RoPE position
+    ) -> None:
+        "The tokens just read belong to the cache from now on."
+        self.valid, self.position = valid if self.valid is None else torch.cat([self.valid, valid], 1), position
 
 # %% ../../nbs/model/202_attention.ipynb #9292b582
 def _padded_in_front(states: list, layer: int, cache: KVCache, length: int, like: Tensor) -> Tensor:

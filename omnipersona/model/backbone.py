@@ -16,11 +16,10 @@ import torch
 from torch import Tensor
 
 from ..arguments import as_device, as_dtype, as_seed
-from .attention import KVCache
 from .autoencoder import Autoencoder
 from .fingerprint import tensor_signature, weights_fingerprint
 from .flow import PRESETS, SamplingConfig, as_sampling
-from .generate import empty_cache, generate_text, prefill, require_finite, sample_latents, score_next
+from .generate import generate_text, prefill, require_finite, sample_latents, score_next
 from .mot import MoT
 from omnipersona.model.preprocessing import (
     Pixels,
@@ -223,10 +222,9 @@ class Backbone:
         max_new_tokens: int = 24,
         temperature: float = 0.0,  # 0: greedy
         generator: torch.Generator | None = None,  # on the model's device, for a temperature over 0
-        cache: KVCache | None = None,  # what was read before the samples, B rows; None: nothing
+        cache: Any = None,  # a `KVCache` of what was read before the samples, B rows; None: nothing
     ) -> list[tuple]:  # B (text, GeneratedText) pairs
         "Text after each list of segments."
-        cache = cache or empty_cache(len(samples), self.device)
         out = generate_text(self.model, cache, max_new_tokens, temperature, generator, concept, samples)
         return [(self.tok.decode(o.ids), o) for o in out]
 

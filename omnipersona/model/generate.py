@@ -10,19 +10,18 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..basics import OmniError
-from .attention import KVCache, stack_caches
+from .attention import KVCache, RoomyCache, stack_caches
 from .flow import SamplingConfig, euler, guide, time_grid
 from .mot import MoT
 from .segments import Batch, LatentImage, Text, pack
 from ..settings import choice
 
 # %% auto #0
-__all__ = ['NotFinite', 'require_finite', 'ConceptTokens', 'splice_of', 'pack_for', 'empty_cache', 'prefill', 'PromptCaches',
-           'GeneratedText', 'RoomyCache', 'generate_text', 'score_next', 'contexts', 'sample_latents']
+__all__ = ['NotFinite', 'require_finite', 'ConceptTokens', 'splice_of', 'pack_for', 'empty_cache', 'prefill', 'GeneratedText',
+           'generate_text', 'score_next', 'contexts', 'read_contexts', 'sample_latents']
 
 # %% ../../nbs/model/209_generate.ipynb #ac08b561
 class NotFinite(OmniError, FloatingPointError):
@@ -99,54 +98,6 @@ def prefill(
     h = model(b, cache, splice_of(concept))
     return cache.extended(h.new, b.valid, b.next_position)
 
-# %% ../../nbs/model/209_generate.ipynb #c2055bb4
-def _is_watched(model: MoT) -> bool:
-    "Whether an observer or a hook shall see what the model reads."
-    layers = model.language_model.model.layers
-    modules = [model, *layers, *(layer.self_attn for layer in layers)]
-    return any(m._forward_pre_hooks or m._forward_hooks or getattr(m, "observer", None) for m in modules)
-
-
-class PromptCaches:
-    "Keys and values of prompts of one model, kept from one request to the next."
-
-    def __init__(
-        self,
-        most: int = 16,  # prompts that are kept
-    ):
-        self.most = most
-        self.weights: list = []  # of the model
-        self.kept: dict = {}  # {ids: (embeddings, versions of the weights, `KVCache` of one row)}
-
-    def _read(self, model, prompt, concept):
-        "The cache of one prompt."
-        table = model.get_input_embeddings()
-        if not prompt:
-            return empty_cache(1, table.weight.device)
-        ids = torch.tensor([i for s in prompt for i in s.ids], dtype=torch.long, device=table.weight.device)
-        embeddings = table(ids) if concept is None else concept.splice(ids, table(ids))
-        if not self.weights:
-            self.weights = list(model.parameters())
-        weights = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in self.weights]
-        key = tuple(tuple(s.ids) for s in prompt), concept and concept.gen_ids
-        old = self.kept.get(key)
-        if old and old[1] == weights and torch.equal(old[0], embeddings) and not _is_watched(model):
-            return old[2]
-        cache = prefill(model, [prompt], None, concept)
-        self.kept = dict([*self.kept.items(), (key, (embeddings, weights, cache))][-self.most :])
-        return cache
-
-    @torch.inference_mode()
-    def __call__(
-        self,
-        model: MoT,
-        prompts: list,  # B lists of `Text`; an empty one is no prompt
-        concept: ConceptTokens | None = None,  # as in `prefill`
-    ) -> KVCache:  # B rows
-        "The prompts, read now or before."
-        each = [self._read(model, prompt, concept) for prompt in prompts]
-        return each[0].rows([0] * len(each)) if all(c is each[0] for c in each) else stack_caches(each)
-
 # %% ../../nbs/model/209_generate.ipynb #e6119e79
 @dataclass
 class GeneratedText:
@@ -178,36 +129,6 @@ def _choose(
         i = torch.multinomial((logits.float() / temperature).softmax(-1), 1, generator=generator)[:, 0]
     return i, p.gather(1, i[:, None])[:, 0]
 
-# %% ../../nbs/model/209_generate.ipynb #fd71b515
-class RoomyCache(KVCache):
-    "A copy of a cache with room for more tokens. `join` writes new keys and values into it; `advance` keeps them."
-
-    def __init__(
-        self,
-        cache: KVCache,  # it stays as it is
-        room: int,  # for so many tokens
-    ):
-        super().__init__()
-        self.valid, self.position, self.room = cache.valid, cache.position, room
-        self.keys, self.values = ([F.pad(x, (0, 0, 0, room)) for x in xs] for xs in (cache.keys, cache.values))
-
-    def join(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        "What is cached at `layer`, followed by the new keys and values (B, Hkv, L, d)."
-        if layer == len(self.keys):  # nothing is cached yet
-            for states, x in ((self.keys, k), (self.values, v)):
-                states.append(x.new_empty(*x.shape[:2], self.room, x.shape[3]))
-        n, end = len(self), len(self) + k.shape[2]
-        self.keys[layer][:, :, n:end], self.values[layer][:, :, n:end] = k, v
-        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
-
-    def advance(
-        self,
-        valid: Tensor,  # (B, L) which of the tokens just read are not padding
-        position: Tensor,  # (B,) the next RoPE position
-    ) -> None:
-        "The tokens just read belong to the cache from now on."
-        self.valid, self.position = valid if self.valid is None else torch.cat([self.valid, valid], 1), position
-
 # %% ../../nbs/model/209_generate.ipynb #3e33802c
 def _append(answer: GeneratedText, i: int, logprob: float, eos: int, limit: int):
     "One more token of an answer that is not finished yet."
@@ -223,7 +144,7 @@ def _append(answer: GeneratedText, i: int, logprob: float, eos: int, limit: int)
 @torch.inference_mode()
 def generate_text(
     model: MoT,
-    cache: KVCache,  # the contexts, B rows; it stays as it is
+    cache: KVCache | None,  # the contexts, B rows; it stays as it is; None: the samples are all there is
     max_new_tokens: int = 24,  # of an answer
     temperature: float = 0.0,  # 0: greedy
     generator: torch.Generator | None = None,  # on the model's device, for a temperature over 0
@@ -231,6 +152,8 @@ def generate_text(
     samples: list | None = None,  # B lists of segments that follow what is cached; None: none
 ) -> list[GeneratedText]:  # B of them
     "Continue every row of the cache with words. Raises NotFinite where scores are not finite."
+    if cache is None:
+        cache = empty_cache(len(samples or ()), model.get_input_embeddings().weight.device)
     answers, begin = [GeneratedText() for _ in cache.position], Text([model.special.bos], wrap=False)
     b = pack_for(model, [[*s, begin] for s in samples or [[]] * len(answers)], concept, cache.position.tolist())
     cache = RoomyCache(cache, b.valid.shape[1] + max_new_tokens)
@@ -289,6 +212,27 @@ def _canvas(
     at = torch.cat([c.position for c in caches]).tolist()
     return pack_for(model, [[LatentImage(noise[0], grid, 1.0)]] * len(at), None, at)
 
+# %% ../../nbs/model/209_generate.ipynb #ac413647
+@torch.inference_mode()
+def read_contexts(
+    model: MoT,
+    samples: list,  # B lists of segments: the whole context of each picture
+    branches: int,  # of guidance: 1, 2 or 3
+    negative: str = "last",  # see `contexts`
+    concept: ConceptTokens | None = None,  # as in `prefill`
+) -> list[KVCache]:  # of each branch, of B rows; two where a third would be the first
+    "What each branch of guidance reads."
+    whole, no_text, no_pictures = zip(*(contexts(s, negative) for s in samples))
+    if branches == 1 or negative == "all":
+        caches = [prefill(model, own, None, concept) for own in (whole, no_text)[:branches]]
+    else:
+        begun = prefill(model, no_text, None, concept)
+        rest = [s[len(first) :] for s, first in zip(whole, no_text)]
+        caches = [prefill(model, rest, begun, concept), begun]
+    if branches == 3 and any(not isinstance(s, Text) for segments in samples for s in segments):
+        caches.append(prefill(model, no_pictures, None, concept))
+    return caches
+
 # %% ../../nbs/model/209_generate.ipynb #cfd78dda
 class _GuidedVelocity:
     "The velocity at (x, t) of B pictures that know their contexts, guided where guidance acts."
@@ -335,10 +279,7 @@ def sample_latents(
 ) -> Tensor:  # (B, N, C) latents, float32
     "A picture after every sample: Euler steps from noise, guided. Raises NotFinite where it is not finite."
     if caches is None:
-        read = [contexts(s, negative) for s in samples]
-        pictures = any(not isinstance(s, Text) for segments in samples for s in segments)
-        branches = sampling.branches if pictures else min(sampling.branches, 2)
-        caches = [prefill(model, [r[k] for r in read], None, concept) for k in range(branches)]
+        caches = read_contexts(model, samples, sampling.branches, negative, concept)
     velocity = _GuidedVelocity(model, caches[: sampling.branches], noise, grid, sampling, concept)
     times = time_grid(sampling.num_timesteps, sampling.timestep_shift)
     return require_finite(euler(velocity, noise.float(), times, callback), "the picture")
