@@ -19,7 +19,7 @@ from omnipersona.concept.tokens import text_ids
 from omnipersona.model.bpe import second_tokenizer, world_texts
 from omnipersona.model.tokenizer import SPECIALS, Tokenizer
 from omnipersona.toyworld import wordings
-from omnipersona.toyworld.descriptions import WHO_QUESTIONS, described
+from omnipersona.toyworld.descriptions import WHO_QUESTIONS, described_parts
 from omnipersona.toyworld.draw import COLORS, SPECIES, Traits
 from omnipersona.toyworld.fact_wordings import UNKNOWN, absent
 from omnipersona.toyworld.free_facts import free_facts, in_tenth
@@ -179,7 +179,7 @@ def test_descriptions_name_all_and_invent_nothing():
             if s.char:
                 beside = (s.truth["thing_color"], s.truth["thing"]) if s.thing else ()
                 assert NAME in words and words & {*COLORS, *OBJECTS, *SPECIES} == set(beside), text
-    about = described("<maeve> is wearing a hat at the beach next to <bo>.")
+    about = described_parts("<maeve> is wearing a hat at the beach next to <bo>.")
     assert about == dict(who=NAME, accessory="a hat", place="the beach", beside="<bo>")
 
 
