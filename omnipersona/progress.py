@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any, Protocol
 
 # %% auto #0
-__all__ = ['ROUNDED', 'PROBE_SECONDS', 'PROBE_STEPS', 'WARM_UP', 'duration_text', 'Run', 'Estimate', 'estimate_run',
+__all__ = ['ROUNDED', 'PROBE_SECONDS', 'PROBE_STEPS', 'WARM_UP', 'duration_text', 'Steppable', 'Estimate', 'estimate_run',
            'ProgressBar']
 
 # %% ../nbs/014_progress.ipynb #p0140004
@@ -34,7 +34,7 @@ def duration_text(
     return f"about {n:g} hours"
 
 # %% ../nbs/014_progress.ipynb #p0140007
-class Run(Protocol):
+class Steppable(Protocol):
     "What is probed: it takes steps, and its state can be copied and put back."
 
     global_step: int
@@ -73,7 +73,7 @@ def _seconds_of_steps(run, most, clock):
 
 
 def estimate_run(
-    run: Run,  # is left as it was
+    run: Steppable,  # is left as it was
     steps: int,  # that it will take
     other: Callable[[], float] | None = None,  # seconds that will pass between the steps, for example with drawing
     clock: Callable[[], float] = time.perf_counter,

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['VAE', 'LAYOUT', 'AXES', 'exponent', 'peak_of', 'by_side', 'by_facts', 'by_tokens', 'by_pictures', 'by_concepts',
+__all__ = ['LAYOUT', 'GROWTH_AXES', 'exponent', 'peak_of', 'by_side', 'by_facts', 'by_tokens', 'by_pictures', 'by_concepts',
            'by_steps', 'GrowthAxis', 'growth_point', 'growth_report', 'growth_text', 'growth_figure', 'main']
 
 # %% ../../nbs/bench/625_growth_bench.ipynb #p6250004
@@ -76,11 +76,10 @@ def peak_of(
     return None if before is None or after is None else max(0, after - before) / 1e6
 
 # %% ../../nbs/bench/625_growth_bench.ipynb #p6250010
-VAE = SMALL["outer"]["vae_config"]
 LAYOUT: dict[str, dict] = dict(
     llm=SMALL["llm"] | dict(hidden_size=256, num_hidden_layers=4, intermediate_size=512),
     vit=SMALL["vit"] | dict(hidden_size=96, image_size=448),
-    outer=SMALL["outer"] | dict(max_latent_size=32, vit_max_num_patch_per_side=32, vae_config=VAE),
+    outer=SMALL["outer"] | dict(max_latent_size=32, vit_max_num_patch_per_side=32),
 )
 
 
@@ -165,7 +164,7 @@ class GrowthAxis:
     values: tuple[int, ...]
 
 
-AXES = {
+GROWTH_AXES = {
     "picture side (pixels)": GrowthAxis(by_side, (64, 128, 256, 384)),
     "tokens": GrowthAxis(by_tokens, (4, 8, 16, 32, 64, 128)),
     "pictures": GrowthAxis(by_pictures, (2, 5, 10, 20, 40)),
@@ -249,11 +248,11 @@ def growth_figure(report: dict) -> Figure:
 
 def main(
     out: str | Path = "bench/growth.json",
-    axes: dict | None = None,  # {name: GrowthAxis}; None: `AXES`
+    axes: dict | None = None,  # {name: GrowthAxis}; None: `GROWTH_AXES`
     repeats: int = 3,
 ) -> dict:  # the report
     "`make bench-growth`: measure what is not in the file of points yet; print exponents and write the report."
-    axes, file = AXES if axes is None else axes, as_path(out, "out").with_suffix(".jsonl")
+    axes, file = GROWTH_AXES if axes is None else axes, as_path(out, "out").with_suffix(".jsonl")
     about = dict(machine=machine(), torch=torch.__version__, threads=torch.get_num_threads(), repeats=repeats)
     about |= dict(fingerprint=load_backbone("tiny").fingerprint)
     done = {(p["axis"], p["value"]) for p in rounds_of(file, about)}

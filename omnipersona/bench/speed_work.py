@@ -18,7 +18,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 # %% auto #0
-__all__ = ['LEARN_STEPS', 'ProductShapes', 'largest_shapes', 'product_seconds', 'speed_rows', 'counted_rows', 'timed',
+__all__ = ['LEARN_STEPS', 'ProductShapes', 'largest_shapes', 'product_seconds', 'speed_rows', 'counted_rows', 'time_work',
            'about_process', 'serve']
 
 # %% ../../nbs/bench/621_speed_work.ipynb #p6210004
@@ -170,7 +170,7 @@ def counted_rows(
     return out
 
 # %% ../../nbs/bench/621_speed_work.ipynb #p6210014
-def timed(
+def time_work(
     run: Callable,
 ) -> tuple[float, float]:  # seconds on the clock, seconds of the processor
     "What a piece of work takes. One that returns two numbers has measured itself."
@@ -217,5 +217,5 @@ def serve(
     print(json.dumps(dict(about=about_process(), counted=numbers)), file=answers, flush=True)
     for line in sys.stdin:
         asked = json.loads(line)
-        said = _products(counted, asked["products"]) if "products" in asked else timed(rows[asked["row"]])
+        said = _products(counted, asked["products"]) if "products" in asked else time_work(rows[asked["row"]])
         print(json.dumps(said), file=answers, flush=True)

@@ -11,8 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from ..arguments import as_path
 from ..basics import OmniError, warmup_cosine
 from .crosstask_bench import keep_row, read_rows

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..basics import OmniError
 from .learner import Learner, as_data
 from .losses import Recipe, step_parts, task_losses
 from .sampling import EncodedData, hold_out, noised_copies
