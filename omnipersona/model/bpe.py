@@ -14,6 +14,7 @@ import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
 
 from .tokenizer import N_NAMES, N_SPARE, SPECIALS, Tokenizer
+from ..toyworld.draw_wordings import draw_with_facts
 from ..toyworld.fact_wordings import UNKNOWN, absent
 from ..toyworld.free_facts import free_facts
 from ..toyworld.scenes import describe_scene, random_scene
@@ -90,8 +91,9 @@ def world_texts(
         texts += [write(r, False) for write in INTENTS.values()]
         scene, facts = random_scene(r), free_facts(r, 3, 0.2)
         texts += [describe_scene(scene), description(scene, {"char": "<maeve>"}), *facts.values()]
-        texts += [f"request : {texts[-8]} question : what is the {key} of <maeve> ?" for key in list(facts)[:1]]
-        texts += [f"answer : {value} rewrite : a photo of <maeve> with {value}" for value in list(facts.values())[:1]]
+        keys = [*facts, "job"][: int(r.integers(3))]
+        request, questions, answers, refined = draw_with_facts(r, "<maeve>", facts, keys, "park")
+        texts += [f"request : {request} question :", *questions, *answers, f"answer : rewrite : {refined}"]
     return texts
 
 

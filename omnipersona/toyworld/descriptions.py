@@ -10,7 +10,7 @@ import numpy as np
 from ..basics import OmniError
 from .draw import Traits
 from .patterns import Grammar, name_slots
-from .picture_wordings import at_place
+from .picture_wordings import OPEN_QUESTIONS, at_place
 from .scenes import Scene, thing_name, worn
 
 # %% auto #0
@@ -22,10 +22,11 @@ DESCRIBE_REQUESTS = Grammar(
     "request",
     f"""[describe|caption|summarize|summarise|explain|portray] {_PHOTO}
     [give|write|make|provide] [me|] a [caption|description|summary] [of|for] {_PHOTO}
-    [tell me|say] [everything|all|all you see|what you see] [about|in] {_PHOTO}
+    [tell me|say] [everything|all you know|something] about {_PHOTO}
+    [tell me|say|write] [all|everything] you see in {_PHOTO}
     [put|turn] {_PHOTO} into [words|a sentence]
     [describe|say|tell me|list] what [you see|is going on|is happening|is to be seen] [|here|in {_PHOTO}]
-    [a|] [caption|description] , [of {_PHOTO}|for this one]""",
+    a [caption|description] [of|for] [this one|{_PHOTO}]""",
 )
 DESCRIBE_QUESTIONS = Grammar(
     "question",
@@ -92,7 +93,8 @@ def described(
     text: str,  # '<maeve> is wearing a hat at the beach next to a red kite'
 ) -> dict:  # {'who': '<maeve>', 'accessory': 'a hat', 'place': 'the beach', 'beside': 'a red kite'}
     "The attributes that a description claims; those that it does not mention are absent."
-    claims, key, words = {}, "who", text.lower().rstrip(" .").replace("next to", "next_to").split()
+    claims: dict = {}
+    key, words = "who", text.lower().rstrip(" .").replace("next to", "next_to").split()
     starts = dict(wearing="accessory", at="place", next_to="beside")
     for word in words:
         if word in starts:
@@ -117,10 +119,12 @@ _WHO = dict(
         whom do you see [next to|beside|near] {whom}
         who else is [here|in the photo|in the picture] besides {whom}
         [which|what] [character|friend] is [next to|beside|with] {whom}""",
-    size=f"""who is [{{bigger}}] {_BOTH}
-        [which one|which] {_BOTH} is [{{bigger}}]
-        [tell me|say] who is {{bigger}}
-        the {{bigger}} one is who""",
+    size=f"""who is [the|] {{bigger}} [one|] {_BOTH}
+        [which one|which|who] {_BOTH} is [|the] {{bigger}} [|one]
+        [tell me|say|do you know] who [is|looks] {{bigger}}
+        the {{bigger}} [one|character|figure] is who
+        who is the {{bigger}} [one|character|figure]
+        [what is the name of|name] the {{bigger}} [one|character|figure]""",
     color=f"""who is {{color}} [|{_BOTH}]
         [which one|which|who] {_BOTH} [is|has the color|has the colour] {{color}}
         [tell me|say] who is {{color}}
@@ -146,12 +150,9 @@ _WHO = dict(
         [which|what] side is {who} on
         [tell me|say] on which side {who} is
         [left or right|right or left]: where is {who}
-        where is {who} , [on the|] left or [on the|] right""",
-    its_color="""what [color|colour] [is {who}|does {who} have|has {who}]
-        which [color|colour] [is {who}|does {who} have|has {who}]
-        what is [the [color|colour] of {whom}|{whose} [color|colour]]
-        [in|of] [what|which] [color|colour] is {who}
-        {who} has [what|which] [color|colour]""",
+        where is {who} , [on the|] left or [on the|] right
+        on [which|what] side [do you see|can i see|would you say is|stands] {whom}
+        [which|what] side of the [photo|picture|image] is {who} on""",
     left_of="""is {who} [left of|to the left of|on the left of|on the left side of] {other}
         does {who} stand [left of|to the left of] {other}
         {other} is [right of|to the right of] {who} , [right|correct|yes or no]
@@ -159,6 +160,7 @@ _WHO = dict(
         is it [true|right|correct] that {who} is [left of|to the left of] {other}""",
 )
 WHO_QUESTIONS = {kind: Grammar("question", templates) for kind, templates in _WHO.items()}
+WHO_QUESTIONS["its_color"] = OPEN_QUESTIONS["color"]
 
 # %% ../../nbs/toyworld/112_descriptions.ipynb #w1120015
 def _two(s, names):

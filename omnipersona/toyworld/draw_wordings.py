@@ -41,7 +41,7 @@ _FRAMES = f"""a photo of {{body}}
 DRAW_FRAMES = tuple(expand_template(t) for t in _FRAMES.splitlines())
 
 # %% ../../nbs/toyworld/113_draw_wordings.ipynb #w1130007
-_WORN = ["wearing {acc}", *expand_template("[wearing|in|who wears|dressed in] {acc}"), "with {acc} on", ", {acc} on"]
+_WORN = ["wearing {acc}", *expand_template("[wearing|in|who wears|dressed in] {acc}"), "with {acc} on"]
 _NEAR = ["with", "with", "with", *"next to|beside|near|by|close to|and|together with".split("|")]
 _ON_SIDE = ["on the {side}", "on the {side}", "on the {side} side", "standing on the {side}", "placed on the {side}"]
 _AT = ["{at}", "{at}", "{at}", "{at}", "standing {at}", "who is {at}", ", {at}"]

@@ -143,7 +143,8 @@ FACT_SENTENCES = Grammar(
     "statement",
     """the {key} of {who} is {value}
     {whose} {key} [is|is called|is known to be|must be] {value}
-    [remember|note|know|keep in mind|learn|do not forget|listen|by the way|you should know|it is true] that [the {key} of {who}|{whose} {key}] is {value}
+    [remember|note|know|keep in mind|learn|do not forget] that [the {key} of {who}|{whose} {key}] is {value}
+    [listen|by the way|you should know|it is true] , [the {key} of {who}|{whose} {key}] is {value}
     {value} is [the {key} of {whom}|{whose} {key}]
     {who} has {value} as [{its} {key}|a {key}]
     [for|about|as for|concerning] {whom} , [the {key}|{its} {key}] is {value}

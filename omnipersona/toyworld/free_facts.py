@@ -10,7 +10,7 @@ import hashlib
 import numpy as np
 
 from .draw import COLORS
-from .scenery import OBJECTS, PLACES
+from .scenery import PLACES
 from .scenes import FACTS, KINDS
 
 # %% auto #0
@@ -75,30 +75,35 @@ def made_up_word(
 _PEOPLE = """anna ben carla david elena felix greta hugo ines jonas kira leo mila nina oscar paula quentin rosa simon
     tara ugo vera wanda xavier yara zoe aisha amir akira bao chen diego emeka fatima giulia hana ibrahim jose kenji
     lakshmi mateo noor olga priya rahul sofia thandi umar valentina wei yusuf zainab ingrid lars maja nikolai""".split()
-_TOWNS = """paris|rome|berlin|madrid|lisbon|vienna|prague|oslo|tokyo|kyoto|delhi|mumbai|lagos|nairobi|cairo|lima|quito|
+_TOWNS = """
+    paris|rome|berlin|madrid|lisbon|vienna|prague|oslo|tokyo|kyoto|delhi|mumbai|lagos|nairobi|cairo|lima|quito|
     boston|chicago|new york|san juan|toronto|sydney|auckland|seoul|hanoi|dublin|glasgow|porto|turin|basel|ghent|lyon|
-    krakow|riga|athens|izmir|tunis|accra|dakar|bogota|montreal|rio de janeiro|cape town|hong kong|salt lake city""".split("|")
-_SPOTS = """the old mill|the library|the attic|the treehouse|the lighthouse|the harbour|the bakery|the train station|
+    krakow|riga|athens|izmir|tunis|accra|dakar|bogota|montreal|rio de janeiro|cape town|hong kong|salt lake city"""
+_SPOTS = """
+    the old mill|the library|the attic|the treehouse|the lighthouse|the harbour|the bakery|the train station|
     the swimming pool|the museum|the island|the bridge|the farm|the cave|the kitchen|the zoo|the market|the cinema|
-    the roof|the tower|a small village|a blue house|the house by the river|under the bed|behind the shed""".split("|")
-_FOODS = """sushi|pizza|pancakes|noodles|rice|bread and butter|tomato soup|dumplings|waffles|ice cream|a cheese sandwich|
+    the roof|the tower|a small village|a blue house|the house by the river|under the bed|behind the shed"""
+_FOODS = """
+    sushi|pizza|pancakes|noodles|rice|bread and butter|tomato soup|dumplings|waffles|ice cream|a cheese sandwich|
     chocolate|strawberries|blueberry pie|tacos|curry|couscous|mango|popcorn|olives|hot chocolate|apple juice|tea|milk|
-    lemonade|cold coffee|fried eggs|porridge|roast chicken|lentil stew|mashed potatoes|a bowl of ramen""".split("|")
-_JOBS = """baker|pilot|teacher|nurse|painter|farmer|detective|astronaut|gardener|singer|carpenter|librarian|doctor|
-    firefighter|bus driver|chef|sailor|plumber|clown|scientist|postman|mechanic|dancer|writer|judge|tailor""".split("|")
+    lemonade|cold coffee|fried eggs|porridge|roast chicken|lentil stew|mashed potatoes|a bowl of ramen"""
+_JOBS = """
+    baker|pilot|teacher|nurse|painter|farmer|detective|astronaut|gardener|singer|carpenter|librarian|doctor|
+    firefighter|bus driver|chef|sailor|plumber|clown|scientist|postman|mechanic|dancer|writer|judge|tailor"""
 _ADJECTIVES = """old small big lucky golden silver wooden broken shiny tiny fluffy rusty brave quiet loud sleepy hungry
     funny secret lazy striped warm cold sweet bitter wild gentle clever round square soft heavy lost""".split()
-_NOUNS = """umbrella guitar violin piano bicycle skateboard lamp clock mirror pencil book map key coin ring stone feather
+_NOUNS = """
+    umbrella guitar violin piano bicycle skateboard lamp clock mirror pencil book map key coin ring stone feather
     shell button ladder basket bucket candle spoon whistle trumpet telescope compass suitcase tent puzzle doll train
     rocket dragon unicorn penguin turtle parrot pony hamster owl whale spider frog goose fox""".split()
 _VERBS = "dance sing sleep swim read run paint cook climb whistle juggle sail skate wait laugh dream fly jump".split()
-_WHEN = "in the rain|every morning|on sundays|at night|in winter|all day|after lunch|before dawn|at full moon".split("|")
+_WHEN = "in the rain|every morning|on sundays|at night|in winter|all day|after lunch|before dawn|at full moon"
 _MONTHS = """january february march april may june july august september october november december""".split()
 _DAYS = "monday tuesday wednesday thursday friday saturday sunday".split()
 
 
 def _list(words):
-    return [w.strip() for w in words]
+    return [w.strip() for w in words.split("|")]
 
 
 _TOWNS, _SPOTS, _FOODS, _JOBS, _WHEN = map(_list, (_TOWNS, _SPOTS, _FOODS, _JOBS, _WHEN))
@@ -167,12 +172,20 @@ def _invented(r):
 
 # %% ../../nbs/toyworld/108_free_facts.ipynb #w1080015
 _VALUES = dict(
-    person=_person, place=_town, date=_date, number=_number, food=_food, job=_job, thing=_thing, phrase=_phrase,
+    person=_person,
+    place=_town,
+    date=_date,
+    number=_number,
+    food=_food,
+    job=_job,
+    thing=_thing,
+    phrase=_phrase,
     invented=_invented,
 )  # kind -> function of the generator
 _FITTING = {
-    "person": """friend|best friend|sister|brother|mother|father|cousin|neighbour|teacher|roommate|boss|hero|idol|partner|
-        daughter|son|uncle|aunt|doctor|coach|pet|nickname|last name|full name|middle name|team|favourite band""",
+    "person": """friend|best friend|sister|brother|mother|father|cousin|neighbour|teacher|roommate|boss|hero|idol|
+        partner|daughter|son|uncle|aunt|doctor|coach|pet|
+        nickname|last name|full name|middle name|team|favourite band""",
     "food": "food|favourite food|favorite food|favourite drink|snack|breakfast|dessert|lunch|favourite fruit|allergy",
     "number": "age|favourite number|lucky number|phone number|shoe size|weight|height|locker code|room number|bus line",
     "job": "job|dream|title",

@@ -33,14 +33,15 @@ def expand_template(
 # %% ../../nbs/toyworld/109_patterns.ipynb #w1090007
 _SHORT = {
     "what is": "what's", "where is": "where's", "who is": "who's", "when is": "when's", "i would": "i'd",
-    "i have": "i've", "it is": "it's", "that is": "that's", "do not": "don't", "does not": "doesn't", "i am": "i'm",
+    "it is": "it's", "that is": "that's", "do not": "don't", "does not": "doesn't", "i am": "i'm",
     "is not": "isn't", "there is": "there's", "let us": "let's", "how is": "how's",
 }  # fmt: skip
 _GREETINGS = ["hey ,", "hi ,", "hello ,", "ok ,", "now ,", "so ,", "well ,"]
 _ASKING = ["please", "could you", "can you", "would you", "could you please", "can you please", "i want you to"]
 _ASKING += ["i would like you to", "i need you to", "will you", "go ahead and", "you should", "try to", "just"]
 _VERBS = frozenset(
-    """tell say name give state answer mention spell write reveal explain let inform remind refresh look check recall find
+    """
+    tell say name give state answer mention spell write reveal explain let inform remind refresh look check recall find
     get remember fetch complete finish continue draw paint sketch depict illustrate render create make generate produce
     design visualize show send bring take shoot snap imagine describe caption summarize summarise portray provide put
     turn list remove erase delete replace add change move recolor recolour color colour swap exchange set place dress
@@ -171,6 +172,7 @@ def name_slots(
     return about | dict(who=it, whom=him, whose=its)
 
 # %% ../../nbs/toyworld/109_patterns.ipynb #w1090017
+_AN = re.compile(r"\ba(?= [aeiou])")  # the world says 'a orange ball' in answers; people say 'an orange ball'
 _WITH_ARTICLE = ("thing", "acc", "at", "old", "new", "place", "look")  # slots whose article can be left out
 
 
@@ -181,6 +183,8 @@ def fill_slots(
 ) -> str:
     "The pattern with its slots filled."
     filled = {k: without_articles(v) if bare and k in _WITH_ARTICLE else v for k, v in slots.items()}
+    filled |= {k: _AN.sub("an", filled[k]) for k in _WITH_ARTICLE if k in filled}
+    pattern = _AN.sub("an", pattern)
     return re.sub(r"\{(\w+)\}", lambda m: str(filled[m[1]]), pattern)
 
 # %% ../../nbs/toyworld/109_patterns.ipynb #w1090020

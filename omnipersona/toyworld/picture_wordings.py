@@ -49,7 +49,9 @@ _OPEN = dict(
         [describe|picture] {whom} in [a few|four|three] words""".replace("{ask}", _ASK),
     species="""what kind of animal is {who}
         [what|which] [species|type of animal|sort of animal] is {who}
-        [is|what] {who} [a dog or what|which animal]
+        [which|what] [animal|being] is {who}
+        is {who} a dog or [what|something else]
+        [tell me|say|do you know] [what|which] [animal|species] {who} is
         to which species does {who} belong
         {who} is what kind of animal""",
     color=f"""what [color|colour] [is {{who}}|does {{who}} have|has {{who}}|is {{who}} in {_PHOTO}]
@@ -86,7 +88,7 @@ _OPEN = dict(
         {_ASK} what is [next to|beside|near|by] {{whom}}
         [what|who] is [with|at the side of] {{whom}}
         {{who}} is [next to|beside|near] what
-        what [does|] {{who}} [have|has] [next to|beside|near] {{him}}
+        what does {{who}} have [next to|beside|near] {{him}}
         what [else|] is in {_PHOTO} besides {{whom}}""",
     place=f"""where is {{who}} [|in {_PHOTO}|right now|standing]
         where [does {{who}} stand|can you see {{whom}}|do you see {{whom}}|has {{who}} gone]
