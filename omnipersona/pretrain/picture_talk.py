@@ -5,6 +5,8 @@
 # %% ../../nbs/pretrain/313_picture_talk.ipynb #48c9fc16
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
 from .families import FIRST_EDIT, LOOK_ALIKE, SOLO
@@ -47,10 +49,8 @@ def with_companion(
     "The text with the companion's name in place of its description."
     if "companion" not in names or scene.thing is None:
         return text
-    look = thing_name(scene.thing)  # 'a red dog'
-    for article in ("a", "the"):
-        text = text.replace(f"{article} {look.split(' ', 1)[1]}", names["companion"])
-    return text
+    look = thing_name(scene.thing).split(" ", 1)[1]  # 'red dog', which may stand without its article
+    return re.sub(rf"\b(?:(?:an?|the) )?{look}\b", names["companion"], text, flags=re.IGNORECASE)
 
 # %% ../../nbs/pretrain/313_picture_talk.ipynb #375515af
 class PictureTalk(TalkTasks):
