@@ -193,7 +193,7 @@ def who_is_where(
         raise OmniError("who_is_where: the scene needs a character and a companion, such as random_scene(r, p_pair=1)")
     large, small = _two(scene, names)
     one, other = (large, small) if r.random() < 0.5 else (small, large)
-    kind = kind or str(r.choice(_possible(scene)))
+    kind = kind or str(r.choice([k for k in _possible(scene) if WHO_QUESTIONS[k].parts[held_out]]))
     if kind == "accessory" or (kind == "side" and one["side"] == "middle"):
         one, other = (large, small) if kind == "accessory" else (small, large)
     slots, answer = _slots_and_answer(r, scene, kind, one, other)

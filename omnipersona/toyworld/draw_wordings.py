@@ -46,8 +46,8 @@ _NEAR = ["with", "with", "with", *"next to|beside|near|by|close to|and|together 
 _ON_SIDE = ["on the {side}", "on the {side}", "on the {side} side", "standing on the {side}", "placed on the {side}"]
 _AT = ["{at}", "{at}", "{at}", "{at}", "standing {at}", "who is {at}", ", {at}"]
 _OLD = re.compile(
-    r"photo of (\{who\}( wearing \{acc\})?( with (\{thing\}|\{its\} \{key0\}))?( \{at\})?( on \{side\})?"
-    r"|\{thing\}( \{at\})?|\{key0\} of \{who\}( \{at\})?|\{who\} at \{its\} home)"
+    r"photo of (\{(who|thing)\}( wearing \{acc\})?( with (\{thing\}|\{its\} \{key\}))?( \{at\})?( on \{side\})?"
+    r"|\{key\} of \{who\}( \{at\})?|\{who\} at \{its\} \{key\})"
 )
 
 
@@ -62,13 +62,15 @@ def _first(r, options):
 
 def _held_out_drawing(pattern):
     "The first edition's captions and requests are trained, whatever their hash."
-    return is_held_out(pattern) and not _OLD.fullmatch(wording_key(pattern).replace("{look}", "{who}"))
+    return is_held_out(pattern) and not _OLD.fullmatch(wording_key(pattern))
 
 
 def _choose(r, body, held_out):
     "A frame around a body, which is a function of (generator, choice) that returns words and a clause after them."
     if not held_out and r.random() < 0.15:
-        return f"a photo of {body(r, _first)[0]}"
+        pattern = f"a photo of {body(r, _first)[0]}"
+        if not _held_out_drawing(pattern):
+            return pattern
     for _ in range(3000):
         words, clause = body(r, _pick)
         frame = _pick(r, _pick(r, DRAW_FRAMES))
@@ -142,7 +144,7 @@ _PLACE_CLAUSES = [". the place is R", ". it happens at R", ", and the background
 _NEAR_FACT = [f"{w} R" for w in _NEAR] + ["holding R", "that has R", "who brings R", "having R"]
 _ON_FACT = ["on R", "on R", "celebrating R", "during R"]
 _AT_FACT = ["at R", "at R", "at R", "in R", "visiting R", "near R", "who is at R"]
-_AT_HOME = ["at {its} home", "at {its} home", "at home", "back home", "staying at home", "in {its} own home"]
+_AT_HOME = ["at home", "at home", "back home", "staying at home", "in {its} own home"]
 
 
 def _worded(r, pick, options, key, subject=False):
@@ -178,7 +180,7 @@ def _fact_body(keys, where, slots):
             if not clause and pick(r, (False,) * 9 + (True,)):
                 clause = _worded(r, pick, _PLACE_CLAUSES, i)
             else:
-                home = keys[i] == "home" and pick(r, (True, True, False))
+                home = keys[i] == "home" and pick(r, (False, True))
                 parts.append(pick(r, _AT_HOME) if home else _worded(r, pick, _AT_FACT, i))
         parts += [pick(r, _AT)] if "at" in slots else []
         return _joined(r, who, parts, pick), clause
@@ -207,11 +209,12 @@ def _refined(name, known, where, slots):
     return " ".join(["a photo of", who, *parts])
 
 
-def _extras(r, keys, where, place):
-    "Parts of the request that need no fact: what is worn, a thing, a place."
+def _extras(r, keys, facts, where, place):
+    "Parts of the request that need no fact: what is worn, a thing that is no fact, a place."
     slots = dict(acc=worn(_pick(r, ACCESSORIES))) if r.random() < (0.15 if keys else 0.4) else {}
     if not where["near"] and r.random() < (0.1 if keys else 0.5):
-        slots["thing"] = random_thing(r).description
+        things = [random_thing(r).description for _ in range(4)]
+        slots["thing"] = next(t for t in [*things, "an old umbrella"] if t not in facts.values())
     if place and not where["place"]:
         slots |= dict(at=at_place(r, place), place=f"the {place}" if place in PLACES else place)
     return slots
@@ -228,7 +231,7 @@ def draw_with_facts(
     "A request to draw, the facts that it needs as questions with answers, and the request with the facts written in."
     keys = list(keys)
     where = _layout(r, keys, facts)
-    slots = _extras(r, keys, where, place)
+    slots = _extras(r, keys, facts, where, place)
     pattern = _choose(r, _fact_body(keys, where, slots), held_out)
     people = name_slots(r, name)
     request = say_pattern(r, pattern, "request", people | slots | {f"key{i}": k for i, k in enumerate(keys)})

@@ -119,9 +119,13 @@ _BEFORE_IT = re.compile(rf"^(?:{'|'.join(_LEFT_OUT)})\s+")
 _AFTER_IT = re.compile(rf"\s+(?:{'|'.join(_LEFT_OUT_AFTER)})$")
 
 
+_SAME_SLOT = dict(whom="who", new="thing", old="thing", look="thing", key0="key", key1="key")  # look the same
+
+
 def wording_key(pattern: str) -> str:
     "What all surfaces of a pattern have in common: small letters, no articles, no politeness, no punctuation."
-    text = " ".join(re.sub(r"[.,;:?!]", " ", pattern.lower()).split())
+    text = re.sub(r"\{(\w+)\}", lambda m: "{" + _SAME_SLOT.get(m[1], m[1]) + "}", pattern)
+    text = " ".join(re.sub(r"[.,;:?!]", " ", text.lower()).split())
     text = " ".join(_LONG.get(w, w) for w in text.split())
     before = None
     while before != text:
