@@ -14,7 +14,8 @@ from .picture_wordings import OPEN_QUESTIONS, at_place
 from .scenes import Scene, thing_name, worn
 
 # %% auto #0
-__all__ = ['DESCRIBE_REQUESTS', 'DESCRIBE_QUESTIONS', 'WHO_QUESTIONS', 'ask_describe', 'description', 'described', 'who_is_where']
+__all__ = ['DESCRIBE_REQUESTS', 'DESCRIBE_QUESTIONS', 'WHO_QUESTIONS', 'ask_describe', 'description', 'described_parts',
+           'who_is_where']
 
 # %% ../../nbs/toyworld/112_descriptions.ipynb #w1120005
 _PHOTO = "[the|this] [photo|picture|image|scene]"
@@ -89,7 +90,7 @@ def _varied(r, who, wearing, at, near):
     return opening[int(r.integers(4))].format(who=who, parts=" ".join(parts))
 
 # %% ../../nbs/toyworld/112_descriptions.ipynb #w1120011
-def described(
+def described_parts(
     text: str,  # '<maeve> is wearing a hat at the beach next to a red kite'
 ) -> dict:  # {'who': '<maeve>', 'accessory': 'a hat', 'place': 'the beach', 'beside': 'a red kite'}
     "The attributes that a description claims; those that it does not mention are absent."

@@ -18,7 +18,7 @@ from .picture_wordings import ask_picture, ask_yes_no, at_place, scene_slots
 from .scenes import Scene, random_scene, random_traits, thing_name, worn
 
 # %% auto #0
-__all__ = ['EDIT_GRAMMARS', 'INTENTS', 'edit_request']
+__all__ = ['EDIT_GRAMMARS', 'INTENTS', 'ONE_WORDING', 'edit_request']
 
 # %% ../../nbs/toyworld/114_wordings.ipynb #w1140005
 _FROM = "[|from the photo|from the picture|from the image|here|from here]"
@@ -216,3 +216,4 @@ INTENTS = {
     "draw with facts": _any_facts,
     "edit": _any_edit,
 }  # intent -> function of (generator, held_out)
+ONE_WORDING = dict(unknown=UNKNOWN, absent=absent, describe=description)  # what is said in one wording only
