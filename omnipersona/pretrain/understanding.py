@@ -23,7 +23,7 @@ from .pair_families import pair_shard
 from .picture_talk import PictureTalk
 from .second_run import averaged_backbone
 from .talk import separate_questions
-from ..toyworld.descriptions import described
+from ..toyworld.descriptions import described_parts
 from ..toyworld.draw_wordings import draw_request
 from ..toyworld.fact_wordings import UNKNOWN
 from ..toyworld.judge import ToyJudge
@@ -96,7 +96,7 @@ def described_right(
     answer: str,
 ) -> tuple:  # (right attributes, attributes there are, invented ones)
     "How many attributes of a picture a description names."
-    claimed, true = described(said), described(answer)
+    claimed, true = described_parts(said), described_parts(answer)
     right = sum(claimed.get(k) == v for k, v in true.items())
     return right, len(true), sum(true.get(k) != v for k, v in claimed.items())
 
