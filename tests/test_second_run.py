@@ -10,6 +10,7 @@ from omnipersona.pretrain.pair_families import COMPANION, pair_family
 from omnipersona.pretrain.picture_talk import names_in, with_companion
 from omnipersona.pretrain.second_run import join_checkpoint, second_config, split_checkpoint
 from omnipersona.pretrain.talk import joined_questions, rewrite_prompt, separate_questions
+from omnipersona.toyworld.draw_wordings import draw_request
 from omnipersona.toyworld.language import edit_scene
 from omnipersona.toyworld.wordings import edit_request
 
@@ -71,7 +72,7 @@ def test_the_same_seed_gives_the_same_edit_in_new_words():
 
 
 def test_a_companion_is_named_only_where_it_is():
-    shown = 0
+    shown, rng = 0, np.random.default_rng(0)
     for family in map(pair_family, range(60)):
         known = [(family.scenes[0].char, "<name_0>"), (family.scenes[COMPANION].char, "<name_1>")]
         for scene in family.scenes[1:3]:
@@ -79,5 +80,8 @@ def test_a_companion_is_named_only_where_it_is():
             together = scene.thing == family.scenes[COMPANION].char
             assert names["char"] == "<name_0>" and ("companion" in names) == together
             assert together or with_companion(text, scene, names) == text
+            if together:  # also where articles are left out, and after 'an'
+                asked = draw_request(scene, rng, names["char"], keep=1.0)
+                assert "<name_1>" in with_companion(asked, scene, names), asked
             shown += together
     assert 30 < shown < 80

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from ..model.autoencoder import Autoencoder
 from ..model.vision import ViT
-from .families import EDIT_CHANCES, FIRST_EDIT, Family
+from .families import EDIT_CHANCES, Family
 from .shard import Shard, encode_pictures
 from ..toyworld.draw import Traits
 from ..toyworld.language import EDITS, edit_scene

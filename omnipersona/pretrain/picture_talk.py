@@ -5,6 +5,8 @@
 # %% ../../nbs/pretrain/313_picture_talk.ipynb #48c9fc16
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
 from .families import FIRST_EDIT, LOOK_ALIKE, SOLO
@@ -22,7 +24,7 @@ from ..toyworld.wordings import edit_request
 # %% auto #0
 __all__ = ['PICTURED_TASKS', 'names_in', 'with_companion', 'PictureTalk', 'draw_anything', 'draw_subject', 'draw_pair',
            'edit_text', 'edit_anything', 'any_photo', 'ask_openly', 'ask_closed', 'describe', 'any_picture',
-           'recognise', 'look_closely', 'ask_absent', 'who_is_who']
+           'recognise_named', 'look_closely', 'ask_absent', 'who_is_who']
 
 # %% ../../nbs/pretrain/313_picture_talk.ipynb #89e06d3a
 def names_in(
@@ -47,10 +49,8 @@ def with_companion(
     "The text with the companion's name in place of its description."
     if "companion" not in names or scene.thing is None:
         return text
-    look = thing_name(scene.thing)  # 'a red dog'
-    for article in ("a", "the"):
-        text = text.replace(f"{article} {look.split(' ', 1)[1]}", names["companion"])
-    return text
+    look = thing_name(scene.thing).split(" ", 1)[1]  # 'red dog', which may stand without its article
+    return re.sub(rf"\b(?:(?:an?|the) )?{look}\b", names["companion"], text, flags=re.IGNORECASE)
 
 # %% ../../nbs/pretrain/313_picture_talk.ipynb #375515af
 class PictureTalk(TalkTasks):
@@ -207,7 +207,7 @@ def any_picture(tasks: PictureTalk, i: int, photos: list, companion: float) -> t
     return same_description(tasks, i) if kind < 0.6 and tasks.introduction != "words" else stranger(tasks, i)
 
 # %% ../../nbs/pretrain/313_picture_talk.ipynb #9dd9e776
-def recognise(tasks: PictureTalk, i: int, turns: int = 6, alike: float = 0.5) -> list:
+def recognise_named(tasks: PictureTalk, i: int, turns: int = 6, alike: float = 0.5) -> list:
     "A name, shown or described, then photos: is it there? `alike`: chance that a *no* has the same description."
     name, places = tasks.name(), tasks.rng.permutation(3)
     if tasks.told:
@@ -228,7 +228,7 @@ def recognise(tasks: PictureTalk, i: int, turns: int = 6, alike: float = 0.5) ->
 
 def look_closely(tasks: PictureTalk, i: int) -> list:
     "The same, and every *no* has the same description."
-    return recognise(tasks, i, alike=1.0)
+    return recognise_named(tasks, i, alike=1.0)
 
 
 def _present(tasks, name):
@@ -284,7 +284,7 @@ PICTURED_TASKS = dict(
     yesno=ask_closed,
     colors=practise_colors,
     words=practise_words,
-    recognise=recognise,
+    recognise=recognise_named,
     looks=look_closely,
     know=practise_know,
     absent=ask_absent,

@@ -33,8 +33,8 @@ from .warm_start import second_network
 
 # %% auto #0
 __all__ = ['FIRST_WORDS', 'SECOND_GROUPS', 'SECOND_TOGETHER', 'SECOND_IMPORTANCE', 'SECOND_TRAINER', 'SECOND_EDITION',
-           'MOST_BYTES', 'second_config', 'run_tokenizer', 'second_shard', 'second_trainer', 'averaged_backbone',
-           'pretrain_second', 'split_checkpoint', 'join_checkpoint']
+           'CHECKPOINT_PART_BYTES', 'second_config', 'run_tokenizer', 'second_shard', 'second_trainer',
+           'averaged_backbone', 'pretrain_second', 'split_checkpoint', 'join_checkpoint']
 
 # %% ../../nbs/pretrain/314_second_run.ipynb #93fd50d4
 _SAID = dict(vqa=0.18, yesno=0.18, know=0.03, looks=0.16, recognise=0.12, absent=0.11, who=0.11, describe=0.11)
@@ -162,12 +162,12 @@ def pretrain_second(**changes: Any) -> None:
     return None
 
 # %% ../../nbs/pretrain/314_second_run.ipynb #6c5ad359
-MOST_BYTES = 14_000_000  # of a file
+CHECKPOINT_PART_BYTES = 14_000_000  # of a file
 
 
 def split_checkpoint(
     folder: Path | str,  # of a run
-    most: int = MOST_BYTES,  # bytes of a file
+    most: int = CHECKPOINT_PART_BYTES,  # bytes of a file
 ) -> list:  # of paths
     "The folder's checkpoint as several files beside it."
     file = Path(folder, "state.safetensors")

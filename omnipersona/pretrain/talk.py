@@ -5,8 +5,6 @@
 # %% ../../nbs/pretrain/312_talk.ipynb #1228bfb2
 from __future__ import annotations
 
-import numpy as np
-
 from .mixture import any_answer, any_key, any_request, plain_request
 from .tasks import PretrainTasks
 from ..toyworld.draw_wordings import draw_request, draw_with_facts
@@ -18,7 +16,7 @@ from ..toyworld.scenes import Character, random_scene, random_traits
 from ..toyworld.wordings import edit_request
 
 # %% auto #0
-__all__ = ['UNKNOWN_SHARE', 'FACTS_NEEDED', 'NO_QUESTION', 'TALKING_TASKS', 'TalkTasks', 'tell', 'practise_told',
+__all__ = ['UNKNOWN_SHARE', 'FACTS_NEEDED', 'NO_QUESTION', 'TALKING_TASKS', 'TalkTasks', 'tell_about', 'practise_told',
            'any_request_with_facts', 'any_plain_request', 'intent_prompt', 'rewrite_prompt', 'joined_questions',
            'separate_questions', 'practise_intent', 'practise_rewriting']
 
@@ -54,7 +52,7 @@ class TalkTasks(PretrainTasks):
 UNKNOWN_SHARE = 0.25  # of the questions about facts
 
 
-def tell(tasks: TalkTasks, name: str, facts: dict, description: str = "") -> list:
+def tell_about(tasks: TalkTasks, name: str, facts: dict, description: str = "") -> list:
     "Facts about `name` as texts: all in one, or one for each."
     rng, texts = tasks.rng, [f"{name} is {description} ."] if description else []
     keys = [str(k) for k in rng.permutation(list(facts))]
@@ -75,7 +73,7 @@ def practise_told(tasks: TalkTasks, turns: int = 6) -> list:
     mentioned = {k for facts in people.values() for k in facts} | set(tasks.facts(2))
     for name, facts in people.items():
         description = Character(random_traits(rng)).description if tasks.coin(0.4) else ""
-        told += tell(tasks, name, facts, description)
+        told += tell_about(tasks, name, facts, description)
         known += [(tasks.ask(k, name), v) for k, v in facts.items()]
         known += [(f"what is {name} ?", description)] if description else []
         unknown += [(tasks.ask(k, name), UNKNOWN) for k in sorted(mentioned - set(facts))]

@@ -23,15 +23,15 @@ from .pair_families import pair_shard
 from .picture_talk import PictureTalk
 from .second_run import averaged_backbone
 from .talk import separate_questions
-from ..toyworld.descriptions import described
+from ..toyworld.descriptions import described_parts
 from ..toyworld.draw_wordings import draw_request
 from ..toyworld.fact_wordings import UNKNOWN
 from ..toyworld.judge import ToyJudge
 
 # %% auto #0
-__all__ = ['HELD_OUT_FAMILIES', 'WORDS', 'GUIDANCE', 'single_questions', 'answers_to', 'kind_of', 'described_right', 'understood',
-           'calibration_error', 'yes_no_calibration', 'drawing_losses', 'sheet_requests', 'draw_sheet', 'sheet_image',
-           'held_out_tasks', 'measure_second']
+__all__ = ['HELD_OUT_FAMILIES', 'MEASURED_TASKS', 'GUIDANCE', 'single_questions', 'answers_to', 'kind_of', 'described_right',
+           'understood', 'calibration_error', 'yes_no_calibration', 'drawing_losses', 'sheet_requests', 'draw_sheet',
+           'sheet_image', 'held_out_tasks', 'measure_second']
 
 # %% ../../nbs/pretrain/315_understanding.ipynb #d848fe1c
 HELD_OUT_FAMILIES = 500_000  # number of the first family that pretraining never uses
@@ -96,19 +96,21 @@ def described_right(
     answer: str,
 ) -> tuple:  # (right attributes, attributes there are, invented ones)
     "How many attributes of a picture a description names."
-    claimed, true = described(said), described(answer)
+    claimed, true = described_parts(said), described_parts(answer)
     right = sum(claimed.get(k) == v for k, v in true.items())
     return right, len(true), sum(true.get(k) != v for k, v in claimed.items())
 
 # %% ../../nbs/pretrain/315_understanding.ipynb #960bda27
-WORDS = "facts intent rewrite vqa yesno know recognise looks absent who describe".split()  # tasks that are measured
+MEASURED_TASKS = (
+    "facts intent rewrite vqa yesno know recognise looks absent who describe".split()
+)  # tasks that are measured
 
 
 def understood(
     bb: Backbone,
     tasks: PictureTalk,
     n: int = 200,  # questions of each task
-    names: list = WORDS,  # of tasks
+    names: list = MEASURED_TASKS,  # of tasks
     seed: int = 0,
 ) -> tuple:  # ({score: (share right, questions)}, wrong answers: list of (score, question, right answer, said))
     "The share of answers that equal the right one."
