@@ -145,7 +145,7 @@ pretrain: $(READY) ## the tiny backbone's weights, again
 pretrain-second: $(READY) ## the second edition's weights, on from those in the package
 	$(call RUN,pretrain.second_run,pretrain_second)
 measure-second: $(READY) ## what the second edition's last checkpoint understands, and sheets of its drawings
-	$(call RUN,pretrain.understanding,measure_second)
+	$(call RUN,pretrain.held_out_measures,measure_second)
 
 # ---- testing ------------------------------------------------------------------------------------------------------
 # House rules first (seconds), then every cell of the library notebooks, the tutorials, and the other tests.

@@ -28,7 +28,7 @@ from ..toyworld.world import ToyWorld
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'HALF', 'STEP_SETTINGS', 'SCORED_AT', 'KEPT', 'linear_decay', 'late_decay', 'StepSetting',
-           'concept_scores', 'setting_key', 'score_setting', 'study_rows', 'main']
+           'scores_at_steps', 'setting_key', 'score_setting', 'study_rows', 'main']
 
 # %% ../../nbs/bench/624_steps_bench.ipynb #p6240004
 def linear_decay(warmup: int, steps: int) -> Callable[[int], float]:  # step -> share of the peak
@@ -91,7 +91,7 @@ SCORED_AT = (55, 110, 220, 330, 440)  # steps
 KEPT = ("character", "seed", "lesson", "step", "best", "cpu", "scores")  # of a row, in the report
 
 # %% ../../nbs/bench/624_steps_bench.ipynb #p6240008
-def concept_scores(bb, judge: ToyJudge, concept, char, n: int = 16, seed: int = 0) -> dict:  # {score: number}
+def scores_at_steps(bb, judge: ToyJudge, concept, char, n: int = 16, seed: int = 0) -> dict:  # {score: number}
     "Recognition, answers and drawings of a concept, on fresh photos."
     world, persona = ToyWorld(bb.size), Persona(bb, concept)
     mine = [world.photo(char, seed=440_000 + 100_000 * seed + i) for i in range(n)]
@@ -134,7 +134,7 @@ def score_setting(
         if last or (taken in scored_at and not stop):
             row = dict(character=cs, seed=seed, lesson=f"{name}, {'end' if last else f'step {taken}'}")
             row |= setting_key(name, setting, bb.fingerprint, n) | dict(step=taken, best=learner.global_step, last=last)
-            row |= dict(cpu=round(spent, 2), scores=concept_scores(bb, judge, learner.concept, char, n, seed))
+            row |= dict(cpu=round(spent, 2), scores=scores_at_steps(bb, judge, learner.concept, char, n, seed))
             keep_row(file, row)
             rows.append(row)
     return rows

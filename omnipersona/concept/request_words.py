@@ -25,7 +25,7 @@ from omnipersona.concept.everyday_words import (
 )
 
 # %% auto #0
-__all__ = ['SINGLE', 'SMALL', 'TYPED_IN_HASTE', 'HARMLESS', 'NOUNS', 'Token', 'phrases', 'plain_text', 'request_tokens',
+__all__ = ['ONE_EACH', 'SMALL_WORDS', 'TYPED_IN_HASTE', 'HARMLESS', 'NOUNS', 'Token', 'phrases', 'plain_text', 'request_tokens',
            'read_words']
 
 # %% ../../nbs/concept/427_request_words.ipynb #w4270004
@@ -76,7 +76,7 @@ def _stems(word):
                 yield stem[:-1]
 
 
-SINGLE = ("thing", "kind", "wear")  # several of them are not one
+ONE_EACH = ("thing", "kind", "wear")  # several of them are not one
 
 
 def _known(words):
@@ -87,7 +87,7 @@ def _known(words):
     *first, last = words
     for stem in list(_stems(last))[1:]:
         found = phrases().get(" ".join([*first, stem]))
-        if found and not (found[0] in SINGLE and last.endswith("s")) and found[0] != "filler":
+        if found and not (found[0] in ONE_EACH and last.endswith("s")) and found[0] != "filler":
             return found
     for stem in list(_stems(words[0]))[1:] if first else ():
         found = phrases().get(" ".join([stem, *words[1:]]))
@@ -96,7 +96,7 @@ def _known(words):
     return None
 
 # %% ../../nbs/concept/427_request_words.ipynb #w4270009
-SMALL = PRONOUNS | OWNER_WORDS | ARTICLES | GLUE_WORDS
+SMALL_WORDS = PRONOUNS | OWNER_WORDS | ARTICLES | GLUE_WORDS
 
 
 TYPED_IN_HASTE = (
@@ -123,7 +123,7 @@ def _slips(word, meant):
 
 def _mended(word, names):
     "The known word that a typing mistake was meant to be; '' where that is not clear."
-    known = set(phrases()) | SMALL
+    known = set(phrases()) | SMALL_WORDS
     if len(word) < 4 or not word.isalpha() or word in ORDINARY_WORDS or set(_stems(word)) & known:
         return ""
     near = {phrases().get(w, ("who", w)): w for w in (*_correctable(), *names) if _slips(word, w)}
