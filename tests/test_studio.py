@@ -467,6 +467,18 @@ def test_ask_draw_and_edit(s):
     assert bytes(t.images["Draw"].value) != first
 
 
+def test_a_drawing_can_be_asked_about_and_edited(s, bb, concept):
+    "Also where a concept was loaded without pictures."
+    t = s.tryout
+    t.use(Persona(bb, concept), "maeve", {})
+    assert t.source.get_or_none() is None
+    t.texts["Draw"].value = "a photo of <maeve> at the beach"
+    t.buttons["Draw"].click()
+    drawn = t.results["Draw"].image
+    assert t.source.which.value == "drawing 1" and t.source.get() is drawn
+    assert t.about.get_or_none() is None and "drawing 1" in t.about.which.options  # what was chosen stays
+
+
 def test_static_says_all_and_markup_is_text(s, bb, tmp_path):
     s.train()
     for b in s.tryout.buttons.values():

@@ -241,7 +241,13 @@ class TryOut:
         self.said["Draw"](f"drawn: {r.prompt}{recalled}")
         self.history.add(self.prompt.value, pictures=[("the drawing", r.image)])
         self.drawings.append((r.image, r.request))
+        self._offer_picture(f"drawing {len(self.drawings)}", r.image)
         return r
+
+    def _offer_picture(self, label, picture):
+        "A drawing can be asked about and edited, too. What is chosen stays chosen."
+        for chooser in (self.about, self.source):
+            chooser.offer({**chooser.offered, label: picture}, chooser.which.value)
 
     def _edit(self, persona: Persona, reading: Reading) -> Result:
         picture = self.source.get()
