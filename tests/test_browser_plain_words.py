@@ -50,7 +50,7 @@ def test_a_question_with_an_unknown_word_is_not_asked(page):
     said(page, "pizza")
     said(page, "nothing was asked yet")
     page.screenshot(path=SHOTS / "plain-words-unsure.png")
-    page.locator(".omni-chip:visible", has_text="what is the food of <pip> ?").first.click()
+    page.locator(".omni-chip:visible", has_text="what is the food of ‹pip› ?").first.click()
     said(page, "probability")
     page.locator(".omni-history figure", has_text="what is the food of <pip> ?").first.wait_for()
 

@@ -193,7 +193,8 @@ class Understood:
     def _offer(self, text, do):
         import ipywidgets as w
 
-        button = with_tip(w.Button(description=text, layout=dict(width="auto")), text)
+        label = text.translate(str.maketrans("<>", "‹›"))  # ipywidgets 7 reads labels as HTML
+        button = with_tip(w.Button(description=label, layout=dict(width="auto")), text)
         button.add_class("omni-chip")
         button.on_click(lambda _: do())
         return button

@@ -206,7 +206,8 @@ def tried(x, tmp):
     for box, name in ((s.tryout.question, "Ask"), (s.tryout.prompt, "Draw")):
         box.value = x
         s.tryout.buttons[name].click()
-    return s.tryout.said["Ask"].bad and quiet(s.widget, s.tryout.said["Ask"].text)
+    line = s.tryout.understood["Ask"].line  # a request that is not understood is not asked
+    return line.bad and quiet(s.widget, line.text)
 
 
 def replayed(x, tmp):
