@@ -58,7 +58,7 @@ from omnipersona.pictures import load_image
 # ---- records ------------------------------------------------------------------------------------------------------
 words = st.text("abc <>\n\"{}é☃'", min_size=1).filter(str.strip)
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-9, 9) | st.floats(-9, 9) | words,
+    st.none() | st.booleans() | st.integers(-9, 9) | st.floats(-9, 9, allow_subnormal=False) | words,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3),
     max_leaves=5,
 )
@@ -79,8 +79,8 @@ some_predictions = st.builds(
     method=words,
     seed=st.integers(),
     text=st.none() | st.text("a\n\u2028\x85", max_size=4),
-    seconds=st.none() | st.floats(0, 1e6),
-    confidence=st.none() | st.floats(0, 1),
+    seconds=st.none() | st.floats(0, 1e6, allow_subnormal=False),
+    confidence=st.none() | st.floats(0, 1, allow_subnormal=False),
 )
 
 
