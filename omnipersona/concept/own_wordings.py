@@ -28,6 +28,7 @@ class Sentence:
     may: str = ""  # parts that may be there
     picture: bool = False  # it is about a picture
     replay: bool = False  # the concept has to say first what it knows
+    note: str = ""  # for the person, where this sentence is chosen
     implied: bool = False  # the concept need not be named where there is only one
 
     @property
@@ -49,6 +50,14 @@ _PHOTO = [
     Sentence("ask", "what is {who} wearing ?", "wearing", "what tell see this photo how have", implied=True),
     Sentence(
         "ask", "what is next to {who} ?", "next/hold", "what tell whoq see this photo hold next stand", implied=True
+    ),
+    Sentence(
+        "ask",
+        "what is next to {who} ?",
+        "colorword thing/next",
+        "what tell see this photo next hold have thing kind how",
+        note="the answer says the colour",
+        implied=True,
     ),
     Sentence("ask", "where is {who} ?", "where/placeword", "tell photo this see what next placeword where stand"),
     Sentence("ask", "where is it ?", "where/backword/placeword", "placeword what tell where photo this see backword"),
