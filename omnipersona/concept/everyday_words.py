@@ -200,7 +200,7 @@ NEGATIONS = frozenset(
     protect minus unless rather""".split()
 )  # what stands behind one of them is not wanted, or must stay
 SIZES = frozenset("little small tiny wee".split())  # in front of a noun
-DEGREES = frozenset("little bit tad slightly somewhat lot more further farther far".split())  # in front of a side
+DEGREES = frozenset("little tad slightly somewhat".split())  # in front of a side, or behind it
 CONTRACTIONS = dict(pair.split("=") for pair in _SHORT.split(", "))
 
 # %% ../../nbs/concept/426_everyday_words.ipynb #w4260012
