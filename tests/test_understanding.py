@@ -150,6 +150,7 @@ def test_no_offer_removes_what_nobody_wants_removed():
         x = read(text, "edit")
         assert not x.sure and (x.offers_kind, x.offers) == ("ask", ("what is next to <maeve> ?",))
         assert not read(text, "edit", look=lambda question: "nothing").sure
+    assert not any(o.startswith("remove <") for o in read("remove the thing maeve holds", "edit").offers)
     x = read("replace the cat with a red balloon", "edit")
     assert x.offers and all(o.endswith(" cat with a red balloon") for o in x.offers)
     assert not read("replace the cat with a red balloon", "edit", look=lambda question: "a red kite").sure

@@ -73,7 +73,8 @@ MEANINGS = dict(
 
 # %% auto #0
 __all__ = ['MEANINGS', 'GRAMMAR_WORDS', 'PRONOUNS', 'OWNER_WORDS', 'ARTICLES', 'GLUE_WORDS', 'NEEDS_CARE', 'YES_NO_VERBS',
-           'FILLERS', 'NEGATIONS', 'SIZES', 'DEGREES', 'CONTRACTIONS', 'NEAR_THINGS', 'ORDINARY_WORDS', 'CHOICE_PARTS']
+           'FILLERS', 'NEGATIONS', 'SIZE_WORDS', 'DEGREE_WORDS', 'CONTRACTIONS', 'NEAR_THINGS', 'ORDINARY_WORDS',
+           'CHOICE_PARTS']
 
 # %% ../../nbs/concept/426_everyday_words.ipynb #w4260006
 GRAMMAR_WORDS = dict(
@@ -199,8 +200,8 @@ NEGATIONS = frozenset(
     """not no never none nobody nothing nor neither without except excluding but avoid stop keep leave spare preserve
     protect minus unless rather""".split()
 )  # what stands behind one of them is not wanted, or must stay
-SIZES = frozenset("little small tiny wee".split())  # in front of a noun
-DEGREES = frozenset("little tad slightly somewhat".split())  # in front of a side, or behind it
+SIZE_WORDS = frozenset("little small tiny wee".split())  # in front of a noun
+DEGREE_WORDS = frozenset("little tad slightly somewhat".split())  # in front of a side, or behind it
 CONTRACTIONS = dict(pair.split("=") for pair in _SHORT.split(", "))
 
 # %% ../../nbs/concept/426_everyday_words.ipynb #w4260012

@@ -138,22 +138,27 @@ def own_facts(key: str) -> list[Sentence]:
     "Sentences about the fact `key`."
     own, asked = f"fact={key}", f"tell like have this {_ASKED.get(key, 'what')}"
     found = [Sentence("ask", f"what is the {key} of {{name}} ?", own, asked)]
-    more = dict(replay=True)
     if key == "home":
-        found.append(Sentence("draw", "a photo of {there} at its home", own, _SHOWN + " where like placeword", **more))
+        found.append(
+            Sentence("draw", "a photo of {there} at its home", own, _SHOWN + " where like placeword", replay=True)
+        )
         text = "change the background to the home of {name}"
         may = "placeword backword put make go move turn replace where act=ride see draw photo this"
         return [
             *found,
-            Sentence("edit", text, f"{own} backword/put/make/go/move/turn/replace/act=ride/placeword", may, **more),
+            Sentence(
+                "edit", text, f"{own} backword/put/make/go/move/turn/replace/act=ride/placeword", may, replay=True
+            ),
         ]
     at = "[ at the {place}]"
-    found.append(Sentence("draw", f"a photo of the {key} of {{owner}}{at}", own, "draw photo see tell like", **more))
-    found.append(Sentence("draw", f"a photo of {{there}} with its {key}{at}", own, _SHOWN + " act like", **more))
+    found.append(
+        Sentence("draw", f"a photo of the {key} of {{owner}}{at}", own, "draw photo see tell like", replay=True)
+    )
+    found.append(Sentence("draw", f"a photo of {{there}} with its {key}{at}", own, _SHOWN + " act like", replay=True))
     may = "placeword add put make next who hold see photo like have"
-    found.append(Sentence("edit", f"add the {key} of {{name}}", f"{own} add/put/make/hold/placeword", may, **more))
+    found.append(Sentence("edit", f"add the {key} of {{name}}", f"{own} add/put/make/hold/placeword", may, replay=True))
     text, may = f"replace the {{old}} with the {key} of {{name}}", "replace turn put add make photo who like"
-    return [*found, Sentence("edit", text, f"{own} replace/turn", may, **more)]
+    return [*found, Sentence("edit", text, f"{own} replace/turn", may, replay=True)]
 
 
 def all_sentences(

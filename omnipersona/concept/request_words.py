@@ -15,7 +15,7 @@ from functools import cache
 from omnipersona.concept.everyday_words import (
     ARTICLES,
     CONTRACTIONS,
-    DEGREES,
+    DEGREE_WORDS,
     FILLERS,
     GLUE_WORDS,
     GRAMMAR_WORDS,
@@ -23,7 +23,7 @@ from omnipersona.concept.everyday_words import (
     ORDINARY_WORDS,
     OWNER_WORDS,
     PRONOUNS,
-    SIZES,
+    SIZE_WORDS,
 )
 
 # %% auto #0
@@ -247,12 +247,16 @@ def _owners(tokens):
 def _aside_note(tokens, i):
     "Why a word is left out, where it is a size or a distance that no sentence can say; '' for all others."
     word, behind = tokens[i].text, tokens[i + 1 :]
-    rest = [t for t in behind if t.part not in ("glue", "article", "filler", "stop") and t.text not in DEGREES]
-    before = [t.part for t in tokens[:i] if t.part not in ("glue", "article", "filler") and t.text not in DEGREES]
-    if word in DEGREES and ((rest and rest[0].part == "side") or (not rest and before[-1:] == ["side"])):
+    rest = [t for t in behind if t.part not in ("glue", "article", "filler", "stop") and t.text not in DEGREE_WORDS]
+    before = [t.part for t in tokens[:i] if t.part not in ("glue", "article", "filler") and t.text not in DEGREE_WORDS]
+    if word in DEGREE_WORDS and ((rest and rest[0].part == "side") or (not rest and before[-1:] == ["side"])):
         return f"how far cannot be chosen: {word} is left out"
     named = next((t.part for t in behind if t.part not in ("color", "pattern")), "")
-    return f"sizes cannot be chosen: {word} is left out" if word in SIZES and named in ("thing", "kind", "wear") else ""
+    return (
+        f"sizes cannot be chosen: {word} is left out"
+        if word in SIZE_WORDS and named in ("thing", "kind", "wear")
+        else ""
+    )
 
 
 def _without_asides(tokens):

@@ -127,7 +127,8 @@ def _harmless(text, tokens):
     if not text.startswith("remove "):
         return True
     asked = any(t.part == "remove" for t in tokens)
-    named = any(t.part == "who" and not t.owner for t in tokens) and not beside_words(tokens)
+    named = any(t.part == "who" and not t.owner for t in tokens)
+    named = named and not beside_words(tokens) and not any(t.part in ("what", "whoq") for t in tokens)
     return asked and (named or not text.startswith("remove <"))
 
 
