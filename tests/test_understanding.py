@@ -28,8 +28,13 @@ def read(text, kind="ask", **more):
     return understand_request(text, ["maeve"], TINY, kind, **more)
 
 
+def sees(row):
+    "What answers a question about the picture of a row; None where there is no picture."
+    return (lambda question: row["sees"]) if "sees" in row else None
+
+
 def test_most_requests_are_understood_and_none_wrongly():
-    readings = [(r, read(r["text"], r["kind"])) for r in MEANT]
+    readings = [(r, read(r["text"], r["kind"], look=sees(r))) for r in MEANT]
     wrong = [(r["text"], x.request) for r, x in readings if x.sure and x.request != r["means"]]
     assert not wrong
     assert sum(x.sure for _, x in readings) >= 0.95 * len(MEANT) and len(MEANT) > 120
@@ -110,6 +115,51 @@ def test_the_colour_that_an_edit_needs_is_looked_up_in_the_picture():
         "remove the blue ball",
         "remove the green ball",
     )
+
+
+def test_what_is_left_out_is_told():
+    assert read("paint maeve beside a little red car", "draw").notes == ("sizes cannot be chosen: little is left out",)
+    assert "how far" in read("move maeve a little to the left", "edit").notes[0]
+    assert "purple bunny" in read("draw the purple bunny maeve at the beach", "draw").notes[0]
+    assert read("what color is the carrot").notes == ("the answer says the colour",)
+
+
+@pytest.mark.parametrize(
+    "text, kind, offers",
+    [
+        ("don't remove maeve", "edit", ()),
+        ("never move maeve to the left", "edit", ()),
+        ("keep the hat", "edit", ()),
+        ("leave maeve alone", "edit", ()),
+        ("maeve without a hat and not at the beach", "draw", ("a photo of <maeve>",)),
+        ("maeve at the beach without a kite", "draw", ("a photo of <maeve> at the beach",)),
+    ],
+)
+def test_nothing_is_offered_that_is_behind_a_negation(text, kind, offers):
+    assert read(text, kind).offers == offers
+
+
+def test_no_offer_removes_what_nobody_wants_removed():
+    for row in UNSURE:
+        if row["kind"] != "edit" or not row["text"].strip():
+            continue
+        x = read(row["text"], "edit")
+        if "thing next to" in row["text"] or not any(w in row["text"] for w in ("remove", "delete", "erase", "rid of")):
+            assert not any(o.startswith("remove") for o in x.offers) or "take" in row["text"], row["text"]
+    for text in ("delete the thing next to maeve", "get rid of the thing beside her", "remove what is next to maeve"):
+        x = read(text, "edit")
+        assert not x.sure and (x.offers_kind, x.offers) == ("ask", ("what is next to <maeve> ?",))
+        assert not read(text, "edit", look=lambda question: "nothing").sure
+    assert not any(o.startswith("remove <") for o in read("remove the thing maeve holds", "edit").offers)
+    x = read("replace the cat with a red balloon", "edit")
+    assert x.offers and all(o.endswith(" cat with a red balloon") for o in x.offers)
+    assert not read("replace the cat with a red balloon", "edit", look=lambda question: "a red kite").sure
+
+
+def test_two_places_are_the_reason_and_the_second_is_not_called_unknown():
+    x = read("maeve at the beach and in the desert", "draw")
+    assert x.reason.startswith("two places are said") and "desert" in x.unused
+    assert read("draw the purple bunny maeve in snow", "draw").offers[0] == "a photo of <maeve> at the mountain"
 
 
 def test_several_concepts_and_further_facts():

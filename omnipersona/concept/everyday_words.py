@@ -30,7 +30,7 @@ MEANINGS = dict(
     wear=dict(
         hat="top_hat",
         scarf="neckerchief",
-        glasses="spectacles eyeglasses specs",
+        glasses="spectacles eyeglasses specs sunglasses",
         crown="diadem",
     ),
     color=dict.fromkeys("red orange yellow green teal blue purple pink".split(), "")
@@ -73,7 +73,8 @@ MEANINGS = dict(
 
 # %% auto #0
 __all__ = ['MEANINGS', 'GRAMMAR_WORDS', 'PRONOUNS', 'OWNER_WORDS', 'ARTICLES', 'GLUE_WORDS', 'NEEDS_CARE', 'YES_NO_VERBS',
-           'FILLERS', 'CONTRACTIONS', 'NEAR_THINGS', 'ORDINARY_WORDS', 'CHOICE_PARTS']
+           'FILLERS', 'NEGATIONS', 'SIZE_WORDS', 'DEGREE_WORDS', 'CONTRACTIONS', 'NEAR_THINGS', 'ORDINARY_WORDS',
+           'CHOICE_PARTS']
 
 # %% ../../nbs/concept/426_everyday_words.ipynb #w4260006
 GRAMMAR_WORDS = dict(
@@ -104,7 +105,8 @@ GRAMMAR_WORDS = dict(
         "clothes clothing outfit accessory accessories wears dress dress_up"
     ),
     look=(
-        "look look_like looks_like appearance species animal creature kind_of_animal type_of_animal sort_of_animal "
+        "look look_like looks_like look_as_if look_as_though seem_like seem_as_if appearance species animal "
+        "creature kind_of_animal type_of_animal sort_of_animal "
         "what_kind_of_animal kind_of_creature about is_like"
     ),
     body="fur body skin coat_of_fur",
@@ -130,7 +132,8 @@ GRAMMAR_WORDS = dict(
     put="put put_in set bring get use",
     newword="new different another other",
     make=(
-        "make would_like i_want i_would_like i_would_love i_need let should want have_to must become be needs_to need"
+        "make want_that i_want_that i_wish_that i_need_that i_would_like_that would_like i_want i_would_like "
+        "i_would_love i_need let should want have_to must become be needs_to need"
     ),
     paint="paint color_in colour_in dye tint recolor recolour repaint colorize colourise",
     move="move shift slide push_over relocate drag",
@@ -169,22 +172,43 @@ FILLERS = """
     all_right alright over_to up_in up_on up_at down_at down_by down_in over_at over_in out_in out_on out_at
     do_me_a_favour go_ahead should_i should_we yes yeah um uh oh sort_of type_of kind_of guess all_day every_day
     pair_of supposed_to spot_please me us teh i_forgot i_forget we do_i_give should_i_give shall_i_give am_i
-    would_i_find can_i_find do_i_find would_you_say i_would_like_you_to i_want_you_to fine good great cool super
-    awesome haha lol dude bro wanna gonna gotta lemme gimme_please picture_shows at_all able_to""".split()
+    would_i_find can_i_find do_i_find would_you_say i_would_like_you_to i_want_you_to fine good great cool super awesome
+    haha excuse_me pardon pardon_me sorry sorry_to_bother_you sorry_for_bothering_you
+    sorry_for_the_trouble i_am_sorry apologies darling sweetie sweetheart honey sir madam folks guys
+    would_you_be_so_kind_as_to would_you_be_so_kind_and would_you_be_so_kind could_you_be_so_kind_as_to
+    be_so_kind_as_to be_so_kind_and be_so_kind if_you_would_be_so_kind would_you_be_so_good_as_to be_so_good_as_to
+    would_you_be_kind_enough_to be_kind_enough_to kind_enough_to if_you_please if_you_can if_you_could if_you_would
+    if_you_do_not_mind if_possible if_it_is_possible if_that_is_possible if_that_is_ok if_that_is_okay
+    would_it_be_possible_to is_it_possible_to do_you_mind i_was_wondering_if_you_could i_wonder_if_you_could
+    i_was_wondering i_would_appreciate_it_if_you_could i_would_be_grateful_if_you_could could_i_ask_you_to
+    may_i_ask_you_to can_i_ask_you_to may_i_ask can_i_ask i_would_like_to_ask i_want_to_ask please_to please_do
+    when_you_have_time when_you_get_a_chance many_thanks thanks_a_lot thanks_so_much thank_you_so_much
+    thanks_in_advance thank_you_in_advance cheers much_appreciated good_morning good_day good_evening good_afternoon
+    greetings haha lol dude bro wanna gonna gotta lemme gimme_please picture_shows at_all able_to""".split()
 _SHORT = (
     "what's=what is, whats=what is, where's=where is, wheres=where is, who's=who is, whos=who is, how's=how is, "
     "which's=which is, it's=it is, she's=she is, shes=she is, he's=he is, hes=he is, they're=they are, that's=that "
-    "is, thats=that is, there's=there is, theres=there is, here's=here is, this's=this is, let's=let us, lets=let us, "
+    "is, thats=that is, there's=there is, theres=there is, here's=here is, this's=this is, let's=let us, "
+    "lets=let us, "
     "i'd=i would, i'm=i am, i'll=i will, i've=i have, you're=you are, can't=can not, cannot=can not, won't=will not, "
-    "dont=do not, doesnt=does not, isnt=is not, gimme=give me, wanna=want to, lemme=let me"
+    "dont=do not, doesnt=does not, isnt=is not, "
+    "didnt=did not, wasnt=was not, arent=are not, wont=will not, cant=can not, shouldnt=should not, "
+    "wouldnt=would not, couldnt=could not, hasnt=has not, havent=have not, mustnt=must not, gimme=give "
+    "me, wanna=want to, lemme=let me"
 )
+NEGATIONS = frozenset(
+    """not no never none nobody nothing nor neither without except excluding but avoid stop keep leave spare preserve
+    protect minus unless rather""".split()
+)  # what stands behind one of them is not wanted, or must stay
+SIZE_WORDS = frozenset("little small tiny wee".split())  # in front of a noun
+DEGREE_WORDS = frozenset("little tad slightly somewhat".split())  # in front of a side, or behind it
 CONTRACTIONS = dict(pair.split("=") for pair in _SHORT.split(", "))
 
 # %% ../../nbs/concept/426_everyday_words.ipynb #w4260012
 NEAR_THINGS = {
     word: value
     for value, words in dict(
-        mountain="hill hills rock volcano",
+        mountain="hill hills rock volcano snow snowy",
         park="garden playground meadow field",
         forest="jungle trees",
         city="street village",
@@ -192,7 +216,7 @@ NEAR_THINGS = {
         beach="sand lake island",
         castle="tower",
         hat="cap beanie helmet",
-        glasses="sunglasses shades goggles",
+        glasses="shades goggles",
         crown="tiara",
         scarf="shawl tie",
         person="man woman boy girl child",

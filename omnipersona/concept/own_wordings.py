@@ -28,6 +28,7 @@ class Sentence:
     may: str = ""  # parts that may be there
     picture: bool = False  # it is about a picture
     replay: bool = False  # the concept has to say first what it knows
+    note: str = ""  # for the person, where this sentence is chosen
     implied: bool = False  # the concept need not be named where there is only one
 
     @property
@@ -49,6 +50,14 @@ _PHOTO = [
     Sentence("ask", "what is {who} wearing ?", "wearing", "what tell see this photo how have", implied=True),
     Sentence(
         "ask", "what is next to {who} ?", "next/hold", "what tell whoq see this photo hold next stand", implied=True
+    ),
+    Sentence(
+        "ask",
+        "what is next to {who} ?",
+        "colorword thing/next",
+        "what tell see this photo next hold have thing kind how",
+        note="the answer says the colour",
+        implied=True,
     ),
     Sentence("ask", "where is {who} ?", "where/placeword", "tell photo this see what next placeword where stand"),
     Sentence("ask", "where is it ?", "where/backword/placeword", "placeword what tell where photo this see backword"),
@@ -129,22 +138,27 @@ def own_facts(key: str) -> list[Sentence]:
     "Sentences about the fact `key`."
     own, asked = f"fact={key}", f"tell like have this {_ASKED.get(key, 'what')}"
     found = [Sentence("ask", f"what is the {key} of {{name}} ?", own, asked)]
-    more = dict(replay=True)
     if key == "home":
-        found.append(Sentence("draw", "a photo of {there} at its home", own, _SHOWN + " where like placeword", **more))
+        found.append(
+            Sentence("draw", "a photo of {there} at its home", own, _SHOWN + " where like placeword", replay=True)
+        )
         text = "change the background to the home of {name}"
         may = "placeword backword put make go move turn replace where act=ride see draw photo this"
         return [
             *found,
-            Sentence("edit", text, f"{own} backword/put/make/go/move/turn/replace/act=ride/placeword", may, **more),
+            Sentence(
+                "edit", text, f"{own} backword/put/make/go/move/turn/replace/act=ride/placeword", may, replay=True
+            ),
         ]
     at = "[ at the {place}]"
-    found.append(Sentence("draw", f"a photo of the {key} of {{owner}}{at}", own, "draw photo see tell like", **more))
-    found.append(Sentence("draw", f"a photo of {{there}} with its {key}{at}", own, _SHOWN + " act like", **more))
+    found.append(
+        Sentence("draw", f"a photo of the {key} of {{owner}}{at}", own, "draw photo see tell like", replay=True)
+    )
+    found.append(Sentence("draw", f"a photo of {{there}} with its {key}{at}", own, _SHOWN + " act like", replay=True))
     may = "placeword add put make next who hold see photo like have"
-    found.append(Sentence("edit", f"add the {key} of {{name}}", f"{own} add/put/make/hold/placeword", may, **more))
+    found.append(Sentence("edit", f"add the {key} of {{name}}", f"{own} add/put/make/hold/placeword", may, replay=True))
     text, may = f"replace the {{old}} with the {key} of {{name}}", "replace turn put add make photo who like"
-    return [*found, Sentence("edit", text, f"{own} replace/turn", may, **more)]
+    return [*found, Sentence("edit", text, f"{own} replace/turn", may, replay=True)]
 
 
 def all_sentences(

@@ -15,6 +15,7 @@ from functools import cache
 from omnipersona.concept.everyday_words import (
     ARTICLES,
     CONTRACTIONS,
+    DEGREE_WORDS,
     FILLERS,
     GLUE_WORDS,
     GRAMMAR_WORDS,
@@ -22,6 +23,7 @@ from omnipersona.concept.everyday_words import (
     ORDINARY_WORDS,
     OWNER_WORDS,
     PRONOUNS,
+    SIZE_WORDS,
 )
 
 # %% auto #0
@@ -34,7 +36,7 @@ class Token:
     "One or several words of a request and the part that they play in it."
 
     text: str  # as typed, in small letters
-    part: str = ""  # 'place', 'thing', 'what', 'glue', ...; '' where nobody knows it
+    part: str = ""  # 'place', 'thing', 'what', 'glue', ...; '' where nobody knows it; 'aside': left out, value says why
     value: str = ""  # 'beach' for seaside
     color: str = ""  # of a thing
     pattern: str = ""  # of an animal
@@ -138,6 +140,8 @@ def plain_text(text: str) -> str:
 
 def _small(text):
     text = re.sub("[\u2018\u2019\u02bc`\u00b4]", "'", text.casefold())
+    text = re.sub(r"\bw/o\b", "without", text)
+    text = re.sub(r"\bw/(?=\s|\w)", "with ", text).replace(" & ", " and ")
     text = re.sub(r"\w+'?\w*", lambda m: CONTRACTIONS.get(m[0], m[0]), text)
     return re.sub(r"n't\b", " not", text)
 
@@ -184,7 +188,7 @@ def request_tokens(
     "What every word of a request is, the longest phrase first."
     pieces, tokens, i, names = _pieces(text), [], 0, list(names)
     while i < min(len(pieces), most):
-        n = next((n for n in (5, 4, 3, 2) if i + n <= len(pieces) and _known(pieces[i : i + n])), 1)
+        n = next((n for n in (8, 7, 6, 5, 4, 3, 2) if i + n <= len(pieces) and _known(pieces[i : i + n])), 1)
         if n > 1:
             tokens.append(_phrase(pieces[i : i + n]))
         elif re.fullmatch(r"[?.,!:;\"'()\-\u2013\u2014\u2026\u201c\u201d\u00bf\u00a1*~]", pieces[i]):
@@ -240,12 +244,35 @@ def _owners(tokens):
         yield t, whose
 
 
+def _aside_note(tokens, i):
+    "Why a word is left out, where it is a size or a distance that no sentence can say; '' for all others."
+    word, behind = tokens[i].text, tokens[i + 1 :]
+    rest = [t for t in behind if t.part not in ("glue", "article", "filler", "stop") and t.text not in DEGREE_WORDS]
+    before = [t.part for t in tokens[:i] if t.part not in ("glue", "article", "filler") and t.text not in DEGREE_WORDS]
+    if word in DEGREE_WORDS and ((rest and rest[0].part == "side") or (not rest and before[-1:] == ["side"])):
+        return f"how far cannot be chosen: {word} is left out"
+    named = next((t.part for t in behind if t.part not in ("color", "pattern")), "")
+    return (
+        f"sizes cannot be chosen: {word} is left out"
+        if word in SIZE_WORDS and named in ("thing", "kind", "wear")
+        else ""
+    )
+
+
+def _without_asides(tokens):
+    "(words, asides)"
+    notes = [_aside_note(tokens, i) for i in range(len(tokens))]
+    asides = [replace(t, part="aside", value=note) for t, note in zip(tokens, notes) if note]
+    return [t for t, note in zip(tokens, notes) if not note], asides
+
+
 def read_words(
     text: str,
     names: Iterable[str] = (),  # of the concepts there are
 ) -> list:  # of Token
     "What the words of a request are: colours with their nouns, owners known, and no small words."
-    tokens = _compounds(_joined(request_tokens(text, names)))
+    tokens, asides = _without_asides(request_tokens(text, names))
+    tokens = _compounds(_joined(tokens))
     whose = {id(t): w for t, w in _owners(tokens)}
     out: list = []
     small = article = ""
@@ -265,4 +292,4 @@ def read_words(
         else:
             out.append(replace(t, after=small, owner=whose.get(id(t), t.owner), article=article))
             small = article = ""
-    return out
+    return out + asides

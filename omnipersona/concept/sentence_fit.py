@@ -15,7 +15,7 @@ from .request_words import Token
 from ..toyworld.scenes import worn
 
 # %% auto #0
-__all__ = ['Look', 'RIDES', 'SentenceFit', 'fit_sentence', 'complete_sentence']
+__all__ = ['Look', 'RIDES', 'SentenceFit', 'beside_words', 'fit_sentence', 'complete_sentence']
 
 # %% ../../nbs/concept/430_sentence_fit.ipynb #w4300003
 Look = Callable[[str], str]  # answers a question about the picture
@@ -37,7 +37,7 @@ class SentenceFit:
     @property
     def left(self) -> list:
         "Tokens that mean something and are not in the sentence."
-        return [t for t in self.tokens if not any(t is u for u in self.used)]
+        return [t for t in self.tokens if t.part != "aside" and not any(t is u for u in self.used)]
 
     def find(self, fits: Callable) -> Token | None:
         return next((t for t in self.left if fits(t)), None)
@@ -99,6 +99,39 @@ def _color_of(t, thing, chosen):
     return ""
 
 
+def beside_words(
+    tokens: list[Token],  # of an edit
+) -> list:  # of Token; [] where nothing is named so
+    "The words of *the thing next to her*."
+    for i, (what, near) in enumerate(zip(tokens, tokens[1:])):
+        who = tokens[i + 2] if i + 2 < len(tokens) else Token("")
+        named = (who.part == "who" and not who.owner) or who.part == "this"
+        asked = what.part in ("what", "whoq") or what.text in ("animal", "creature")
+        if asked and near.part == "next" and (named or "_side" in near.value):
+            return [what, near, who] if named else [what, near]
+    return []
+
+
+def _beside(t, slot):
+    "What stands next to the concept: the model is asked."
+    found = beside_words(t.tokens)
+    if not found or not t.look or len(t.names) != 1:
+        return False
+    answer = t.look(f"what is next to <{t.names[0]}> ?").split()
+    color, name = ["", "", *answer][-2:]
+    if color not in MEANINGS["color"] or name not in MEANINGS["thing"] | MEANINGS["kind"]:
+        return False
+    t.notes.append(f"the model was asked what is next to <{t.names[0]}>, and sees {' '.join(answer)}")
+    return _take(t, found, slot, f"{color} {name}")
+
+
+def _old(t, slot):
+    "What an edit removes, replaces or recolours."
+    if beside_words(t.tokens):
+        return _beside(t, slot)
+    return _thing(t, slot, "colored", "", not t.sentence.text.startswith("replace"))
+
+
 def _thing(t, slot, kinds, article, need_color=True, chosen=False, rides=False):
     "A thing, with its colour."
     parts = ("thing", "kind") if kinds else ("thing",)
@@ -109,8 +142,11 @@ def _thing(t, slot, kinds, article, need_color=True, chosen=False, rides=False):
     instead = next((i for i, x in enumerate(t.tokens) if x.text.startswith(("instead", "in place"))), len(t.tokens))
     behind = [x for x in fits if any(x is y for y in t.tokens[instead:])]
     thing = behind[0] if slot == "old" and behind and len(behind) < len(fits) else fits[0]
-    if kinds == "colored" and thing.part == "kind" and not thing.color:
+    bare = kinds == "colored" and thing.part == "kind" and not thing.color
+    swapped = slot == "old" and not need_color and any(x.part in ("replace", "turn") for x in t.tokens)
+    if bare and not (swapped and thing.article != "a"):
         return False
+    need_color = need_color or bare
     color = thing.color if need_color is None else _color_of(t, thing, chosen)
     if need_color and not color:
         t.missing.append("color")
@@ -169,7 +205,7 @@ _SLOTS = dict(
     subject=_subject,
     beside=lambda t, slot: _thing(t, slot, True, "a", None, rides=True),
     seen=_seen,
-    old=lambda t, slot: _thing(t, slot, "colored", "", not t.sentence.text.startswith("replace")),
+    old=_old,
     new=lambda t, slot: _thing(t, slot, False, "", chosen=True),
     worn=_plain("wear", worn),
     wear=_plain("wear"),
@@ -197,6 +233,7 @@ def fit_sentence(
 ) -> SentenceFit:
     "Fill a sentence in, as far as the request goes."
     t = SentenceFit(sentence, tokens, names, look)
+    t.notes += [sentence.note] if sentence.note else []
     for need in sentence.needs.split():
         found = [x for x in tokens if any(_plays(x, part) for part in need.split("/"))]
         t.used += found

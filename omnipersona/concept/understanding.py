@@ -9,12 +9,13 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import takewhile
 
 from ..basics import OmniError
-from .everyday_words import MEANINGS, NEAR_THINGS
+from .everyday_words import MEANINGS, NEAR_THINGS, NEGATIONS
 from .own_wordings import all_sentences, own_sentence
 from .plain_names import UnderstoodText, understand_names
-from .sentence_fit import Look, complete_sentence, fit_sentence
+from .sentence_fit import Look, beside_words, complete_sentence, fit_sentence
 from .spelling import known_words
 from .word_roles import words_in_sentence
 from ..model.backbone import Backbone
@@ -71,11 +72,29 @@ def _sure(tries):
     return [t for t in tries if not t.left and not t.missing and t.used]
 
 # %% ../../nbs/concept/431_understanding.ipynb #w4310008
+_ONE = dict(place="place", side="side", wear="thing to wear", color="colour", thing="thing", kind="thing")
+
+
+def _said_twice(best, tokens):
+    "That two places are named, where a picture has one; '' for all else."
+    left = [t for t in best.left if t.part not in ("andword", "orword")] if best else []
+    parts = {_ONE.get(t.part, "") for t in left}
+    one = parts.pop() if len(parts) == 1 else ""
+    same = [t.text for t in tokens if one and _ONE.get(t.part) == one]
+    if len(same) < 2 or len(left) == len(same) or best.missing:
+        return ""
+    plural = one.replace("thing", "things", 1) if one.startswith("thing") else f"{one}s"
+    number = "two" if len(same) == 2 else "several"
+    return f"{number} {plural} are said, and a sentence that I read has one: {brief(', '.join(same))}"
+
+
 def _reason(best, tokens):
     "Why nothing is sure."
     words = [t.text for t in best.left if t.text] if best else []
     if not tokens:
         return "no word of it says what is meant"
+    if twice := _said_twice(best, tokens):
+        return twice
     if words:
         many = "this word is" if len(words) == 1 else "these words are"
         return f"{many} in no sentence that I read: {brief(', '.join(words))}"
@@ -103,8 +122,27 @@ def _nearest(tokens):
 _SAYS_LITTLE = ("what", "yesno", "make", "put")
 
 
+def _harmless(text, tokens):
+    "Whether an offer takes away no more than the person wants to have taken away."
+    if not text.startswith("remove "):
+        return True
+    asked = any(t.part == "remove" for t in tokens)
+    named = any(t.part == "who" and not t.owner for t in tokens)
+    named = named and not beside_words(tokens) and not any(t.part in ("what", "whoq") for t in tokens)
+    return asked and (named or not text.startswith("remove <"))
+
+
+def _before_negation(tokens):
+    "The words in front of not, without and keep; None where there is no such word."
+    before = list(takewhile(lambda t: t.part or t.text not in NEGATIONS, tokens))
+    return before if len(before) < len(tokens) else None
+
+
 def _offers(tokens, tries, kind, names, keys, words, n):
     "Sentences that come near, none twice."
+    wanted = _before_negation(tokens)
+    if wanted is not None:  # nothing that is behind it, and nothing that nobody spoke of
+        return tuple(dict.fromkeys(t.text for t in _sure(_tries(wanted, kind, names, keys, None, words))))[:1]
     near = _nearest(tokens)
     tries = [*(_tries(near, kind, names, keys, None, words) if near != tokens else []), *tries]
     useful = [t for t in tries if any(u.part not in _SAYS_LITTLE for u in t.used)]
@@ -116,12 +154,14 @@ def _offers(tokens, tries, kind, names, keys, words, n):
             kind == "ask"
         ) + texts
     texts += [complete_sentence(fit_sentence(s, [], names)) for s in all_sentences(keys) if s.kind == kind]
-    return tuple(list(dict.fromkeys(filter(None, texts)))[:n])
+    kept = [t for t in dict.fromkeys(texts) if t and _harmless(t, tokens)]
+    return tuple(kept[:n])
 
 
 def _corrections(tokens):
-    mended = [(t.text, t.value) for t in tokens if t.corrected]
-    return [f"{was} is read as {now}" for was, now in mended]
+    "What was mended, and what was left out."
+    mended = [f"{t.text} is read as {t.value}" for t in tokens if t.corrected]
+    return [*mended, *[t.value for t in tokens if t.part == "aside"]]
 
 # %% ../../nbs/concept/431_understanding.ipynb #w4310010
 def understand_request(
@@ -157,11 +197,21 @@ def understand_request(
     return _unsure(as_typed, tokens, tries, names, keys, words, n)
 
 
+def _needs_neighbour(tokens, names, keys, words):
+    "Whether only the answer to what stands next to the concept is missing."
+    if len(names) != 1 or not beside_words(tokens):
+        return False
+    return bool(_sure(_tries(tokens, "edit", names, keys, lambda question: "a red ball", words)))
+
+
 def _unsure(as_typed, tokens, tries, names, keys, words, n):
     "The reading of a text that fits no sentence."
     unused, kind = tuple(t.text for t in tries[0].left) if tries else (), as_typed.kind
     other, sentence = _other_kind(as_typed.request, kind, names, keys, words)
-    if other:
+    if kind == "edit" and _needs_neighbour(tokens, names, keys, words):
+        other, reason = "ask", "it is not known what stands there"
+        offers = (f"what is next to <{names[0]}> ?",)
+    elif other:
         reason, offers = f"this reads like {KINDS_OF_REQUEST[other]}", (sentence,)
     else:
         reason = _reason(tries[0] if tries else None, tokens)

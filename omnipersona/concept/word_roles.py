@@ -79,6 +79,32 @@ def _who_wears(tokens):
     strange = [p in odd or (p == left_castle and not t.after) for p, t in zip(pairs, tokens)]
     return [replace(t, part="") if is_strange else t for is_strange, t in zip(strange, tokens)]
 
+# %% ../../nbs/concept/429_word_roles.ipynb #w4290012
+def _described(tokens):
+    "The purple bunny Maeve; Maeve the purple bunny: in a drawing, the description is left out."
+    out = list(tokens)
+    for i, (a, b) in enumerate(zip(tokens, tokens[1:])):
+        before = tokens[i - 1].part if i else ""
+        named = [t.part == "who" and t.text not in PRONOUNS and not t.owner and not t.after.strip("of") for t in (a, b)]
+        front = a.part == "kind" and named[1] and a.after in ("", "of") and a.article != "a" and not b.after
+        front = front and before not in ("next", "andword", "hold", "act", "wearing")
+        alone = not any(t.part in ("andword", "orword") for t in tokens)
+        behind = alone and named[0] and b.part == "kind" and b.article == "the" and not b.after
+        if front or behind:
+            kind = a if front else b
+            note = f"a drawing shows how the concept looks: {kind.text} is left out"
+            out[i if front else i + 1] = replace(kind, part="aside", value=note)
+    return out
+
+
+def _as_if(tokens):
+    "Make it look as if she is on the moon: she is."
+    parts = [t.part for t in tokens]
+    for i in range(len(tokens) - 4):
+        if parts[i : i + 4] == ["make", "this", "look", "who"] and not tokens[i + 3].owner:
+            return [*tokens[: i + 1], *tokens[i + 3 :]]
+    return tokens
+
 # %% ../../nbs/concept/429_word_roles.ipynb #w4290008
 def words_in_sentence(
     text: str,  # names in brackets
@@ -95,12 +121,14 @@ def words_in_sentence(
     if first.part in ("glue", "have") and first.text in YES_NO_VERBS and asks:
         tokens.insert(0, Token(first.text, "yesno"))
     if kind == "ask":
+        tokens = [replace(t, part="") if t.part == "aside" else t for t in tokens]  # a question about a size
         return _habits(_choice(_asked(tokens, typed)))
     if any(t.part == "away" for t in tokens):  # take the hat off
         tokens = [replace(t, part="remove") if t.part in ("go", "make", "put") else t for t in tokens]
     if kind == "draw":
-        tokens = _who_wears(tokens)
+        tokens = _described(_who_wears(tokens))
     if kind == "edit":
         tokens = [replace(t, part="this") if t.text == "it" else t for t in tokens]  # make it the beach
+        tokens = _as_if(tokens)
     lives = any(t.part in ("where", "what", "placeword") or (t.part, t.value) == ("fact", "home") for t in tokens)
     return [replace(t, part="fact") if t.part == "act" and t.value == "home" and lives else t for t in tokens]
