@@ -239,11 +239,14 @@ class PredictionFolder:
             f.write(line.encode())
             f.flush()
 
-    def read(self) -> list:  # of Prediction, sorted by item, method and seed
+    def read(
+        self,
+        own: bool = False,  # only what this worker stored
+    ) -> list:  # of Prediction, sorted by item, method and seed
         "Everything that was stored, by all workers; where one thing was asked twice, what was stored last."
         found: dict = {}
         self.unreadable = 0
-        for file in sorted(self.folder.glob("predictions-*.jsonl")):
+        for file in sorted(self.folder.glob(self.file.name if own else "predictions-*.jsonl")):
             entries, broken = _readable(file)
             found |= {p.key: p for p in entries}
             self.unreadable += broken

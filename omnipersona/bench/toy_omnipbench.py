@@ -15,6 +15,7 @@ from ..arguments import OmniError
 from .items import BenchItem
 from .scores import held_out_edits
 from .unifybench_writer import BenchSource, write_unifybench
+from ..data import NAME
 from ..toyworld.draw import COLORS
 from ..toyworld.language import EDITS, fact_question, open_questions, requests
 from ..toyworld.scenery import OBJECTS, PLACES
@@ -81,8 +82,8 @@ def _edits(world, char, name, seed) -> list:
     ]
 
 # %% ../../nbs/bench/653_toy_omnipbench.ipynb #s6530008
-def _more_items(world, char, name, photos, friend, stranger) -> list:
-    "Captions, places, abstention and two concepts."
+def _more_items(char, name, photos, friend, n_alike) -> list:
+    "Look-alikes, captions, places, abstention and two concepts."
     place, look = f"concept/test/{name}", dict(species=char.traits.species, color=char.traits.color)
 
     def item(task, n, request, **more: Any) -> BenchItem:
@@ -113,7 +114,10 @@ def _more_items(world, char, name, photos, friend, stranger) -> list:
     who, other = friend
     pair = [[t.species, t.color] for t in (char.traits, other.traits)]
     two = item("two_concepts", 0, f"a photo of <{name}> with <{who}>", meta=dict(draw=True, two=pair))
-    return [*seen, *drawn, *asked, two]
+    question, more = f"is <{name}> in the photo ?", dict(condition="look-alike")
+    alike = [f"{place}/alike/{i}.png" for i in range(n_alike)]
+    hard = [item("rec", f"alike-{i}", question, images=[f], answer="no", meta=more) for i, f in enumerate(alike)]
+    return [*hard, *seen, *drawn, *asked, two]
 
 
 def toy_source(
@@ -125,30 +129,36 @@ def toy_source(
 ) -> BenchSource:
     "One character as a source of the benchmark."
     world, r = ToyWorld(size), np.random.default_rng((31, seed))
-    album = world.album(char, 10, seed)
+    data = world.concept_data(char, 10, seed)
     photos = [world.photo(char, 8_800_000 + 100 * seed + i) for i in range(5)]
     alike = [world.photo(world.look_alike(char, 700 + i), 8_900_000 + 100 * seed + i).image for i in range(5)]
     stranger = world.photo(world.look_alike(char, 800), 8_950_000 + seed).image
-    named = [[(q, a) for q, a in open_questions(p.scene, f"<{name}>")[1:]] for p in photos]
+    asked = [[(q, a) for q, a in open_questions(p.scene, f"<{name}>")[1:]] for p in photos]
     facts = [(fact_question(key, f"<{name}>"), fact) for key, fact in char.facts.items()]
-    free = [(i, q, a) for i, about in enumerate(named) for q, a in [about[k] for k in r.permutation(len(about))[:2]]]
+    free = [(i, q, a) for i, about in enumerate(asked) for q, a in [about[k] for k in r.permutation(len(about))[:2]]]
+
+    def named(text):
+        return text.replace(NAME, f"<{name}>")
+
     return BenchSource(
         name,
         char.traits.species,
         f"<{name}> is {char.description}.",
-        [p.image for p in album],
+        data.images,
         [p.image for p in photos],
         [f"the {key} of <{name}> is {fact} ." for key, fact in char.facts.items()],
         char.traits.species not in ("teapot", "robot"),
-        qa=facts,
-        negatives=alike,
+        qa=facts + [(named(q), named(a), i) for i, q, a in data.qa],
+        captions=[named(c) for c in data.captions],
+        train_edits=[(source, named(text), target) for source, text, target in data.edits],
+        negatives=data.look_alikes,
         choices=[_with_choices(r, q, a) for q, a in facts]
-        + [_with_choices(r, *about[0], image=i) for i, about in enumerate(named)],
+        + [_with_choices(r, *about[0], image=i) for i, about in enumerate(asked)],
         questions=[(None, q, a) for q, a in facts] + free,
         prompts=_prompts(char, name),
         edits=_edits(world, char, name, 700 + seed),
-        items=_more_items(world, char, name, photos, friend, stranger),
-        pictures={"absent/0.png": stranger},
+        items=_more_items(char, name, photos, friend, len(alike)),
+        pictures={"absent/0.png": stranger} | {f"alike/{i}.png": picture for i, picture in enumerate(alike)},
     )
 
 

@@ -123,6 +123,8 @@ def _concept(read, name, train_names) -> UnifyConcept | None:
     lists["t2i_conditions"] = read.json(f"{test}/t2i_conditions.json", list)
     lists["test_data"] = read.json(f"test_data/{name}.json", list)
     lists["edits"] = read.json(f"{test}/edits.json", list, False)
+    lists["train_edits"] = read.json(f"{train}/edits.json", list, False)
+    lists["captions"] = read.json(f"{train}/captions.json", dict, False)
     lists["t2i_truth"] = read.json(f"{test}/t2i_truth.json", list, False)
     lists["items"] = read.records(f"{test}/items.jsonl")
     cropped, negatives = read.below(f"{train}/cropped"), read.below(f"{train}/negative_example")

@@ -35,7 +35,9 @@ class BenchSource:
     test: Sequence  # other photos
     extra_info: Sequence[str] = ()  # further sentences
     live: bool = True  # a live subject, or an object
-    qa: Sequence = ()  # (question, answer) without a picture, for training
+    qa: Sequence = ()  # for training: (question, answer), or (question, answer, number of a training photo)
+    captions: Sequence[str] = ()  # of the training photos, one for each or none
+    train_edits: Sequence = ()  # (source, instruction, target), for training
     negatives: Sequence = ()  # photos of others that look like it
     choices: Sequence = ()  # (number of a test photo or None, question, choices, right choice)
     questions: Sequence = ()  # (number of a test photo or None, question, answer)
@@ -117,7 +119,9 @@ def _write_train(w: _Writer, s: BenchSource, easy: Sequence[str]) -> list:
     kind = "live_subject" if s.live else "object"
     info = {"class": s.word, "info": s.info, "extra_info": list(s.extra_info)}
     w.json(f"{place}/info.json", info | dict(generation_type=kind, conversation_type=kind))
-    w.json(f"{place}/conversations.json", [_talk(q, a) for q, a in s.qa])
+    talks = [_talk(q, a, *(f"{place}/{names[i]}" for i in rest)) for q, a, *rest in s.qa]
+    w.json(f"{place}/conversations.json", talks)
+    _write_more_train(w, s, place, names)
     asked = f"is <{s.name}> in the photo ?"
     w.json(f"{place}/positive_recognitions.json", [_talk(asked, "yes", f"{place}/{n}") for n in names])
     w.json(f"{place}/random_recognitions.json", [_talk(asked, "no", n) for n in easy[: len(names)]])
@@ -127,6 +131,20 @@ def _write_train(w: _Writer, s: BenchSource, easy: Sequence[str]) -> list:
         scores[f"{i}.png"] = round(max(_likeness(photo, t) for t in s.train), 4)
     w.json(f"{place}/negative_example/score.json", scores)
     return names
+
+
+def _write_more_train(w: _Writer, s: BenchSource, place: str, names: Sequence[str]) -> None:
+    "The files of the extension that are for training."
+    if s.captions:
+        w.json(f"{place}/captions.json", dict(zip(names, s.captions, strict=True)))
+    edits = []
+    for i, (source, instruction, target) in enumerate(s.train_edits):
+        entry = dict(source=f"edits/{i}_source.png", instruction=instruction, target=f"edits/{i}_target.png")
+        w.picture(f"{place}/{entry['source']}", source)
+        w.picture(f"{place}/{entry['target']}", target)
+        edits.append(entry)
+    if edits:
+        w.json(f"{place}/edits.json", edits)
 
 
 def _write_test(w: _Writer, s: BenchSource) -> None:
