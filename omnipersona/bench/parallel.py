@@ -6,112 +6,134 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack
 from typing import Any
 
 from ..arguments import OmniError, printable
 
 # %% auto #0
-__all__ = ['BACKENDS', 'joblib_backend', 'run_groups']
+__all__ = ['BACKENDS', 'Death', 'run_groups']
 
 # %% ../../nbs/bench/632_parallel.ipynb #h6320004
 BACKENDS = ("loky", "ray", "dask")
+
+
+class Death:
+    "What came of a piece of work whose process has ended."
+
+    def __init__(self, error: BaseException):
+        self.error = error
 
 
 def _missing(backend, package, e) -> OmniError:
     return OmniError(f"backend={backend!r} needs the package {package} ({e}); pip install '{package}', or use 'loky'")
 
 
-@contextmanager
-def _ray(jobs: int) -> Iterator[None]:
-    "ray as joblib's backend; it is started here where it does not run yet."
+def _started(backend, start) -> Any:
+    "What a start gives. Raises OmniError where it fails, for example because the machine is too busy."
     try:
-        import ray
-        from ray.util.joblib import register_ray
-    except ImportError as e:
-        raise _missing("ray", "ray", e) from None
-    started = not ray.is_initialized()
-    if started:
-        ray.init(num_cpus=jobs, include_dashboard=False, log_to_driver=False)
-    register_ray()
-    try:
-        yield
-    finally:
-        if started:
-            ray.shutdown()
+        return start()
+    except Exception as e:  # of either package
+        why = printable(f"{type(e).__name__}: {e}", 200)
+        raise OmniError(f"backend={backend!r} cannot be started on this machine ({why}); use 'loky'") from None
 
 
-@contextmanager
-def _dask(jobs: int) -> Iterator[None]:
-    "dask as joblib's backend; a client is made here where there is none."
-    try:
-        from distributed import Client, get_client
-    except ImportError as e:
-        raise _missing("dask", "dask[distributed]", e) from None
-    try:
-        get_client()
-        yield
-    except ValueError:
-        with Client(n_workers=jobs, threads_per_worker=1, dashboard_address=None):
-            yield
-
-
-@contextmanager
-def joblib_backend(
-    backend: str,  # one of BACKENDS
-    jobs: int,  # processes
-) -> Iterator[None]:
-    "joblib's parallel calls inside the block use this backend. Raises OmniError for an unknown or missing one."
-    import joblib
-
-    if backend not in BACKENDS:
-        raise OmniError(f"backend={printable(backend, 40)!r}: one of {', '.join(BACKENDS)} is needed")
-    starts = dict(ray=_ray, dask=_dask).get(backend)
-    if starts is None:
-        with joblib.parallel_config(backend, n_jobs=jobs):
-            yield
-        return
-    with starts(jobs), joblib.parallel_config(backend, n_jobs=jobs):
-        yield
-
-# %% ../../nbs/bench/632_parallel.ipynb #h6320008
-def _results(call: Callable, groups: Sequence, jobs: int, backend: str) -> Iterator:
-    "What `call(group)` gives for each group, in order."
-    if jobs == 1 and backend == "loky":
+def _on_loky(call, groups, jobs) -> Iterator:
+    "Processes of this machine; one job runs here. Raises what joblib raises where one of them dies."
+    if jobs == 1:
         yield from map(call, groups)
         return
     from joblib import Parallel, delayed
 
-    with joblib_backend(backend, jobs):
-        yield from Parallel(n_jobs=jobs, return_as="generator")(delayed(call)(g) for g in groups)
+    yield from Parallel(n_jobs=jobs, backend="loky", return_as="generator")(delayed(call)(g) for g in groups)
 
 
-def _alone(call, group, jobs, backend, died) -> Any:
-    "The result of one group in a process of its own; where that dies too, what `died` makes of it."
+def _on_ray(call, groups, jobs) -> Iterator:
+    "Tasks of ray; it is started on this machine where it does not run yet."
     try:
-        return next(iter(list(_results(call, [group], max(2, jobs), backend))))
+        import ray
+    except ImportError as e:
+        raise _missing("ray", "ray", e) from None
+    with ExitStack() as until_end:
+        if not ray.is_initialized():
+            _started("ray", lambda: ray.init(num_cpus=jobs, include_dashboard=False, log_to_driver=False))
+            until_end.callback(ray.shutdown)
+        task = ray.remote(num_cpus=1, max_retries=0)(lambda group: call(group))
+        refs = [task.remote(g) for g in groups]
+        until_end.callback(lambda: [ray.cancel(r, force=True) for r in refs])
+        for ref in refs:
+            try:
+                result = ray.get(ref)
+            except Exception as e:
+                result = Death(e)
+            yield result
+
+
+def _on_dask(call, groups, jobs) -> Iterator:
+    "Futures of dask; a client is made on this machine where there is none."
+    try:
+        import dask
+        from distributed import Client, get_client
+    except ImportError as e:
+        raise _missing("dask", "dask[distributed]", e) from None
+    with ExitStack() as until_end:
+        try:
+            client = get_client()
+        except ValueError:
+            until_end.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": 0}))
+            client = _started("dask", lambda: Client(n_workers=jobs, threads_per_worker=1, dashboard_address=None))
+            until_end.enter_context(client)
+        futures = client.map(call, list(groups), pure=False)
+        until_end.callback(client.cancel, futures)
+        for future in futures:
+            try:
+                result = future.result()
+            except Exception as e:
+                result = Death(e)
+            yield result
+
+# %% ../../nbs/bench/632_parallel.ipynb #h6320006
+def _results(call: Callable, groups: Sequence, jobs: int, backend: str) -> Iterator:
+    "What `call(group)` gives for each group, in order, or `Death`."
+    where = dict(loky=_on_loky, ray=_on_ray, dask=_on_dask).get(backend)
+    if where is None:
+        raise OmniError(f"backend={printable(backend, 40)!r}: one of {', '.join(BACKENDS)} is needed")
+    return where(call, groups, jobs)
+
+
+def _alone(call, group, backend) -> Any:
+    "The result of one group in a process of its own, or `Death`."
+    try:
+        return list(_results(call, [group], 2, backend))[0]
     except OmniError:
         raise
     except Exception as e:
-        return died(group, e)
+        return Death(e)
 
 
 def run_groups(
     call: Callable,  # group -> result; what it raises counts as the death of its process
     groups: Sequence,
-    jobs: int = 2,
-    backend: str = "loky",
+    jobs: int = 2,  # processes
+    backend: str = "loky",  # one of BACKENDS
     died: Callable | None = None,  # (group, exception) -> result; None: the exception is raised
 ) -> Iterator:  # of results, in order
-    "Run groups in several processes. Where a process dies, those that were running are tried again alone."
+    "Run groups in several processes. Raises OmniError for an unknown or missing backend and no number of jobs."
     if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:
         raise OmniError(f"jobs={printable(jobs, 40)}: a number of processes is needed, 1 or more")
     left = list(groups)
+
+    def seen(group, result):
+        if isinstance(result, Death):
+            if died is None:
+                raise result.error
+            return died(group, result.error)
+        return result
+
     while left:
         try:
             for result in _results(call, list(left), jobs, backend):
-                left.pop(0)
-                yield result
+                yield seen(left.pop(0), result)
         except OmniError:
             raise
         except Exception:
@@ -119,4 +141,4 @@ def run_groups(
                 raise
             suspects, left = left[:jobs], left[jobs:]
             for group in suspects:
-                yield _alone(call, group, jobs, backend, died)
+                yield seen(group, _alone(call, group, backend))

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from .parallel import run_groups
 
 from ..arguments import OmniError, printable, require_space
 from omnipersona.bench.cells import (
@@ -31,6 +30,7 @@ from omnipersona.bench.cells import (
 )
 from .items import BenchItem, Prediction, PredictionFolder
 from .method import Answer, Learnt, Method
+from .parallel import run_groups
 from ..pictures import load_image
 from ..progress import ProgressBar, duration_text
 
@@ -191,7 +191,7 @@ def _died(group, e, plan) -> list:
     records = []
     for m in methods:
         cell = Cell(m.name, concept, seed)
-        why = f"its process has ended ({type(e).__name__}), perhaps for want of memory; run it again with fewer jobs"
+        why = f"its process has ended, perhaps for want of memory; run it again with fewer jobs ({_said(e)})"
         record = dict(method=m.name, concept=concept, seed=seed, status="failed", error=why, seconds=0.0)
         old = read_cell(plan.out, cell)
         records.append(old if old and old["status"] == "done" else keep_cell(plan.out, cell, record))
