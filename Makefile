@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .PHONY: help venv export clean-notebooks readme picture site build demo test test-notebooks test-trust test-wheel test-colab course course-slides atlas test-course test-classroom test-site lint \
 	sbom licences archives check-archives hashes check-hashes audit pythons pretrain pretrain-second measure-second course-concepts tutorial-table \
 	bench-main bench-recipes bench-replay bench-attention bench-crosstask bench-conditions bench-token-roles bench-giveaway bench-photo-kit bench-widgets bench-7b \
-	bench-speed bench-steps bench-growth class-estimate gpu-check gpu-kit
+	bench-speed bench-steps bench-growth class-estimate gpu-check gpu-kit bench-omnipbench bench-omnipbench-quick
 
 VENV    ?= .venv
 WORKERS ?= 2
@@ -126,6 +126,11 @@ bench-growth: $(READY) ## by which power time and memory grow with pictures, tok
 	OMP_NUM_THREADS=1 $(call RUN,bench.growth_bench,main)
 class-estimate: $(READY) ## what a class of 500 needs, computed from a report of bench-speed
 	$(call RUN,bench.class_estimate,main)
+# One process a core, one thread each. ARGS='--seeds 0,1 --concepts 10': see omnipersona bench --help
+bench-omnipbench: $(READY) ## all methods on the toy OmniPBench (many hours on two cores; it goes on where it was stopped)
+	OMP_NUM_THREADS=1 $(BIN)/python -m omnipersona bench --jobs $(WORKERS) $(ARGS)
+bench-omnipbench-quick: $(READY) ## the same with two concepts, short learning and few items: is all well?
+	OMP_NUM_THREADS=1 $(BIN)/python -m omnipersona bench --quick --jobs $(WORKERS) --out bench/omnipbench-quick $(ARGS)
 bench-7b: $(READY) ## BAGEL's real size on this CPU, random weights in four bits (about 12 GB of memory)
 	$(call RUN,bench.bagel_bench,main)
 # A borrowed machine has neither .venv nor a network: there, this is its own python3, and says what is missing.

@@ -36,5 +36,6 @@ setup(
     extras_require={k[: -len(tail)]: v.split() for k, v in cfg.items() if k.endswith(tail)},
     packages=find_packages(include=[cfg["lib_name"], cfg["lib_name"] + ".*"]),
     package_data={cfg["lib_name"]: data},
+    entry_points={"console_scripts": cfg["console_scripts"].split()},
     zip_safe=False,
 )
