@@ -5,6 +5,7 @@
 # %% ../../nbs/bench/654_method.ipynb #s6540002
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -18,12 +19,14 @@ from PIL import Image
 from torch import Tensor
 
 from ..arguments import OmniError
+from ..basics import warmup_cosine
 from .items import BenchItem
 from ..concept.concept import Concept, Concepts
 from ..concept.learn import learn
-from ..concept.losses import Recipe
+from ..concept.learner import Diverged
+from ..concept.losses import Recipe, group_losses, task_losses
 from ..concept.persona import Persona
-from ..concept.requests import request_ids, request_segments
+from ..concept.requests import request_ids, request_segments, restore_answer
 from ..concept.sampling import SamplesPerStep
 from ..data import ConceptData
 from ..model.backbone import Backbone
@@ -33,8 +36,8 @@ from ..settings import meant, number
 
 # %% auto #0
 __all__ = ['METHODS', 'OMNIPERSONA_PAPER', 'Teaching', 'Budget', 'Answer', 'Learnt', 'Method', 'register', 'methods', 'method',
-           'answer_logprobs', 'item_request', 'source_picture', 'ConceptAnswers', 'count_pictures', 'learn_tokens',
-           'without_replay']
+           'answer_logprobs', 'item_request', 'source_picture', 'say_after', 'ConceptAnswers', 'count_pictures',
+           'learn_tokens', 'without_replay', 'sample_loss', 'take_steps']
 
 # %% ../../nbs/bench/654_method.ipynb #s6540004
 @dataclass(frozen=True)
@@ -155,7 +158,13 @@ def source_picture(item: BenchItem, images: Sequence) -> Any:
         raise OmniError(f"item {item.id}: an edit needs the picture that is to be edited")
     return images[0] if images else None
 
-# %% ../../nbs/bench/654_method.ipynb #s6540013
+# %% ../../nbs/bench/654_method.ipynb #s6540012
+def say_after(bb: Backbone, segments: list, concepts: Concepts) -> Answer:
+    "What the model says after some segments, and the probability of all its words."
+    ((text, found),) = bb.generate_text([segments], concepts)
+    return Answer(restore_answer(text, concepts), confidence=min(1.0, math.exp(sum(found.logprobs))))
+
+# %% ../../nbs/bench/654_method.ipynb #s6540014
 class ConceptAnswers:
     "Answers items with the prompts of concepts. Drawings and edits use replay, if asked for."
 
@@ -184,8 +193,7 @@ class ConceptAnswers:
 
     def say(self, request: str, image: Any) -> Answer:
         "A free answer."
-        found = self.persona.ask(request, image)
-        return Answer(found.text, confidence=min(1.0, found.probability or 0.0))
+        return say_after(self.bb, self.context(request, image), self.concepts)
 
     def choose(self, request: str, image: Any, choices: Sequence[str]) -> Answer:
         "The most likely choice."
@@ -207,7 +215,7 @@ class ConceptAnswers:
             return Answer(image=self.draw(request, image, seed))
         return self.choose(request, image, item.choices) if item.choices else self.say(request, image)
 
-# %% ../../nbs/bench/654_method.ipynb #s6540015
+# %% ../../nbs/bench/654_method.ipynb #s6540016
 def count_pictures(
     data: ConceptData,
     samples: SamplesPerStep = SamplesPerStep(),
@@ -250,3 +258,38 @@ for _entry in (
     Method("no editing data", partial(learn_tokens, changes=_NO_EDITS), _OWN, OMNIPERSONA_PAPER),
 ):
     register(_entry)
+
+# %% ../../nbs/bench/654_method.ipynb #s6540022
+def sample_loss(bb: Backbone, concept: Any, by_task: dict, recipe: Recipe) -> Tensor:
+    "The weighted loss of a step's samples, as `learn` adds it up."
+    return torch.stack(list(group_losses(task_losses(bb, concept, by_task), recipe).values())).sum()
+
+
+@torch.enable_grad()
+def take_steps(
+    bb: Backbone,
+    parameters: list,  # of tensors, which are changed
+    loss_of: Callable,  # (step from 0, generator on the CPU) -> loss
+    recipe: Recipe,
+    seed: int = 0,
+    scales: Tensor | None = None,  # what the step of each row of the first parameter is multiplied with
+) -> list:  # the loss of every step
+    "Learn some numbers. Raises Diverged where a loss is not finite."
+    optimizer = torch.optim.AdamW(parameters, recipe.learning_rate, betas=(0.9, 0.98), weight_decay=recipe.weight_decay)
+    rate, dtype = warmup_cosine(recipe.warmup_steps, recipe.steps), recipe.dtype(bb.device)
+    generator, history = torch.Generator("cpu").manual_seed(seed), []
+    for step in range(recipe.steps):
+        optimizer.param_groups[0]["lr"] = recipe.learning_rate * rate(step)
+        optimizer.zero_grad()
+        with torch.autocast(bb.device.type, dtype, enabled=bb.dtype == torch.float32 != dtype):
+            loss = loss_of(step, generator)
+        if not torch.isfinite(loss):
+            raise Diverged(f"step {step + 1}: the loss is not finite; lower the learning rate ({recipe.learning_rate})")
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, recipe.max_grad_norm)
+        before = parameters[0].detach().clone()
+        optimizer.step()
+        if scales is not None:
+            parameters[0].data.copy_(before + scales * (parameters[0].data - before))
+        history.append(float(loss.detach()))
+    return history

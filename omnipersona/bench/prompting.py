@@ -5,7 +5,6 @@
 # %% ../../nbs/bench/655_prompting.ipynb #s6550002
 from __future__ import annotations
 
-import math
 import zlib
 from collections.abc import Sequence
 from functools import partial
@@ -15,9 +14,9 @@ import numpy as np
 from PIL import Image
 
 from .items import BenchItem
-from .method import Answer, Budget, ConceptAnswers, Method, Teaching, register, source_picture
+from .method import Answer, Budget, ConceptAnswers, Learnt, Method, Teaching, register, source_picture
 from ..concept.concept import TextPrompt
-from ..concept.requests import request_ids, restore_answer
+from ..concept.requests import request_ids
 from ..data import NAME, ConceptData
 from ..model.backbone import Backbone
 from ..model.segments import Text
@@ -25,11 +24,11 @@ from ..pictures import load_image
 from ..toyworld.draw import COLORS, Traits
 from ..toyworld.scenery import OBJECTS, PLACES
 from ..toyworld.scenes import KINDS, Character, Scene, Thing, render, worn
-from ..toyworld.world import stranger_pictures
+from ..toyworld.world import ToyWorld, stranger_pictures
 
 # %% auto #0
-__all__ = ['text_prompt', 'PictureAnswers', 'image_prompt', 'ChanceAnswers', 'told_thing', 'said_scene', 'OracleAnswers',
-           'learn_nothing', 'know_everything']
+__all__ = ['text_prompt', 'PictureAnswers', 'image_prompt', 'toy_lesson', 'answers_of', 'ChanceAnswers', 'told_thing',
+           'said_scene', 'OracleAnswers', 'learn_nothing', 'know_everything']
 
 # %% ../../nbs/bench/655_prompting.ipynb #s6550004
 def text_prompt(
@@ -72,11 +71,6 @@ class PictureAnswers(ConceptAnswers):
         "As the ViT sees the pictures."
         return self._parts(request, image, lambda picture: self.bb.encode_vit([picture]))
 
-    def say(self, request: str, image: Any) -> Answer:
-        "A free answer."
-        ((text, found),) = self.bb.generate_text([self.context(request, image)], self.concepts)
-        return Answer(restore_answer(text, self.concepts), confidence=min(1.0, math.exp(sum(found.logprobs))))
-
     def draw(self, request: str, image: Any, seed: int) -> Image.Image | None:
         "A drawing or an edit after the pictures, as latents and as the ViT sees them."
         segments = self._parts(request, image, lambda picture: self.bb.encode_source([picture])[0])
@@ -98,7 +92,35 @@ for _entry in (
 ):
     register(_entry)
 
-# %% ../../nbs/bench/655_prompting.ipynb #s6550007
+# %% ../../nbs/bench/655_prompting.ipynb #s6550006
+def toy_lesson() -> tuple:  # (Teaching, list of BenchItem, {name of a picture: picture})
+    "Four photos of a character named maeve to learn from, and six items."
+    world = ToyWorld()
+    char = world.character(seed=880_123, species="dog")
+    photo = world.photo(char, seed=5)
+    stranger = world.photo(world.character(seed=3, species="robot"), seed=6)
+    fact, beach = char.facts["toy"], dict(attributes=dict(place="beach"))
+    choices = (fact, "a red kite", "a teal drum")
+    items = [
+        BenchItem("recognise", "maeve", "rec", "is <maeve> in the photo ?", ("photo",), "yes"),
+        BenchItem("other", "maeve", "rec", "is <sks> in the photo ?", ("stranger",), "no"),
+        BenchItem("say", "maeve", "vqa", "where is <maeve> ?", ("photo",), f"the {photo.scene.place}"),
+        BenchItem("choose", "maeve", "qa", "what is the toy of <maeve> ?", (), "A", choices),
+        BenchItem("draw", "maeve", "generation", "a photo of <maeve> at the beach", meta=beach),
+        BenchItem("edit", "maeve", "editing", "remove <maeve> from the photo", ("photo",)),
+    ]
+    return (
+        Teaching("maeve", world.concept_data(char, 4, seed=1), char),
+        items,
+        dict(photo=photo.image, stranger=stranger.image),
+    )
+
+
+def answers_of(learnt: Learnt, items: list, pictures: dict, seed: int = 0) -> dict:  # {id of an item: Answer}
+    "What a method answers to all items of a lesson."
+    return {i.id: learnt.answer(i, [pictures[k] for k in i.images], seed) for i in items}
+
+# %% ../../nbs/bench/655_prompting.ipynb #s6550009
 class ChanceAnswers:
     "Answers without knowing the concept."
 
@@ -120,7 +142,7 @@ class ChanceAnswers:
             options = [c.replace(NAME, f"<{item.concept}>") for c in self.captions]
         return Answer(options[int(r.integers(len(options)))], confidence=1 / len(options))
 
-# %% ../../nbs/bench/655_prompting.ipynb #s6550008
+# %% ../../nbs/bench/655_prompting.ipynb #s6550010
 def told_thing(text: str) -> Thing | Traits | None:
     "What 'a red kite' or 'a red dog' is in a scene; None for a place."
     *_, color, kind = ["", *text.split()]
