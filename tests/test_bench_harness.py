@@ -452,7 +452,7 @@ def test_photographs_of_ones_own_run_through(world, saved, tmp_path, monkeypatch
 
 def test_a_thousand_predictions_are_scored_without_a_model(toy_bench, judge, tmp_path, monkeypatch):
     "No backbone and no method; the judge's network is called for batches of pictures, and for ratings one by one."
-    plan = CellPlan(str(toy_bench), str(tmp_path), toy=True)
+    plan = CellPlan(str(toy_bench), str(tmp_path), toy=True, copies=1)
     items = [i for c in ("anna", "ben") for i in plan_items(plan, c)]
     folder, picture = PredictionFolder(tmp_path), read_unifybench(toy_bench).concepts["anna"].test[0]
     drawn = tmp_path / "pictures/one.png"
@@ -546,7 +546,7 @@ def test_names_are_escaped_in_every_format(name):
     assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
     rows = [line for line in tex.split("\n") if line.endswith("\\\\")]
     assert len({len(re.findall(r"(?<!\\)&", line)) for line in rows}) == 1
-    assert "](http" not in md and escape_markdown("a|b") == "a\\|b" and escape_latex("a_b") == "a\\_b"
+    assert "[x](" not in md and escape_markdown("a|b") == "a\\|b" and escape_latex("a_b") == "a\\_b"
     bars_figure(table).canvas.draw()
     radar_figure(table).canvas.draw()
 

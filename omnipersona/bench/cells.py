@@ -23,6 +23,7 @@ import numpy as np
 
 from ..arguments import OmniError, parse_json, printable
 from ..basics import atomic_write
+from . import lora, prompting, sync_r1, unictokens, yochameleon
 from .items import BENCH_TASKS, BenchItem
 from .method import Budget, Method, Teaching
 from .teachings import others_asked, teachings
@@ -33,10 +34,14 @@ from ..model.backbone import Backbone
 from ..model.loading import load_backbone
 
 # %% auto #0
-__all__ = ['CellPlan', 'Cell', 'PreciseBudget', 'pick_items', 'item_seed', 'plan_backbone', 'plan_items', 'plan_teachings',
-           'TimeOver', 'time_limit', 'whole_block', 'cell_file', 'read_cell', 'read_cells', 'keep_cell', 'cell_groups']
+__all__ = ['METHOD_ROOMS', 'CellPlan', 'Cell', 'PreciseBudget', 'pick_items', 'item_seed', 'plan_backbone', 'plan_items',
+           'plan_teachings', 'TimeOver', 'time_limit', 'whole_block', 'cell_file', 'read_cell', 'read_cells',
+           'keep_cell', 'cell_groups']
 
 # %% ../../nbs/bench/661_cells.ipynb #h6610004
+METHOD_ROOMS = (prompting, yochameleon, unictokens, sync_r1, lora)  # to import them registers their methods
+
+
 @dataclass(frozen=True)
 class CellPlan:
     "What all cells of a run share: texts and numbers only."
