@@ -9,7 +9,7 @@ import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -100,13 +100,14 @@ def radar_figure(
 
     titles, shown = _shown(table, columns), _radar_methods(table, methods)
     angles = np.linspace(0, 2 * math.pi, len(titles), endpoint=False)
-    fig, ax = plt.subplots(figsize=(7, 4.4), dpi=100, subplot_kw=dict(polar=True), layout="constrained")
+    fig = plt.figure(figsize=(7, 4.4), dpi=100, layout="constrained")
+    ax: Any = fig.add_subplot(polar=True)
     rows = {r["method"]: r["scores"] for r in table["rows"]}
     for i, name in enumerate(shown):
         values = [rows[name][t]["mean"] if rows[name][t]["n"] else math.nan for t in titles]
         values = [max(0.0, v) for v in values]
         bound = name == "chance"
-        look = dict(color="#777777", ls="--", lw=1) if bound else dict(color=RADAR_COLORS[i], lw=1.6)
+        look: dict = dict(color="#777777", ls="--", lw=1) if bound else dict(color=RADAR_COLORS[i], lw=1.6)
         ax.plot([*angles, angles[0]], [*values, values[0]], label=name.replace("$", "\\$"), **look)
     ax.set_theta_offset(math.pi / 2)
     ax.set_theta_direction(-1)

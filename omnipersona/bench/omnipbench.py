@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -31,6 +31,7 @@ from .scoring import concept_scores, score_predictions
 from .text_scores import check_mode
 from .toy_omnipbench import write_toy_omnipbench
 from .unifybench import UnifyBench, read_unifybench
+from ..pictures import png_bytes
 from ..toyworld.judge import ToyJudge
 
 # %% auto #0
@@ -60,7 +61,7 @@ def make_judge(name: str, kept: str | Path) -> Any:  # ExactJudge, CachedJudge, 
         return CachedJudge(LocalJudge.from_pretrained(rest), kept)
     if kind == "endpoint" and rest:
         model, _, url = rest.partition("@")
-        return CachedJudge(EndpointJudge(model, *([url] if url else [])), kept)
+        return CachedJudge(EndpointJudge(model, url) if url else EndpointJudge(model), kept)
     raise OmniError(f"judge {printable(name, 60)!r}: 'exact', 'none', 'local:NAME' or 'endpoint:MODEL@URL' is needed")
 
 
@@ -91,7 +92,7 @@ class CellScorer:
         items = plan_items(self.plan, cell.concept)
         asked = {i.id: i.wants_picture for i in items}
         stored = [p for p in PredictionFolder(self.plan.out, cell.name).read(own=True) if p.item in asked]
-        folders = dict(folder=self.plan.folder, predicted=self.plan.out)
+        folders: dict = dict(folder=self.plan.folder, predicted=self.plan.out)
         rows = score_predictions(items, stored, judge, **options, **folders)
         good = [p for p in stored if p.error is None and p.seconds is not None]
         return dict(
