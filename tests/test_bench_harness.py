@@ -33,7 +33,7 @@ from omnipersona.bench.embedders import ClipEmbedder, DinoEmbedder
 from omnipersona.bench.exact import ExactJudge, ToyIdentity
 from omnipersona.bench.items import PICTURE_ANSWERS, BenchItem, Prediction, PredictionFolder
 from omnipersona.bench.method import Answer, Method, method
-from omnipersona.bench.omnipbench import CellScorer, ScorePlan, chosen_methods, make_judge, run_omnipbench
+from omnipersona.bench.omnipbench import CellScorer, ScorePlan, chosen_methods, judge_named, run_omnipbench
 from omnipersona.bench.paired_statistics import bootstrap_interval, compare_methods, holm, paired_bootstrap
 from omnipersona.bench.parallel import run_groups
 from omnipersona.bench.run_cells import CellProgress, run_bench_cells, run_cell, seconds_left
@@ -367,7 +367,7 @@ def test_slips_are_found_before_hours_of_work(small, tmp_path):
     assert not (tmp_path / "a/cells").exists()
     with pytest.raises(OmniError, match="OPENAI_API_KEY is not set|OPENAI_API_KEY"):
         os.environ.pop("OPENAI_API_KEY", None)
-        make_judge("endpoint:gpt", tmp_path)
+        judge_named("endpoint:gpt", tmp_path)
 
 
 def test_a_judge_that_times_out_costs_ratings_and_not_the_run(small, tmp_path, monkeypatch):
@@ -379,7 +379,7 @@ def test_a_judge_that_times_out_costs_ratings_and_not_the_run(small, tmp_path, m
         def reply(self, text, images, seed):
             raise TimeoutError("the reply was not complete after 60 s")
 
-    monkeypatch.setattr(omnipbench_module, "make_judge", lambda name, kept: CachedJudge(Silent(), kept))
+    monkeypatch.setattr(omnipbench_module, "judge_named", lambda name, kept: CachedJudge(Silent(), kept))
     report = small(tmp_path / "a", "chance", how=ScorePlan("endpoint:silent"))
     assert report["judged"]["failed"] == report["judged"]["asked"] > 0 and report["cells"]["done"] == 2
     scores = [json.loads(line) for line in (tmp_path / "a/scores.jsonl").read_text().splitlines()]

@@ -34,7 +34,7 @@ from ..model.backbone import Backbone
 from ..model.loading import load_backbone
 
 # %% auto #0
-__all__ = ['METHOD_ROOMS', 'CellPlan', 'Cell', 'PreciseBudget', 'pick_items', 'item_seed', 'plan_backbone', 'plan_items',
+__all__ = ['METHOD_ROOMS', 'CellPlan', 'Cell', 'PreciseBudget', 'pick_items', 'item_seed', 'cell_backbone', 'plan_items',
            'plan_teachings', 'TimeOver', 'time_limit', 'whole_block', 'cell_file', 'read_cell', 'read_cells',
            'keep_cell', 'cell_groups']
 
@@ -118,7 +118,7 @@ def item_seed(item: BenchItem, seed: int) -> int:
 
 # %% ../../nbs/bench/661_cells.ipynb #h6610007
 @lru_cache(maxsize=1)
-def plan_backbone(name: str) -> Backbone:
+def cell_backbone(name: str) -> Backbone:
     "The backbone, as for `load_backbone`, read once in a process."
     return load_backbone(name)
 

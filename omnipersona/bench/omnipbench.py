@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,7 +18,7 @@ from ..arguments import OmniError, as_path, as_seed, parse_json, printable, requ
 from ..basics import atomic_write, compute_dtype
 from .bench_figures import bars_figure, radar_figure, sample_items, sample_sheet
 from .bench_table import bench_table, table_html, table_latex, table_markdown
-from .cells import Cell, CellPlan, plan_backbone, plan_items, read_cell
+from .cells import Cell, CellPlan, cell_backbone, plan_items, read_cell
 from .embedders import ClipEmbedder, DinoEmbedder, InsightFaces
 from .exact import ExactJudge, ToyIdentity
 from .items import PredictionFolder
@@ -31,11 +31,10 @@ from .scoring import concept_scores, score_predictions
 from .text_scores import check_mode
 from .toy_omnipbench import write_toy_omnipbench
 from .unifybench import UnifyBench, read_unifybench
-from ..pictures import png_bytes
 from ..toyworld.judge import ToyJudge
 
 # %% auto #0
-__all__ = ['METHOD_ORDER', 'REPORTED', 'QUICK', 'QUICK_CONCEPTS', 'ScorePlan', 'make_judge', 'CellScorer', 'bench_folder',
+__all__ = ['METHOD_ORDER', 'VERSIONED', 'QUICK', 'QUICK_CONCEPTS', 'ScorePlan', 'judge_named', 'CellScorer', 'bench_folder',
            'chosen_methods', 'chosen_concepts', 'bench_report', 'write_bench_files', 'run_omnipbench']
 
 # %% ../../nbs/bench/666_omnipbench.ipynb #h6660004
@@ -50,7 +49,7 @@ class ScorePlan:
     mode: str = "correct"  # or 'compat', as the published scripts
 
 
-def make_judge(name: str, kept: str | Path) -> Any:  # ExactJudge, CachedJudge, or None
+def judge_named(name: str, kept: str | Path) -> Any:  # ExactJudge, CachedJudge, or None
     "The judge of a name. Raises OmniError for an unknown one, and as the judges themselves."
     kind, _, rest = name.partition(":")
     if kind == "exact" and not rest:
@@ -75,7 +74,7 @@ def _scorers(how: ScorePlan, out: str, toy: bool) -> tuple:
     if how.dino:
         embedders["dino"] = DinoEmbedder.from_pretrained(how.dino)
     faces = InsightFaces(how.faces) if how.faces else None
-    judge = make_judge(how.judge, Path(out) / "judge")
+    judge = judge_named(how.judge, Path(out) / "judge")
     return judge, dict(toy=reader, embedders=embedders, faces=faces, mode=check_mode(how.mode))
 
 # %% ../../nbs/bench/666_omnipbench.ipynb #h6660005
@@ -174,7 +173,7 @@ def chosen_concepts(bench: UnifyBench, names: int | str | Sequence[str] | None) 
     return listed
 
 # %% ../../nbs/bench/666_omnipbench.ipynb #h6660011
-REPORTED = "omnipersona torch transformers numpy peft joblib".split()  # packages whose versions are noted
+VERSIONED = "omnipersona torch transformers numpy peft joblib".split()  # packages whose versions are noted
 
 
 def _version(package) -> str:
@@ -197,8 +196,8 @@ def bench_report(
     settings = {k: v for k, v in asdict(plan).items() if k not in ("folder", "out")}
     return dict(
         command=command,
-        versions=dict(python=platform.python_version()) | {p: _version(p) for p in REPORTED},
-        backbone=plan_backbone(plan.backbone).fingerprint,
+        versions=dict(python=platform.python_version()) | {p: _version(p) for p in VERSIONED},
+        backbone=cell_backbone(plan.backbone).fingerprint,
         settings=settings | asdict(how),
         methods={m.name: dict(simplified=m.simplified, paper=m.paper) for m in chosen},
         cells=dict(done=sum(r["status"] == "done" for r in records), all=len(records)),
@@ -284,10 +283,10 @@ def run_omnipbench(
     bench = read_unifybench(folder, plan.strict)
     names = chosen_concepts(bench, QUICK_CONCEPTS if quick and concepts is None else concepts)
     how = how or ScorePlan("exact" if toy else "none")
-    make_judge(how.judge, place / "judge")  # a slip here is found before hours of work
+    judge_named(how.judge, place / "judge")  # a slip here is found before hours of work
     if score_only and not (place / "settings.json").is_file():
         raise OmniError(f"{printable(place)}: nothing is stored here; run the benchmark first, without score_only")
-    _same_settings(plan, plan_backbone(plan.backbone).fingerprint)
+    _same_settings(plan, cell_backbone(plan.backbone).fingerprint)
     if not score_only:
         run_bench_cells(chosen, names, wanted, plan, jobs, backend, progress)
     cells = [Cell(m.name, c, s) for m in chosen for c in names for s in wanted]

@@ -18,10 +18,10 @@ from omnipersona.bench.cells import (
     CellPlan,
     PreciseBudget,
     TimeOver,
+    cell_backbone,
     cell_groups,
     item_seed,
     keep_cell,
-    plan_backbone,
     plan_items,
     plan_teachings,
     read_cell,
@@ -67,7 +67,7 @@ def _learn(m: Method, plan: CellPlan, cell: Cell, kept: dict) -> Learnt:
             kept[m.name] = m.adapt(kept[m.same_learning])
         else:
             mine, theirs = plan_teachings(plan, cell.concept)
-            bb, budget = plan_backbone(plan.backbone), PreciseBudget(plan.steps, plan.precision)
+            bb, budget = cell_backbone(plan.backbone), PreciseBudget(plan.steps, plan.precision)
             kept[m.name] = m.learn(bb, mine, theirs, cell.seed, budget)
     return kept[m.name]
 
