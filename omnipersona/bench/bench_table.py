@@ -116,9 +116,10 @@ def _cost_text(title, value) -> str:
 
 
 def _best(table, title) -> float | None:
-    "The best mean of a column, as it is printed."
+    "The best mean of a column, as it is printed; None where all are the same."
     ranked = [r for r in table["rows"] if r["method"] not in OUT_OF_RANKING and r["scores"][title]["n"]]
-    return max((round(r["scores"][title]["mean"], 2) for r in ranked), default=None)
+    means = {round(r["scores"][title]["mean"], 2) for r in ranked}
+    return max(means) if len(means) > 1 or len(ranked) == 1 else None
 
 
 def table_grid(
@@ -151,12 +152,12 @@ _OTHER_DATA = "† Published for other data, other backbones and other judges: f
 def _notes(table) -> list:
     "What a reader has to know."
     first = next((s for r in table["rows"] for s in r["scores"].values() if s["n"]), dict(concepts=0, n=0))
-    n = f"{first['concepts']} concepts"
+    n = f"{first['concepts']} concepts" if first["concepts"] != 1 else "one concept"
     arrows = f"↑ ↓: better or worse than {table['method']}, p < .05 (paired bootstrap over concepts, Holm's correction)"
     untested = any(row["p"] is None for row in table["compared"])
     few = "; with fewer than five concepts nothing is tested" if untested else ""
     return [
-        f"Means over {n} and their seeds, with 95% intervals. {arrows}{few}. Bold: best, without oracle and chance.",
+        f"Means over {n} and all seeds, with 95% intervals. {arrows}{few}. Bold: best, without oracle and chance.",
         *(f"{c['title']}: {c['meaning']}." for c in table["columns"]),
         *([_OTHER_DATA] * bool(table["published"])),
     ]

@@ -212,7 +212,7 @@ def _png(fig) -> bytes:
     import io
 
     stream = io.BytesIO()
-    fig.savefig(stream, format="png", dpi=100)
+    fig.savefig(stream, format="png", dpi=100, bbox_inches="tight")
     return stream.getvalue()
 
 
