@@ -36,8 +36,8 @@ from ..model.generate import pack_for
 from ..model.segments import Text
 
 # %% auto #0
-__all__ = ['PROMPT_WORDS', 'YOCHAMELEON', 'TwoPrompts', 'picture_similarity', 'soft_lengths', 'SelfPromptingSamples',
-           'requests_to_tell', 'choice_loss', 'SelfPromptedAnswers', 'learn_two_prompts']
+__all__ = ['PROMPT_WORDS', 'CHOICE_WEIGHT', 'YOCHAMELEON', 'TwoPrompts', 'picture_similarity', 'soft_lengths',
+           'SelfPromptingSamples', 'requests_to_tell', 'choice_loss', 'SelfPromptedAnswers', 'learn_two_prompts']
 
 # %% ../../nbs/bench/656_yochameleon.ipynb #s6560004
 PROMPT_WORDS = ("answer", "photo")  # what the model says when it needs the prompt for answers, or the one for drawings
@@ -127,6 +127,9 @@ class SelfPromptingSamples:
         return [self.plain, *self.concept.soft_prompt(1, self.lengths[i]), *copies]
 
 # %% ../../nbs/bench/656_yochameleon.ipynb #s6560013
+CHOICE_WEIGHT = 5.0  # of the loss of choosing a prompt
+
+
 def requests_to_tell(encoded: EncodedData) -> list:  # of (0: an answer or 1: a drawing is needed, list of requests)
     "Requests of which it is known what they need, in groups."
     questions = [q for _, q, _ in encoded.qa] + [q for q, _ in encoded.facts]
@@ -148,7 +151,7 @@ def choice_loss(
     kinds = torch.tensor([kind for kind, _ in told], dtype=torch.long, device=last.device)
     return F.cross_entropy(bb.model.logits(h)[:, [ids[0] for ids in concept.words]].float(), kinds)
 
-# %% ../../nbs/bench/656_yochameleon.ipynb #s6560016
+# %% ../../nbs/bench/656_yochameleon.ipynb #s6560018
 class SelfPromptedAnswers(ConceptAnswers):
     "Answers items after the soft prompt that the model asks for."
 
@@ -202,7 +205,7 @@ def _learnt(bb, teaching, recipe, seed):
     def loss_of(step, generator):
         samples, soft = samples_of(step, generator)
         told = [(kind, Choices(generator).pick(texts)) for kind, texts in groups]
-        loss = sample_loss(bb, concept, samples, recipe) + choice_loss(bb, concept, told)
+        loss = sample_loss(bb, concept, samples, recipe) + CHOICE_WEIGHT * choice_loss(bb, concept, told)
         return loss if soft is None else loss + sample_loss(bb, concept.shortened(soft[0]), {"draw": [soft[1]]}, recipe)
 
     take_steps(bb, [concept.embeddings], loss_of, recipe, seed, row_rates(start))
