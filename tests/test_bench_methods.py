@@ -5,15 +5,21 @@ import copy
 import numpy as np
 import pytest
 import torch
-from helpers import random_backbone, same, unchanged, weights
+from helpers import QUICK, random_backbone, same, unchanged, weights
 
 from omnipersona.basics import OmniError
 from omnipersona.bench import lora, sync_r1, unictokens, yochameleon
+from omnipersona.bench.items import BenchItem
+from omnipersona.bench.many_concepts import ManyLearners, learn_many, many_losses
 from omnipersona.bench.method import Budget, Teaching, answer_logprobs, method, methods
 from omnipersona.bench.prompting import answers_of, toy_lesson
+from omnipersona.concept.learn import learn
+from omnipersona.concept.learner import Learner
 from omnipersona.concept.losses import Recipe
 from omnipersona.concept.requests import request_segments
+from omnipersona.concept.sampling import SamplesPerStep, step_samples
 from omnipersona.data import ConceptData
+from omnipersona.model.generate import pack_for
 from omnipersona.model.segments import Text
 
 NAMES = [
@@ -40,8 +46,6 @@ D = 33  # embeddings of a concept
 @pytest.fixture(scope="module")
 def quick():
     "A random backbone that draws in a few steps."
-    from helpers import QUICK
-
     bb = random_backbone(3)
     bb.presets = dict(draw=QUICK, edit=QUICK)
     return bb
@@ -119,8 +123,6 @@ def test_no_replay_may_take_what_omnipersona_has_learnt(quick, lesson):
 
 @pytest.mark.parametrize("name", ["omnipersona", "yochameleon style", "long prompt", "image prompt", "lora", "oracle"])
 def test_a_request_may_name_two_concepts(quick, lesson, world, name):
-    from omnipersona.bench.items import BenchItem
-
     teaching = lesson[0]
     other = Teaching("otto", world.concept_data(world.character(5), 2), world.character(5))
     item = BenchItem("both", "maeve", "two_concepts", "a photo of <maeve> with <otto>", meta=dict(draw=True, two=[]))
@@ -129,8 +131,6 @@ def test_a_request_may_name_two_concepts(quick, lesson, world, name):
 
 
 def test_impossible_items_are_refused(quick, lesson):
-    from omnipersona.bench.items import BenchItem
-
     learnt = method("short prompt").learn(quick, lesson[0], [], 0, SHORT)
     with pytest.raises(OmniError, match="an edit needs the picture"):
         learnt.answer(BenchItem("e", "maeve", "editing", "remove <maeve> from the photo"), [], 0)
@@ -148,8 +148,6 @@ def test_choices_are_scored_as_the_model_says_them(quick):
     logprobs = []
     for k in range(len(answer) + 1):
         text = Text([quick.tok.special["bos"], *answer[:k]], wrap=False)
-        from omnipersona.model.generate import pack_for
-
         b = pack_for(quick.model, [[*context, text]])
         p = quick.model.logits(quick.model(b).und[0, -1]).log_softmax(-1)
         logprobs.append(float(p[[*answer, quick.tok.special["eos"]][k]]))
@@ -213,3 +211,39 @@ def test_rewards_need_facts(quick, lesson):
         quick, method("omnipersona").learn(quick, teaching, [], 0, SHORT).concepts["maeve"], teaching, Recipe(steps=1)
     )
     assert rewards == [] and not concept.embeddings.requires_grad
+
+
+# ---- many concepts in one batch -----------------------------------------------------------------------------------
+def test_many_concepts_learn_what_each_learns_alone(quick, world):
+    "Three concepts with different data and seeds, in float32: the same tokens as one by one, and the same losses."
+    recipe = Recipe(steps=3, warmup_steps=1, samples=SamplesPerStep(copies=1), precision="float32")
+    data = {f"c{i}": world.concept_data(world.character(40 + i), 2, seed=i, edits_each=1) for i in range(2)}
+    data["bare"] = ConceptData(data["c0"].images[:1])  # no questions, no facts, no edits
+    together = ManyLearners([Learner(quick, d, name, i, recipe) for i, (name, d) in enumerate(data.items())])
+    steps = [together.step() for _ in range(3)]
+    for i, (name, d) in enumerate(data.items()):
+        alone = learn(quick, d, name, seed=i, recipe=recipe, progress=False)
+        own = together.learners[i]
+        assert torch.allclose(own.concept.embeddings, alone.embeddings, atol=2e-3, rtol=0)
+        assert (own.concept.embeddings - alone.embeddings).abs().mean() < 1e-5
+        for k, losses in enumerate(alone.history):
+            assert losses.keys() == steps[k][i].keys()
+            assert all(abs(losses[t] - steps[k][i][t]) < 1e-3 * max(1, losses[t]) for t in losses)
+
+
+def test_one_concept_does_not_reach_another(quick, world):
+    "The loss of one concept has no gradient in the tokens of the other."
+    learners = [Learner(quick, world.concept_data(world.character(50 + i), 2), f"c{i}") for i in range(2)]
+    samples = [step_samples(one.encoded, Recipe().samples, one.generator) for one in learners]
+    losses = many_losses(quick, [one.concept for one in learners], samples)
+    sum(loss for loss, _ in losses[0].values()).backward()
+    first, second = (one.concept.embeddings.grad for one in learners)
+    assert first.abs().sum() > 0 and (second is None or not second.any())
+
+
+def test_many_concepts_need_one_recipe(quick, world):
+    data = world.concept_data(world.character(60), 1)
+    with pytest.raises(OmniError, match="the same recipe"):
+        ManyLearners([Learner(quick, data, "a"), Learner(quick, data, "b", recipe=Recipe(steps=3))])
+    concepts = learn_many(quick, dict(a=data, b=data), [0, 1], Recipe(steps=1))
+    assert [c.name for c in concepts] == ["a", "b"] and not torch.equal(concepts[0].embeddings, concepts[1].embeddings)

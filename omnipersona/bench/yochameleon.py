@@ -32,11 +32,12 @@ from ..concept.sampling import Choices, EncodedData, noised_copies, step_samples
 from ..concept.tokens import initial_embeddings
 from ..data import NAME
 from ..model.backbone import Backbone
+from ..model.generate import pack_for
 from ..model.segments import Text
 
 # %% auto #0
-__all__ = ['PROMPT_WORDS', 'YOCHAMELEON', 'TwoPrompts', 'picture_similarity', 'soft_lengths', 'SelfPromptingSamples',
-           'SelfPromptedAnswers', 'learn_two_prompts']
+__all__ = ['PROMPT_WORDS', 'CHOICE_WEIGHT', 'YOCHAMELEON', 'TwoPrompts', 'picture_similarity', 'soft_lengths',
+           'SelfPromptingSamples', 'requests_to_tell', 'choice_loss', 'SelfPromptedAnswers', 'learn_two_prompts']
 
 # %% ../../nbs/bench/656_yochameleon.ipynb #s6560004
 PROMPT_WORDS = ("answer", "photo")  # what the model says when it needs the prompt for answers, or the one for drawings
@@ -100,10 +101,6 @@ class SelfPromptingSamples:
         similarity = picture_similarity(encoded.images, encoded.look_alikes) if self.alike else torch.zeros(0)
         self.lengths = soft_lengths(similarity, concept.n_gen)
         self.plain = encoded.say(f"a photo of {NAME}")
-        questions = [q for _, q, _ in encoded.qa] + [q for q, _ in encoded.facts]
-        edits = [instruction for _, instruction, _ in encoded.edits]
-        groups = (0, [encoded.ask]), (0, questions), (1, encoded.captions), (1, edits)
-        self.requests = [(kind, texts) for kind, texts in groups if texts]
 
     def __call__(
         self, step: int, generator: torch.Generator
@@ -111,17 +108,12 @@ class SelfPromptingSamples:
         "The samples of a step, from 0."
         choices = Choices(generator)
         found = step_samples(self.encoded, self.recipe.samples, generator)
-        told = [[choices.pick(texts), self._says(kind)] for kind, texts in self.requests]
         out = {task: [self._prompted(task, s) for s in samples] for task, samples in found.items()}
-        out["facts"] += told
         if not self.alike or 2 * step >= self.recipe.steps or not out["draw"]:
             return out, None
         out["draw"].pop()
         i = choices.below(len(self.alike))
         return out, (self.lengths[i], self._soft(i, choices))
-
-    def _says(self, kind):
-        return Text(self.concept.words[kind], loss=True)
 
     def _prompted(self, task, sample):
         "The sample with the soft prompt after its request."
@@ -135,6 +127,31 @@ class SelfPromptingSamples:
         return [self.plain, *self.concept.soft_prompt(1, self.lengths[i]), *copies]
 
 # %% ../../nbs/bench/656_yochameleon.ipynb #s6560013
+CHOICE_WEIGHT = 5.0  # of the loss of choosing a prompt
+
+
+def requests_to_tell(encoded: EncodedData) -> list:  # of (0: an answer or 1: a drawing is needed, list of requests)
+    "Requests of which it is known what they need, in groups."
+    questions = [q for _, q, _ in encoded.qa] + [q for q, _ in encoded.facts]
+    edits = [instruction for _, instruction, _ in encoded.edits]
+    groups = (0, [encoded.ask]), (0, questions), (1, encoded.captions), (1, edits)
+    return [(kind, texts) for kind, texts in groups if texts]
+
+
+def choice_loss(
+    bb: Backbone,
+    concept: TwoPrompts,
+    told: list,  # of (0 or 1, request)
+) -> Tensor:
+    "Mean cross-entropy of the two words after some requests, differentiable in the tokens."
+    begin = Text([bb.model.special.bos], wrap=False)
+    b = pack_for(bb.model, [[concept.prompt(), text, begin] for _, text in told], concept)
+    last = b.valid[:, : b.ids.shape[1]].sum(1) - 1
+    h = bb.model(b, None, concept.splice).und[torch.arange(len(told), device=last.device), last]
+    kinds = torch.tensor([kind for kind, _ in told], dtype=torch.long, device=last.device)
+    return F.cross_entropy(bb.model.logits(h)[:, [ids[0] for ids in concept.words]].float(), kinds)
+
+# %% ../../nbs/bench/656_yochameleon.ipynb #s6560018
 class SelfPromptedAnswers(ConceptAnswers):
     "Answers items after the soft prompt that the model asks for."
 
@@ -183,11 +200,12 @@ def _learnt(bb, teaching, recipe, seed):
         bb, recipe.n_und, recipe.n_gen, recipe.init, encoded.images, encoded.latents, teaching.data.description, seed
     )
     concept = TwoPrompts(bb, teaching.name, start, recipe.n_und, recipe.n_gen, recipe.routing)
-    samples_of = SelfPromptingSamples(bb, concept, encoded, recipe)
+    samples_of, groups = SelfPromptingSamples(bb, concept, encoded, recipe), requests_to_tell(encoded)
 
     def loss_of(step, generator):
         samples, soft = samples_of(step, generator)
-        loss = sample_loss(bb, concept, samples, recipe)
+        told = [(kind, Choices(generator).pick(texts)) for kind, texts in groups]
+        loss = sample_loss(bb, concept, samples, recipe) + CHOICE_WEIGHT * choice_loss(bb, concept, told)
         return loss if soft is None else loss + sample_loss(bb, concept.shortened(soft[0]), {"draw": [soft[1]]}, recipe)
 
     take_steps(bb, [concept.embeddings], loss_of, recipe, seed, row_rates(start))
@@ -199,7 +217,7 @@ YOCHAMELEON = register(
         "yochameleon style",
         learn_two_prompts,
         "The soft positives are the concept's own look-alikes, not about 1,000 retrieved pictures, and a frozen ViT "
-        "ranks them, not CLIP. What the model says to choose a prompt is one word. Edits, which the paper does not "
+        "ranks them, not CLIP. To choose a prompt the model says one of two words. Edits, which the paper does not "
         "have, are learnt with the prompt for drawings.",
         "Yo'Chameleon: Personalized Vision and Language Generation (2025)",
     )
