@@ -113,6 +113,37 @@ def test_an_answer_of_another_kind_is_written_as_it_is(replay):
     assert "blue boat" in replay.with_answer(t, "a blue boat").prompt
 
 
+# ---- several facts ------------------------------------------------------------------------------------------------
+BOTH = "what is the toy of <maeve> ? what is the home of <maeve> ?"
+
+
+@pytest.fixture
+def two_facts(replay, monkeypatch):
+    "A trace whose first pass asks for two facts, as a backbone does that can."
+    said = replay.intents(["a photo of the toy of <maeve>"])[0][1]
+    monkeypatch.setattr(Replay, "intents", lambda self, requests: [(BOTH, said) for _ in requests])
+    return replay(["a photo of the toy of <maeve> at its home"])[0]
+
+
+def test_every_question_of_a_request_is_answered(two_facts, char):
+    t = two_facts
+    assert t.facts == [
+        ("what is the toy of <maeve> ?", char.facts["toy"]),
+        ("what is the home of <maeve> ?", char.facts["home"]),
+    ]
+    assert t.answer == f"{char.facts['toy']}; {char.facts['home']}" and t.question == BOTH
+    assert [s.name for s in t.stages] == ["intent", "retrieval", "retrieval", "rewriting"]
+    assert t.stages[-1].read.count("answer :") == 2
+
+
+def test_one_of_two_answers_can_be_another(replay, two_facts):
+    u = replay.with_answer(two_facts, "a blue drum; the moon")
+    assert [a for _, a in u.facts] == ["a blue drum", "the moon"] and u.by_hand
+    assert [s.name for s in u.stages] == ["intent", "retrieval", "retrieval", "rewriting"]
+    with pytest.raises(OmniError, match="2 questions need 2 answers"):
+        replay.with_answer(two_facts, "a blue drum")
+
+
 # ---- in-context examples ------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("n", [0, 1, 6])
 def test_examples(bb, p, n):

@@ -23,6 +23,13 @@ from ..model.backbone import Backbone
 from ..model.prompt_caches import PromptCaches
 from ..model.segments import Text
 from ..settings import brief, named_settings, whole
+from omnipersona.toyworld.replay_texts import (
+    BETWEEN_ANSWERS,
+    NO_QUESTION,
+    intent_prompt,
+    rewrite_prompt,
+    separate_questions,
+)
 
 # %% auto #0
 __all__ = ['EXAMPLES', 'OTHERS', 'MOST_NEW_TOKENS', 'ReplayConfig', 'Stage', 'Trace', 'Replay', 'difference', 'effect_figure']
@@ -82,7 +89,9 @@ class Stage:
 # %% ../../nbs/concept/409_replay.ipynb #6a562127
 @dataclass
 class Trace:
-    "A request T, its question Q, the answer A, and the refined prompt T'. It is data: it prints and copies."
+    """A request T, its question Q, the answer A, and the refined prompt T'. It is data: it prints and copies.
+
+    A request that needs several facts has several questions in `question`, and as many answers in `facts`."""
 
     request: str
     question: str = ""
@@ -92,6 +101,7 @@ class Trace:
     stages: list = field(default_factory=list)  # of `Stage`
     fallback: str = ""  # why the request is used as it was given, if it is
     by_hand: bool = False  # the answer was given by a person
+    facts: list = field(default_factory=list)  # (question, answer) of every fact that the request needs
 
     @property
     def needed(self) -> bool:
@@ -204,12 +214,12 @@ class Replay:
         ]
 
     def intents(self, requests: list) -> list:  # (question or '', Stage) of each request
-        "Q = text(T): what each request needs to know."
-        shown = [x for T, Q in self.examples for x in (f"request : {T} question :", Q)]
+        "Q = text(T): what each request needs to know; one text may hold several questions."
+        shown = [x for T, Q in self.examples for x in (intent_prompt(T), Q)]
         examples = [self._segment(x, self.free) for x in shown]
-        texts = [f"request : {self._named(r)} question :" for r in requests]
+        texts = [intent_prompt(self._named(r)) for r in requests]
         stages = self._pass("intent", [[*examples, self._segment(t)] for t in texts], texts)
-        return [("" if s.said == "nothing" else s.said, s) for s in stages]
+        return [("" if s.said == NO_QUESTION else s.said, s) for s in stages]
 
     def retrieve(self, questions: list) -> list:  # (answer, Stage) of each question
         "A = text(Q, P): what the concept knows."
@@ -218,11 +228,10 @@ class Replay:
         stages = self._pass("retrieval", samples, [text for _, text, _ in read], personal=True)
         return [(s.said, s) for s in stages]
 
-    def rewrite(self, known: list) -> list:  # (prompt, Stage) of each (request, question, answer)
+    def rewrite(self, known: list) -> list:  # (prompt, Stage) of each (request, [(question, answer)])
         "T' = text(A, T): the request that says what it needs."
-        labels = "request", "question", "answer"
-        parts = [[f"{k} : {self._named(x)}" for k, x in zip(labels, each)] for each in known]
-        texts = [" ".join([*p, "rewrite :"]) for p in parts]
+        named = [(self._named(r), [tuple(map(self._named, fact)) for fact in facts]) for r, facts in known]
+        texts = [rewrite_prompt(r, [q for q, _ in facts], [a for _, a in facts]) for r, facts in named]
         stages = self._pass("rewriting", [[self._segment(t)] for t in texts], texts)
         return [(s.said, s) for s in stages]
 
@@ -252,29 +261,56 @@ class Replay:
             request_segments(self.bb, r, self.concepts)  # a bad one stops everything before anything is done
         traces = [Trace(r, prompt=r, examples=list(self.shown)) for r in requests]
         alive = self._note(traces, self.intents(requests), "question")
-        alive = self._note(alive, self.retrieve([t.question for t in alive]), "answer")
-        self._note(alive, self.rewrite([(t.request, t.question, t.answer) for t in alive]), "prompt")
+        alive = self._answer(alive)
+        self._note(alive, self.rewrite([(t.request, t.facts) for t in alive]), "prompt")
         return traces
+
+    def _answer(self, traces):
+        "Answer all questions of all traces; returns those that went well."
+        asked = [separate_questions(t.question) for t in traces]
+        answers = iter(self.retrieve([q for questions in asked for q in questions]))
+        good = traces
+        for trace, questions in zip(traces, asked):
+            for question in questions:
+                said = next(answers)
+                if not self._note([trace], [said], "answer"):
+                    good = [t for t in good if t is not trace]
+                    said = "", said[1]
+                trace.facts.append((question, said[0]))
+            trace.answer = BETWEEN_ANSWERS.join(a for _, a in trace.facts)
+        return good
 
     def with_answer(
         self,
         trace: Trace,
-        answer: str,  # instead of the one that was retrieved
+        answer: str,  # instead of the one that was retrieved; several facts: as many answers, with `; ` between them
     ) -> Trace:
         "The same request with another answer, rewritten again. Raises OmniError where no question was asked."
         if not trace.needed:
             raise OmniError(f"{trace.request!r}: raises no question, so there is no answer to replace")
-        self._segment(self._named(answer))  # an error quotes the answer alone
-        ((prompt, stage),) = self.rewrite([(trace.request, trace.question, answer)])
+        facts = list(zip(separate_questions(trace.question), _answers(trace, answer)))
+        for _, said in facts:
+            self._segment(self._named(said))  # an error quotes the answer alone
+        ((prompt, stage),) = self.rewrite([(trace.request, facts)])
         bad = self._problem(prompt, stage)
         return replace(
             trace,
             answer=answer,
+            facts=facts,
             prompt=trace.request if bad else prompt,
-            stages=[*trace.stages[:2], stage],
+            stages=[*(s for s in trace.stages if s.name != stage.name), stage],
             fallback=bad,
             by_hand=answer != trace.answer or trace.by_hand,
         )
+
+
+def _answers(trace: Trace, answer: str) -> list:
+    "One answer for each question."
+    n = len(separate_questions(trace.question))
+    parts = [part.strip() for part in answer.split(BETWEEN_ANSWERS.strip())] if n > 1 else [answer]
+    if len(parts) != n:
+        raise OmniError(f"{answer!r}: {n} questions need {n} answers, with ; between them")
+    return parts
 
 # %% ../../nbs/concept/409_replay.ipynb #aceeea7c
 def difference(a: Image.Image, b: Image.Image) -> Image.Image:  # grey

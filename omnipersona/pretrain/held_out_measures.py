@@ -22,7 +22,6 @@ from .objectives import DRAWS, losses_by_task
 from .pair_families import pair_shard
 from .picture_talk import PictureTalk
 from .second_run import averaged_backbone
-from .talk import separate_questions
 from ..toyworld.descriptions import described_parts
 from ..toyworld.draw_wordings import draw_request
 from ..toyworld.fact_wordings import UNKNOWN

@@ -11,14 +11,14 @@ from ..toyworld.draw_wordings import draw_request, draw_with_facts
 from ..toyworld.fact_wordings import UNKNOWN, ask_fact, tell_facts
 from ..toyworld.free_facts import free_facts, made_up_word
 from ..toyworld.language import EDITS, fact_question
+from ..toyworld.replay_texts import intent_prompt, joined_questions, rewrite_prompt
 from ..toyworld.scenery import PLACES
 from ..toyworld.scenes import Character, random_scene, random_traits
 from ..toyworld.wordings import edit_request
 
 # %% auto #0
-__all__ = ['UNKNOWN_SHARE', 'FACTS_NEEDED', 'NO_QUESTION', 'TALKING_TASKS', 'TalkTasks', 'tell_about', 'practise_told',
-           'practise_repeating', 'practise_lookup', 'any_request_with_facts', 'any_plain_request', 'intent_prompt',
-           'rewrite_prompt', 'joined_questions', 'separate_questions', 'practise_intent', 'practise_rewriting']
+__all__ = ['UNKNOWN_SHARE', 'FACTS_NEEDED', 'TALKING_TASKS', 'TalkTasks', 'tell_about', 'practise_told', 'practise_repeating',
+           'practise_lookup', 'any_request_with_facts', 'any_plain_request', 'practise_intent', 'practise_rewriting']
 
 # %% ../../nbs/pretrain/312_talk.ipynb #b9476144
 class TalkTasks(PretrainTasks):
@@ -140,35 +140,6 @@ def any_plain_request(tasks: TalkTasks, name: str) -> str:
     while found is None:
         found = edit_request(scene, str(tasks.rng.choice(EDITS)), tasks.rng, name, tasks.held_out)
     return found[0]
-
-# %% ../../nbs/pretrain/312_talk.ipynb #e7056b0b
-NO_QUESTION = "nothing"  # what the first pass says to a request that needs no fact
-
-
-def intent_prompt(request: str) -> str:
-    "What the first pass reads."
-    return f"request : {request} question :"
-
-
-def rewrite_prompt(
-    request: str,
-    questions: list,  # of texts
-    answers: list,  # one for each question
-) -> str:
-    "What the last pass reads."
-    asked = "".join(f" question : {q} answer : {a}" for q, a in zip(questions, answers, strict=True))
-    return f"request : {request}{asked} rewrite :"
-
-
-def joined_questions(questions: list) -> str:
-    "What the first pass says."
-    return " ".join(questions) or NO_QUESTION
-
-
-def separate_questions(said: str) -> list:
-    "The questions in what the first pass said."
-    parts = [f"{part.strip()} ?" for part in said.split("?") if part.strip()]
-    return [] if said.strip() == NO_QUESTION else parts
 
 # %% ../../nbs/pretrain/312_talk.ipynb #0a73f6c5
 def practise_intent(tasks: TalkTasks) -> list:
