@@ -13,7 +13,8 @@ from helpers import same
 from omnipersona.basics import OmniError
 from omnipersona.concept.concept import Concepts, TextPrompt
 from omnipersona.concept.persona import Persona
-from omnipersona.concept.replay import Replay, ReplayConfig, Stage, Trace, effect_figure
+from omnipersona.concept.replay import Replay, ReplayConfig, Stage, Trace
+from omnipersona.differences import effect_figure
 from omnipersona.model.flow import SamplingConfig
 
 QUICK = SamplingConfig(5, 2.0, 1.0)  # four steps, no guidance

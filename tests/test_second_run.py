@@ -10,8 +10,8 @@ from omnipersona.model.attention import attention_weights
 from omnipersona.model.experts import MoTConfig
 from omnipersona.model.mot import MoT
 from omnipersona.model.segments import Text, pack
-from omnipersona.pretrain.pair_families import COMPANION, pair_family
 from omnipersona.pretrain.copying import wire_copying, wire_previous_token
+from omnipersona.pretrain.pair_families import COMPANION, pair_family
 from omnipersona.pretrain.picture_talk import names_in, with_companion
 from omnipersona.pretrain.second_run import join_checkpoint, second_config, split_checkpoint
 from omnipersona.toyworld.draw_wordings import draw_request
@@ -106,7 +106,9 @@ def read(model, texts, loss=False):
 def test_a_wired_head_attends_to_the_token_before_wherever_it_stands(network):
     seen = []
     wire_previous_token(network, layer=2, head=3)
-    network.language_model.model.layers[2].self_attn.observer = lambda q, k, mask: seen.append(attention_weights(q, k, mask))
+    network.language_model.model.layers[2].self_attn.observer = lambda q, k, mask: seen.append(
+        attention_weights(q, k, mask)
+    )
     network(read(network, [list(range(10, 40))]))
     assert seen[0][0, 3].diagonal(-1).min() > 0.6 and seen[0][0, 2].diagonal(-1).mean() < 0.3
 

@@ -12,8 +12,6 @@ import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from PIL import Image, ImageChops
-
 from ..arguments import as_path
 from ..basics import OmniError, atomic_write
 from .concept import Concepts
@@ -32,7 +30,7 @@ from omnipersona.toyworld.replay_texts import (
 )
 
 # %% auto #0
-__all__ = ['EXAMPLES', 'OTHERS', 'MOST_NEW_TOKENS', 'ReplayConfig', 'Stage', 'Trace', 'Replay', 'difference', 'effect_figure']
+__all__ = ['EXAMPLES', 'OTHERS', 'MOST_NEW_TOKENS', 'ReplayConfig', 'Stage', 'Trace', 'Replay']
 
 # %% ../../nbs/concept/409_replay.ipynb #677d29a5
 EXAMPLES = (
@@ -311,28 +309,3 @@ def _answers(trace: Trace, answer: str) -> list:
     if len(parts) != n:
         raise OmniError(f"{answer!r}: {n} questions need {n} answers, with ; between them")
     return parts
-
-# %% ../../nbs/concept/409_replay.ipynb #aceeea7c
-def difference(a: Image.Image, b: Image.Image) -> Image.Image:  # grey
-    "Where two pictures differ, and how much: the absolute difference. Raises OmniError for pictures of two sizes."
-    if a.size != b.size:
-        raise OmniError(f"pictures of {a.size} and {b.size} pixels cannot be compared; draw them with one backbone")
-    return ImageChops.difference(a.convert("RGB"), b.convert("RGB")).convert("L")
-
-# %% ../../nbs/concept/409_replay.ipynb #13814e1d
-def effect_figure(
-    a,  # a `Result` with a picture
-    b,  # another, of the same size
-):  # a matplotlib Figure
-    "Two results (see `Persona.what_if`), each under its prompt, and their difference. Raises OmniError for two sizes."
-    import matplotlib.pyplot as plt
-
-    titles = a.prompt, b.prompt, "difference,\nblack: none, white: 255"
-    fig, axes = plt.subplots(1, 3, figsize=(7.5, 3), dpi=100)
-    for ax, image, title in zip(axes, (a.image, b.image, difference(a.image, b.image)), titles):
-        ax.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        ax.set_axis_off()
-        ax.set_title(title.replace("a photo of", "a photo of\n").replace("$", "\\$"), fontsize=9)
-    fig.tight_layout()
-    plt.close(fig)
-    return fig

@@ -35,8 +35,8 @@ from .scenes import Scene, look_alike_traits, random_scene, random_traits, rende
 
 # %% auto #0
 __all__ = ['TRAIN', 'TEST', 'PHOTOS', 'CPU', 'judge_scenes', 'relatives', 'family_scenes', 'draw_all', 'as_floats',
-           'seen_through', 'diffusers_autoencoder', 'disturb', 'train_attributes', 'contrastive_loss', 'train_identity',
-           'judge_accuracy', 'save_judge', 'train_judge', 'make_judge']
+           'seen_through', 'diffusers_autoencoder', 'disturb', 'fit_network', 'train_attributes', 'contrastive_loss',
+           'train_identity', 'judge_accuracy', 'save_judge', 'train_judge', 'make_judge']
 
 # %% ../../nbs/toyworld/107_judge_training.ipynb #8dd79c7f
 TRAIN, TEST = 2_000_000, 3_000_000
@@ -123,8 +123,16 @@ def disturb(x: Tensor, g: torch.Generator) -> Tensor:  # (B, 3, H, W) in [-1, 1]
     return x + a * (soft - x) + 0.12 * u() ** 2 * torch.randn(x.shape, generator=g, **CPU)
 
 # %% ../../nbs/toyworld/107_judge_training.ipynb #cebb4540
-def _fit(net, loss_of, steps, peak=3e-3, every=100, log=print, dtype=torch.float32):
-    "AdamW, warm-up and cosine; `loss_of(i)`: loss of step i and a dict to log; `dtype` of convolutions; ends in eval."
+def fit_network(
+    net: nn.Module,
+    loss_of: Callable,  # loss_of(i): the loss of step i, and a dict to log
+    steps: int,
+    peak: float = 3e-3,  # learning rate after the warm-up
+    every: int = 100,  # steps from one line of the log to the next
+    log: Callable[[str], Any] | None = print,
+    dtype: torch.dtype = torch.float32,  # of convolutions
+) -> nn.Module:
+    "AdamW with warm-up and cosine. The network ends in eval."
     optimizer = torch.optim.AdamW(net.parameters(), peak, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_cosine(50, steps))
     start = time.time()
@@ -152,7 +160,7 @@ def train_attributes(
     steps: int,
     batch: int = 64,  # pictures in a step
     seed: int = 0,
-    **kw: Any,  # peak, every, log, dtype: see `_fit`
+    **kw: Any,  # peak, every, log, dtype: see `fit_network`
 ) -> nn.Module:
     "The classifier. In the mirror, left is right."
     torch.manual_seed(seed)
@@ -171,7 +179,7 @@ def train_attributes(
         right = sum((o.argmax(1) == y[:, j]).float().mean() for j, o in enumerate(outs)) / len(outs)
         return loss, dict(loss=loss.detach(), right=right)
 
-    return _fit(net, loss_of, steps, **kw)
+    return fit_network(net, loss_of, steps, **kw)
 
 # %% ../../nbs/toyworld/107_judge_training.ipynb #83e2dfb2
 def contrastive_loss(
@@ -194,7 +202,7 @@ def train_identity(
     photos: int = 3,  # of each member
     seed: int = 0,
     hint: float = 3.0,  # weight of the traits' loss
-    **kw: Any,  # peak, every, log, dtype: see `_fit`
+    **kw: Any,  # peak, every, log, dtype: see `fit_network`
 ) -> nn.Module:
     "The embedding."
     torch.manual_seed(seed)
@@ -213,7 +221,7 @@ def train_identity(
         named = F.smooth_l1_loss(t.float(), traits[k])
         return contrast + hint * named, dict(loss=contrast.detach(), traits=named.detach())
 
-    return _fit(net, loss_of, steps, **kw)
+    return fit_network(net, loss_of, steps, **kw)
 
 # %% ../../nbs/toyworld/107_judge_training.ipynb #bdf681f0
 def _attribute_accuracy(judge, scenes, pictures):

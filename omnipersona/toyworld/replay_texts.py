@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NO_QUESTION', 'BETWEEN_ANSWERS', 'intent_prompt', 'rewrite_prompt', 'joined_questions', 'separate_questions']
 
-# %% ../../nbs/toyworld/115_replay_texts.ipynb #7632ecd2
+# %% ../../nbs/toyworld/115_replay_texts.ipynb #fd454fe4
 NO_QUESTION = "nothing"  # what the first pass says to a request that needs no fact
 BETWEEN_ANSWERS = "; "  # where several are written in one line, for people
 

@@ -14,9 +14,10 @@ from ..basics import OmniError
 from ..concept.concept import Concepts
 from ..concept.persona import Persona
 from ..concept.plain_names import understand_names
-from ..concept.replay import EXAMPLES, Replay, ReplayConfig, Trace, difference
+from ..concept.replay import EXAMPLES, Replay, ReplayConfig, Trace
 from ..concept.requests import SOMEONE, restore_names
 from ..concept.spelling import suggest_values
+from ..differences import difference
 from ..model.flow import SamplingConfig
 from ..pictures import png_bytes
 from ..toyworld.replay_texts import BETWEEN_ANSWERS, separate_questions
