@@ -93,7 +93,8 @@ def wire_copying(
     head, rows = _attention(model, *previous)
     batch = pack([[Text(ids)] for ids in texts], model.special, model.config.latent_channels)
     e = _Embeddings(model, batch.ids[batch.ids >= 0].unique(), head.dim)
-    scale = model.language_model.model.layers[previous[0]].input_layernorm.weight
+    first: Any = model.language_model.model.layers[previous[0]]
+    scale = first.input_layernorm.weight
     head.v_proj.weight[rows], head.v_proj.bias[rows] = e.main * e.size / scale, -(e.main @ e.mean)
     head.o_proj.weight[:, rows] = WRITES * e.rest.T
     x, token, before = _inputs(model, induction[0], batch)

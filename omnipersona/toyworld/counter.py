@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from safetensors.torch import load, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..basics import OmniError, atomic_write, compute_dtype
 from .draw import Pen, Traits, draw_character
@@ -108,7 +108,7 @@ def train_counter(
     batch: int = 64,  # pictures in a step
     seed: int = 0,
     **kw: Any,  # peak, every, log, dtype: see `fit_network`
-) -> JudgeNet:
+) -> nn.Module:
     "The network that counts."
     torch.manual_seed(seed)
     g, net = torch.Generator(device="cpu").manual_seed(seed), counter_net()
