@@ -141,7 +141,7 @@ def test_one_of_two_answers_can_be_another(replay, two_facts):
     u = replay.with_answer(two_facts, "a blue drum; the moon")
     assert [a for _, a in u.facts] == ["a blue drum", "the moon"] and u.by_hand
     assert [s.name for s in u.stages] == ["intent", "retrieval", "retrieval", "rewriting"]
-    with pytest.raises(OmniError, match="2 questions need 2 answers"):
+    with pytest.raises(OmniError, match="2 questions need as many answers"):
         replay.with_answer(two_facts, "a blue drum")
 
 

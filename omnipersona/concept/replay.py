@@ -21,13 +21,7 @@ from ..model.backbone import Backbone
 from ..model.prompt_caches import PromptCaches
 from ..model.segments import Text
 from ..settings import brief, named_settings, whole
-from omnipersona.toyworld.replay_texts import (
-    BETWEEN_ANSWERS,
-    NO_QUESTION,
-    intent_prompt,
-    rewrite_prompt,
-    separate_questions,
-)
+from ..toyworld import replay_texts as texts_of
 
 # %% auto #0
 __all__ = ['EXAMPLES', 'OTHERS', 'MOST_NEW_TOKENS', 'ReplayConfig', 'Stage', 'Trace', 'Replay']
@@ -213,11 +207,11 @@ class Replay:
 
     def intents(self, requests: list) -> list:  # (question or '', Stage) of each request
         "Q = text(T): what each request needs to know; one text may hold several questions."
-        shown = [x for T, Q in self.examples for x in (intent_prompt(T), Q)]
+        shown = [x for T, Q in self.examples for x in (texts_of.intent_prompt(T), Q)]
         examples = [self._segment(x, self.free) for x in shown]
-        texts = [intent_prompt(self._named(r)) for r in requests]
+        texts = [texts_of.intent_prompt(self._named(r)) for r in requests]
         stages = self._pass("intent", [[*examples, self._segment(t)] for t in texts], texts)
-        return [("" if s.said == NO_QUESTION else s.said, s) for s in stages]
+        return [("" if s.said == texts_of.NO_QUESTION else s.said, s) for s in stages]
 
     def retrieve(self, questions: list) -> list:  # (answer, Stage) of each question
         "A = text(Q, P): what the concept knows."
@@ -229,7 +223,7 @@ class Replay:
     def rewrite(self, known: list) -> list:  # (prompt, Stage) of each (request, [(question, answer)])
         "T' = text(A, T): the request that says what it needs."
         named = [(self._named(r), [tuple(map(self._named, fact)) for fact in facts]) for r, facts in known]
-        texts = [rewrite_prompt(r, [q for q, _ in facts], [a for _, a in facts]) for r, facts in named]
+        texts = [texts_of.rewrite_prompt(r, [q for q, _ in facts], [a for _, a in facts]) for r, facts in named]
         stages = self._pass("rewriting", [[self._segment(t)] for t in texts], texts)
         return [(s.said, s) for s in stages]
 
@@ -265,7 +259,7 @@ class Replay:
 
     def _answer(self, traces):
         "Answer all questions of all traces; returns those that went well."
-        asked = [separate_questions(t.question) for t in traces]
+        asked = [texts_of.separate_questions(t.question) for t in traces]
         answers = iter(self.retrieve([q for questions in asked for q in questions]))
         good = traces
         for trace, questions in zip(traces, asked):
@@ -275,7 +269,7 @@ class Replay:
                     good = [t for t in good if t is not trace]
                     said = "", said[1]
                 trace.facts.append((question, said[0]))
-            trace.answer = BETWEEN_ANSWERS.join(a for _, a in trace.facts)
+            trace.answer = texts_of.BETWEEN_ANSWERS.join(a for _, a in trace.facts)
         return good
 
     def with_answer(
@@ -286,7 +280,10 @@ class Replay:
         "The same request with another answer, rewritten again. Raises OmniError where no question was asked."
         if not trace.needed:
             raise OmniError(f"{trace.request!r}: raises no question, so there is no answer to replace")
-        facts = list(zip(separate_questions(trace.question), _answers(trace, answer)))
+        questions = texts_of.separate_questions(trace.question)
+        facts = list(zip(questions, texts_of.separate_answers(answer, len(questions))))
+        if len(facts) < len(questions):
+            raise OmniError(f"{answer!r}: {len(questions)} questions need as many answers, with ; between them")
         for _, said in facts:
             self._segment(self._named(said))  # an error quotes the answer alone
         ((prompt, stage),) = self.rewrite([(trace.request, facts)])
@@ -300,12 +297,3 @@ class Replay:
             fallback=bad,
             by_hand=answer != trace.answer or trace.by_hand,
         )
-
-
-def _answers(trace: Trace, answer: str) -> list:
-    "One answer for each question."
-    n = len(separate_questions(trace.question))
-    parts = [part.strip() for part in answer.split(BETWEEN_ANSWERS.strip())] if n > 1 else [answer]
-    if len(parts) != n:
-        raise OmniError(f"{answer!r}: {n} questions need {n} answers, with ; between them")
-    return parts

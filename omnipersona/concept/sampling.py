@@ -24,13 +24,13 @@ from ..toyworld.language import fact_question
 from ..toyworld.world import stranger_pictures
 
 # %% auto #0
-__all__ = ['PRESENT', 'WORDINGS', 'UNKNOWN_KEYS', 'TASKS', 'MOST_SAMPLES', 'other_wordings', 'fact_texts', 'EncodedData',
+__all__ = ['PRESENT', 'MORE_WORDINGS', 'UNKNOWN_KEYS', 'TASKS', 'MOST_SAMPLES', 'other_wordings', 'fact_texts', 'EncodedData',
            'noised_copies', 'Choices', 'recognition_sample', 'SamplesPerStep', 'vqa_sample', 'fact_sample',
            'draw_sample', 'edit_sample', 'step_samples', 'nothing_to_learn', 'hold_out']
 
 # %% ../../nbs/concept/404_sampling.ipynb #61989143
 PRESENT = f"is {NAME} in the photo ?"
-WORDINGS = 6  # of a question, besides the plain one
+MORE_WORDINGS = 6  # of a question, besides the plain one
 UNKNOWN_KEYS = 6  # facts that nobody told, for each concept
 
 
@@ -49,7 +49,7 @@ def fact_texts(
     any_text: bool,  # whether the backbone reads any text
 ) -> list:  # of (question, answer)
     "Every question about what is known in words, and its answer."
-    n = WORDINGS if any_text else 0
+    n = MORE_WORDINGS if any_text else 0
     asked = []
     for key, value in data.facts.items():
         plain = [fact_question(key, NAME)] * max(n, 1)
@@ -86,7 +86,7 @@ class EncodedData(ConceptTexts):
         any_text = not bb.tok.words
         self.facts = [(self.say(q), self.answer(a)) for q, a in fact_texts(data, any_text)]
         self.ask, self.yes, self.no = self.say(PRESENT), bb.tok("yes"), bb.tok("no")
-        self.asks = [self.ask, *(self.say(q) for q in other_wordings(ask_present, WORDINGS if any_text else 0))]
+        self.asks = [self.ask, *(self.say(q) for q in other_wordings(ask_present, MORE_WORDINGS if any_text else 0))]
 
     def _edits(self, edits):
         instructions = [self.instruct(text) for _, text, _ in edits]

@@ -20,18 +20,18 @@ from torch import Tensor, nn
 
 from ..basics import OmniError, atomic_write, compute_dtype
 from .draw import Pen, Traits, draw_character
-from .judge import JUDGE_FOLDER, JudgeNet, judge_net
-from .judge_training import as_floats, disturb, fit_network, seen_through
+from .judge import JUDGE_FOLDER, JudgeNet, fit_network, judge_net
+from .judge_training import as_floats, disturb, seen_through
 from .scenery import ACCESSORIES, PLACES, draw_accessory, draw_object, draw_place
 from .scenes import random_thing, random_traits
 
 # %% auto #0
-__all__ = ['MOST_FIGURES', 'SEEN', 'COUNTER_FILE', 'COUNTER_TRAIN', 'COUNTER_TEST', 'crowded_picture', 'crowded_pictures',
+__all__ = ['MOST_FIGURES', 'LEAST_SEEN', 'COUNTER_FILE', 'COUNTER_TRAIN', 'COUNTER_TEST', 'crowded_picture', 'crowded_pictures',
            'counter_net', 'train_counter', 'FigureCounter', 'counter_accuracy', 'make_counter']
 
 # %% ../../nbs/toyworld/116_counter.ipynb #a235ff4f
 MOST_FIGURES = 4
-SEEN = 0.35  # share of a figure that has to be left to see
+LEAST_SEEN = 0.35  # share of a figure that has to be left to see
 
 
 def _figures(r: np.random.Generator) -> list:
@@ -78,7 +78,7 @@ def crowded_picture(
         together = np.asarray(_paint(figures, size, None))
         alone = [np.asarray(_paint([f], size, None)) > 0 for f in figures]
         seen = [(together == i).sum() / max(1, a.sum()) for i, a in enumerate(alone, 1)]
-        if min(seen, default=1.0) >= SEEN:
+        if min(seen, default=1.0) >= LEAST_SEEN:
             break
     place = str(r.choice(PLACES)), tuple(float(v) for v in r.uniform(0, 1, 3))
     characters = sum(isinstance(f[0], Traits) for f in figures)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,7 @@ import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from ..basics import atomic_write, compute_dtype, warmup_cosine
+from ..basics import atomic_write, compute_dtype
 from .draw import SPECIES, Traits
 from omnipersona.toyworld.judge import (
     ATTRIBUTES,
@@ -28,6 +27,7 @@ from omnipersona.toyworld.judge import (
     ToyJudge,
     attribute_labels,
     attribute_net,
+    fit_network,
     identity_net,
     trait_vector,
 )
@@ -35,8 +35,8 @@ from .scenes import Scene, look_alike_traits, random_scene, random_traits, rende
 
 # %% auto #0
 __all__ = ['TRAIN', 'TEST', 'PHOTOS', 'CPU', 'judge_scenes', 'relatives', 'family_scenes', 'draw_all', 'as_floats',
-           'seen_through', 'diffusers_autoencoder', 'disturb', 'fit_network', 'train_attributes', 'contrastive_loss',
-           'train_identity', 'judge_accuracy', 'save_judge', 'train_judge', 'make_judge']
+           'seen_through', 'diffusers_autoencoder', 'disturb', 'train_attributes', 'contrastive_loss', 'train_identity',
+           'judge_accuracy', 'save_judge', 'train_judge', 'make_judge']
 
 # %% ../../nbs/toyworld/107_judge_training.ipynb #8dd79c7f
 TRAIN, TEST = 2_000_000, 3_000_000
@@ -121,32 +121,6 @@ def disturb(x: Tensor, g: torch.Generator) -> Tensor:  # (B, 3, H, W) in [-1, 1]
     a = u() * (u() < 0.33)
     soft = F.avg_pool2d(F.pad(x, (1,) * 4, mode="replicate"), 3, 1)
     return x + a * (soft - x) + 0.12 * u() ** 2 * torch.randn(x.shape, generator=g, **CPU)
-
-# %% ../../nbs/toyworld/107_judge_training.ipynb #cebb4540
-def fit_network(
-    net: nn.Module,
-    loss_of: Callable,  # loss_of(i): the loss of step i, and a dict to log
-    steps: int,
-    peak: float = 3e-3,  # learning rate after the warm-up
-    every: int = 100,  # steps from one line of the log to the next
-    log: Callable[[str], Any] | None = print,
-    dtype: torch.dtype = torch.float32,  # of convolutions
-) -> nn.Module:
-    "AdamW with warm-up and cosine. The network ends in eval."
-    optimizer = torch.optim.AdamW(net.parameters(), peak, weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_cosine(50, steps))
-    start = time.time()
-    net.train()
-    for i in range(steps):
-        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-            loss, info = loss_of(i)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        if log and ((i + 1) % every == 0 or i + 1 == steps):
-            log(f"step {i + 1} {time.time() - start:.0f} s " + " ".join(f"{k} {float(v):.3f}" for k, v in info.items()))
-    return net.eval()
 
 # %% ../../nbs/toyworld/107_judge_training.ipynb #3af07cf7
 def _mirrored(x, flip):

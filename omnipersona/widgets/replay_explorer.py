@@ -66,9 +66,8 @@ def shown_text(
 def _answered_again(replay, trace):
     "The trace with its question answered again, and the answer written into the prompt."
     read = replay.retrieve(separate_questions(trace.question))
-    for _, stage in read:
-        if stage.problem:
-            raise OmniError(f"{trace.question!r}: the answer is {stage.problem}; ask something else")
+    if bad := [stage.problem for _, stage in read if stage.problem]:
+        raise OmniError(f"{trace.question!r}: the answer is {bad[0]}; ask something else")
     answer = BETWEEN_ANSWERS.join(said for said, _ in read)
     stages = [*trace.stages[:1], *(stage for _, stage in read)]
     return replay.with_answer(replace(trace, answer=answer, by_hand=False, stages=stages), answer)
