@@ -264,11 +264,10 @@ class Replay:
         good = traces
         for trace, questions in zip(traces, asked):
             for question in questions:
-                said = next(answers)
-                if not self._note([trace], [said], "answer"):
-                    good = [t for t in good if t is not trace]
-                    said = "", said[1]
-                trace.facts.append((question, said[0]))
+                said, stage = next(answers)
+                if not self._note([trace], [(said, stage)], "answer"):
+                    good, said = [t for t in good if t is not trace], ""
+                trace.facts.append((question, said))
             trace.answer = texts_of.BETWEEN_ANSWERS.join(a for _, a in trace.facts)
         return good
 
