@@ -152,6 +152,10 @@ pretrain-second: $(READY) ## the second edition's weights, on from those in the 
 measure-second: $(READY) ## what the second edition's last checkpoint understands, and sheets of its drawings
 	$(call RUN,pretrain.held_out_measures,measure_second)
 
+counter: $(READY) ## the network that counts characters and things, trained again (ten minutes)
+	$(BIN)/python -c 'from omnipersona.model.loading import load_backbone as load; from omnipersona.toyworld.counter import make_counter as go; \
+		ae = load("tiny", device="cpu").ae; go(lambda x: ae.decode(ae.encode(x)))'
+
 # ---- testing ------------------------------------------------------------------------------------------------------
 # House rules first (seconds), then every cell of the library notebooks, the tutorials, and the other tests.
 test: $(READY) ## everything that must hold

@@ -20,7 +20,8 @@ from .concept.sampling import SamplesPerStep
 from .concept.losses import Recipe
 from .concept.learn import learn, loss_figure
 from .concept.learner import Learner
-from .concept.replay import ReplayConfig, Trace, difference, effect_figure
+from .concept.replay import ReplayConfig, Trace
+from .differences import difference, effect_figure
 from .concept.persona import Persona, Result
 from .concept.photo_kit import PhotoKit
 from .inside.concept_maps import ConceptMaps, concept_maps, heat_image, maps_figure

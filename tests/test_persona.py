@@ -169,6 +169,13 @@ def test_nothing_asked_gives_nothing(p):
     assert p.generate_many([], [], replay=True) == []
 
 
+def test_many_questions_that_name_nobody(p, img):
+    both = p.ask_many(["yes", "no"], [img, img], max_new_tokens=4)
+    assert [r.text for r in both] == [p.ask(q, img, max_new_tokens=4).text for q in ("yes", "no")]
+    said = p.ask_many(["yes", "no"], max_new_tokens=4)
+    assert [r.text for r in said] == [p.ask(q, max_new_tokens=4).text for q in ("yes", "no")]
+
+
 def test_a_source_is_read_and_encoded_once(bb, concept, img, tmp_path, monkeypatch):
     "Whatever guidance and replay do with it: one file, one pass through the ViT, one through the autoencoder."
     img.save(tmp_path / "a.png")

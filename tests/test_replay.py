@@ -13,7 +13,8 @@ from helpers import same
 from omnipersona.basics import OmniError
 from omnipersona.concept.concept import Concepts, TextPrompt
 from omnipersona.concept.persona import Persona
-from omnipersona.concept.replay import Replay, ReplayConfig, Stage, Trace, effect_figure
+from omnipersona.concept.replay import Replay, ReplayConfig, Stage, Trace
+from omnipersona.differences import effect_figure
 from omnipersona.model.flow import SamplingConfig
 
 QUICK = SamplingConfig(5, 2.0, 1.0)  # four steps, no guidance
@@ -111,6 +112,37 @@ def test_each_of_two_concepts_has_its_own_fact(two):
 def test_an_answer_of_another_kind_is_written_as_it_is(replay):
     (t,) = replay([asks("toy")])
     assert "blue boat" in replay.with_answer(t, "a blue boat").prompt
+
+
+# ---- several facts ------------------------------------------------------------------------------------------------
+BOTH = "what is the toy of <maeve> ? what is the home of <maeve> ?"
+
+
+@pytest.fixture
+def two_facts(replay, monkeypatch):
+    "A trace whose first pass asks for two facts, as a backbone does that can."
+    said = replay.intents(["a photo of the toy of <maeve>"])[0][1]
+    monkeypatch.setattr(Replay, "intents", lambda self, requests: [(BOTH, said) for _ in requests])
+    return replay(["a photo of the toy of <maeve> at its home"])[0]
+
+
+def test_every_question_of_a_request_is_answered(two_facts, char):
+    t = two_facts
+    assert t.facts == [
+        ("what is the toy of <maeve> ?", char.facts["toy"]),
+        ("what is the home of <maeve> ?", char.facts["home"]),
+    ]
+    assert t.answer == f"{char.facts['toy']}; {char.facts['home']}" and t.question == BOTH
+    assert [s.name for s in t.stages] == ["intent", "retrieval", "retrieval", "rewriting"]
+    assert t.stages[-1].read.count("answer :") == 2
+
+
+def test_one_of_two_answers_can_be_another(replay, two_facts):
+    u = replay.with_answer(two_facts, "a blue drum; the moon")
+    assert [a for _, a in u.facts] == ["a blue drum", "the moon"] and u.by_hand
+    assert [s.name for s in u.stages] == ["intent", "retrieval", "retrieval", "rewriting"]
+    with pytest.raises(OmniError, match="2 questions need as many answers"):
+        replay.with_answer(two_facts, "a blue drum")
 
 
 # ---- in-context examples ------------------------------------------------------------------------------------------

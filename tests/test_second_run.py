@@ -6,12 +6,17 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from omnipersona.basics import OmniError
+from omnipersona.model.attention import attention_weights
+from omnipersona.model.experts import MoTConfig
+from omnipersona.model.mot import MoT
+from omnipersona.model.segments import Text, pack
+from omnipersona.pretrain.copying import wire_copying, wire_previous_token
 from omnipersona.pretrain.pair_families import COMPANION, pair_family
 from omnipersona.pretrain.picture_talk import names_in, with_companion
 from omnipersona.pretrain.second_run import join_checkpoint, second_config, split_checkpoint
-from omnipersona.pretrain.talk import joined_questions, rewrite_prompt, separate_questions
 from omnipersona.toyworld.draw_wordings import draw_request
 from omnipersona.toyworld.language import edit_scene
+from omnipersona.toyworld.replay_texts import joined_questions, rewrite_prompt, separate_questions
 from omnipersona.toyworld.wordings import edit_request
 
 
@@ -85,3 +90,39 @@ def test_a_companion_is_named_only_where_it_is():
                 assert "<name_1>" in with_companion(asked, scene, names), asked
             shown += together
     assert 30 < shown < 80
+
+
+# ---- the circuit that copies ---------------------------------------------------------------------------------------
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    return MoT(MoTConfig(vocab_size=300)).requires_grad_(False)
+
+
+def read(model, texts, loss=False):
+    return pack([[Text(t), *([Text(t, loss=True)] if loss else [])] for t in texts], model.special, 32)
+
+
+def test_a_wired_head_attends_to_the_token_before_wherever_it_stands(network):
+    seen = []
+    wire_previous_token(network, layer=2, head=3)
+    network.language_model.model.layers[2].self_attn.observer = lambda q, k, mask: seen.append(
+        attention_weights(q, k, mask)
+    )
+    network(read(network, [list(range(10, 40))]))
+    assert seen[0][0, 3].diagonal(-1).min() > 0.6 and seen[0][0, 2].diagonal(-1).mean() < 0.3
+
+
+def test_a_wired_network_says_again_what_it_has_read(network):
+    r = np.random.default_rng(0)
+    texts = [r.integers(10, 300, 20).tolist() for _ in range(150)]
+    batch = read(network, texts[:30], loss=True)
+
+    def right():
+        h = network(batch).und
+        return float((network.logits(h).argmax(-1) == batch.labels)[batch.labels > 3].float().mean())
+
+    before, gen = right(), {k: p.clone() for k, p in network.named_parameters() if "moe_gen" in k}
+    explained = wire_copying(network, texts)
+    assert min(explained.values()) > 0.5 and before < 0.05 and right() > 0.5
+    assert all(torch.equal(p, gen[k]) for k, p in network.named_parameters() if k in gen)

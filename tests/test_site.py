@@ -54,7 +54,7 @@ def test_the_wording_of_replay(bb):
     request, question, answer = "a photo of the toy of <maeve>", replay.config.examples[0][1], "a red kite"
     question = question.replace("{name}", "<maeve>")
     replay.intents([request])
-    replay.rewrite([(request, question, answer)])
+    replay.rewrite([(request, [(question, answer)])])
 
     def named(text):
         return text.replace("<maeve>", "<name_0>")

@@ -112,7 +112,8 @@ class Persona:
         requests = [request_segments(self.bb, q, self.concepts) for q in questions]
         pictures = [[]] * len(requests) if images is None else [[s] for s in self.bb.encode_vit(list(images))]
         samples = [[*picture, text] for (_, _, text), picture in zip(requests, pictures)]
-        read = self.prompts(self.bb.model, [prompts for prompts, _, _ in requests], self.concepts)
+        named = [prompts or self._everybody(picture) for (prompts, _, _), picture in zip(requests, pictures)]
+        read = self.prompts(self.bb.model, named, self.concepts)
         out = self.bb.generate_text(samples, self.concepts, max_new_tokens, cache=read)
         seconds = (time.time() - begun) / len(samples)
         return [
@@ -126,6 +127,10 @@ class Persona:
             )
             for question, (_, prompt, _), (answer, o) in zip(questions, requests, out)
         ]
+
+    def _everybody(self, picture):
+        "What is read for a question that names nobody: all concepts, if it is about a picture and read as free text."
+        return [c.prompt() for c in self.concepts.items.values()] if picture and not self.bb.tok.words else []
 
     def generate(
         self,

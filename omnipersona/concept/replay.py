@@ -12,8 +12,6 @@ import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from PIL import Image, ImageChops
-
 from ..arguments import as_path
 from ..basics import OmniError, atomic_write
 from .concept import Concepts
@@ -23,9 +21,10 @@ from ..model.backbone import Backbone
 from ..model.prompt_caches import PromptCaches
 from ..model.segments import Text
 from ..settings import brief, named_settings, whole
+from ..toyworld import replay_texts as texts_of
 
 # %% auto #0
-__all__ = ['EXAMPLES', 'OTHERS', 'MOST_NEW_TOKENS', 'ReplayConfig', 'Stage', 'Trace', 'Replay', 'difference', 'effect_figure']
+__all__ = ['EXAMPLES', 'OTHERS', 'MOST_NEW_TOKENS', 'ReplayConfig', 'Stage', 'Trace', 'Replay']
 
 # %% ../../nbs/concept/409_replay.ipynb #677d29a5
 EXAMPLES = (
@@ -82,7 +81,9 @@ class Stage:
 # %% ../../nbs/concept/409_replay.ipynb #6a562127
 @dataclass
 class Trace:
-    "A request T, its question Q, the answer A, and the refined prompt T'. It is data: it prints and copies."
+    """A request T, its question Q, the answer A, and the refined prompt T'. It is data: it prints and copies.
+
+    A request that needs several facts has several questions in `question`, and as many answers in `facts`."""
 
     request: str
     question: str = ""
@@ -92,6 +93,7 @@ class Trace:
     stages: list = field(default_factory=list)  # of `Stage`
     fallback: str = ""  # why the request is used as it was given, if it is
     by_hand: bool = False  # the answer was given by a person
+    facts: list = field(default_factory=list)  # (question, answer) of every fact that the request needs
 
     @property
     def needed(self) -> bool:
@@ -204,12 +206,12 @@ class Replay:
         ]
 
     def intents(self, requests: list) -> list:  # (question or '', Stage) of each request
-        "Q = text(T): what each request needs to know."
-        shown = [x for T, Q in self.examples for x in (f"request : {T} question :", Q)]
+        "Q = text(T): what each request needs to know; one text may hold several questions."
+        shown = [x for T, Q in self.examples for x in (texts_of.intent_prompt(T), Q)]
         examples = [self._segment(x, self.free) for x in shown]
-        texts = [f"request : {self._named(r)} question :" for r in requests]
+        texts = [texts_of.intent_prompt(self._named(r)) for r in requests]
         stages = self._pass("intent", [[*examples, self._segment(t)] for t in texts], texts)
-        return [("" if s.said == "nothing" else s.said, s) for s in stages]
+        return [("" if s.said == texts_of.NO_QUESTION else s.said, s) for s in stages]
 
     def retrieve(self, questions: list) -> list:  # (answer, Stage) of each question
         "A = text(Q, P): what the concept knows."
@@ -218,11 +220,10 @@ class Replay:
         stages = self._pass("retrieval", samples, [text for _, text, _ in read], personal=True)
         return [(s.said, s) for s in stages]
 
-    def rewrite(self, known: list) -> list:  # (prompt, Stage) of each (request, question, answer)
+    def rewrite(self, known: list) -> list:  # (prompt, Stage) of each (request, [(question, answer)])
         "T' = text(A, T): the request that says what it needs."
-        labels = "request", "question", "answer"
-        parts = [[f"{k} : {self._named(x)}" for k, x in zip(labels, each)] for each in known]
-        texts = [" ".join([*p, "rewrite :"]) for p in parts]
+        named = [(self._named(r), [tuple(map(self._named, fact)) for fact in facts]) for r, facts in known]
+        texts = [texts_of.rewrite_prompt(r, [q for q, _ in facts], [a for _, a in facts]) for r, facts in named]
         stages = self._pass("rewriting", [[self._segment(t)] for t in texts], texts)
         return [(s.said, s) for s in stages]
 
@@ -252,51 +253,46 @@ class Replay:
             request_segments(self.bb, r, self.concepts)  # a bad one stops everything before anything is done
         traces = [Trace(r, prompt=r, examples=list(self.shown)) for r in requests]
         alive = self._note(traces, self.intents(requests), "question")
-        alive = self._note(alive, self.retrieve([t.question for t in alive]), "answer")
-        self._note(alive, self.rewrite([(t.request, t.question, t.answer) for t in alive]), "prompt")
+        alive = self._answer(alive)
+        self._note(alive, self.rewrite([(t.request, t.facts) for t in alive]), "prompt")
         return traces
+
+    def _answer(self, traces):
+        "Answer all questions of all traces; returns those that went well."
+        asked = [texts_of.separate_questions(t.question) for t in traces]
+        answers = iter(self.retrieve([q for questions in asked for q in questions]))
+        good = traces
+        for trace, questions in zip(traces, asked):
+            for question in questions:
+                said, stage = next(answers)
+                if not self._note([trace], [(said, stage)], "answer"):
+                    good, said = [t for t in good if t is not trace], ""
+                trace.facts.append((question, said))
+            trace.answer = texts_of.BETWEEN_ANSWERS.join(a for _, a in trace.facts)
+        return good
 
     def with_answer(
         self,
         trace: Trace,
-        answer: str,  # instead of the one that was retrieved
+        answer: str,  # instead of the one that was retrieved; several facts: as many answers, with `; ` between them
     ) -> Trace:
         "The same request with another answer, rewritten again. Raises OmniError where no question was asked."
         if not trace.needed:
             raise OmniError(f"{trace.request!r}: raises no question, so there is no answer to replace")
-        self._segment(self._named(answer))  # an error quotes the answer alone
-        ((prompt, stage),) = self.rewrite([(trace.request, trace.question, answer)])
+        questions = texts_of.separate_questions(trace.question)
+        facts = list(zip(questions, texts_of.separate_answers(answer, len(questions))))
+        if len(facts) < len(questions):
+            raise OmniError(f"{answer!r}: {len(questions)} questions need as many answers, with ; between them")
+        for _, said in facts:
+            self._segment(self._named(said))  # an error quotes the answer alone
+        ((prompt, stage),) = self.rewrite([(trace.request, facts)])
         bad = self._problem(prompt, stage)
         return replace(
             trace,
             answer=answer,
+            facts=facts,
             prompt=trace.request if bad else prompt,
-            stages=[*trace.stages[:2], stage],
+            stages=[*(s for s in trace.stages if s.name != stage.name), stage],
             fallback=bad,
             by_hand=answer != trace.answer or trace.by_hand,
         )
-
-# %% ../../nbs/concept/409_replay.ipynb #aceeea7c
-def difference(a: Image.Image, b: Image.Image) -> Image.Image:  # grey
-    "Where two pictures differ, and how much: the absolute difference. Raises OmniError for pictures of two sizes."
-    if a.size != b.size:
-        raise OmniError(f"pictures of {a.size} and {b.size} pixels cannot be compared; draw them with one backbone")
-    return ImageChops.difference(a.convert("RGB"), b.convert("RGB")).convert("L")
-
-# %% ../../nbs/concept/409_replay.ipynb #13814e1d
-def effect_figure(
-    a,  # a `Result` with a picture
-    b,  # another, of the same size
-):  # a matplotlib Figure
-    "Two results (see `Persona.what_if`), each under its prompt, and their difference. Raises OmniError for two sizes."
-    import matplotlib.pyplot as plt
-
-    titles = a.prompt, b.prompt, "difference,\nblack: none, white: 255"
-    fig, axes = plt.subplots(1, 3, figsize=(7.5, 3), dpi=100)
-    for ax, image, title in zip(axes, (a.image, b.image, difference(a.image, b.image)), titles):
-        ax.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        ax.set_axis_off()
-        ax.set_title(title.replace("a photo of", "a photo of\n").replace("$", "\\$"), fontsize=9)
-    fig.tight_layout()
-    plt.close(fig)
-    return fig

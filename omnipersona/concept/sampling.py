@@ -5,8 +5,10 @@
 # %% ../../nbs/concept/404_sampling.ipynb #8ab3ef75
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 from ..basics import OmniError
@@ -16,12 +18,49 @@ from ..model.backbone import Backbone
 from ..model.flow import shift_time
 from ..model.segments import LatentImage, Text, ViTImage
 from ..settings import brief, named_settings, number, whole
+from ..toyworld.fact_wordings import UNKNOWN, ask_fact, ask_present
+from ..toyworld.free_facts import KEY_ROLES
 from ..toyworld.language import fact_question
 from ..toyworld.world import stranger_pictures
 
 # %% auto #0
-__all__ = ['TASKS', 'MOST_SAMPLES', 'EncodedData', 'noised_copies', 'Choices', 'recognition_sample', 'SamplesPerStep',
-           'vqa_sample', 'fact_sample', 'draw_sample', 'edit_sample', 'step_samples', 'nothing_to_learn', 'hold_out']
+__all__ = ['PRESENT', 'MORE_WORDINGS', 'UNKNOWN_KEYS', 'TASKS', 'MOST_SAMPLES', 'other_wordings', 'fact_texts', 'EncodedData',
+           'noised_copies', 'Choices', 'recognition_sample', 'SamplesPerStep', 'vqa_sample', 'fact_sample',
+           'draw_sample', 'edit_sample', 'step_samples', 'nothing_to_learn', 'hold_out']
+
+# %% ../../nbs/concept/404_sampling.ipynb #61989143
+PRESENT = f"is {NAME} in the photo ?"
+MORE_WORDINGS = 6  # of a question, besides the plain one
+UNKNOWN_KEYS = 6  # facts that nobody told, for each concept
+
+
+def other_wordings(
+    ask: Callable,  # ask(generator, ..., name) -> a question
+    n: int,
+    *args,  # of `ask`, before the name
+) -> list:  # of texts
+    "The same question in `n` other wordings; the same ones each time."
+    rng = np.random.default_rng(n)
+    return [ask(rng, *args, NAME) for _ in range(n)]
+
+
+def fact_texts(
+    data: ConceptData,
+    any_text: bool,  # whether the backbone reads any text
+) -> list:  # of (question, answer)
+    "Every question about what is known in words, and its answer."
+    n = MORE_WORDINGS if any_text else 0
+    asked = []
+    for key, value in data.facts.items():
+        plain = [fact_question(key, NAME)] * max(n, 1)
+        asked += [(q, value) for q in [*plain, *other_wordings(ask_fact, n, key)]]
+    if data.description:
+        asked += [(f"what is {NAME} ?", data.description)] * max(n, 1)
+    if n and data.facts:
+        unknown = [k for k in KEY_ROLES if k not in data.facts]
+        some = np.random.default_rng(0).permutation(unknown)[:UNKNOWN_KEYS]
+        asked += [(q, UNKNOWN) for key in some for q in other_wordings(ask_fact, n, str(key))]
+    return asked
 
 # %% ../../nbs/concept/404_sampling.ipynb #9560f0a1
 class EncodedData(ConceptTexts):
@@ -44,10 +83,10 @@ class EncodedData(ConceptTexts):
         self.others = bb.encode_vit(data.others or stranger_pictures())
         self.edits = self._edits(data.edits)  # (segments of the source, instruction, edited picture)
         self.qa = [(i, self.say(q), self.answer(a)) for i, q, a in data.qa]
-        self.facts = [(self.say(fact_question(k, NAME)), self.answer(v)) for k, v in data.facts.items()]
-        if data.description:
-            self.facts.append((self.say(f"what is {NAME} ?"), self.answer(data.description)))
-        self.ask, self.yes, self.no = self.say(f"is {NAME} in the photo ?"), bb.tok("yes"), bb.tok("no")
+        any_text = not bb.tok.words
+        self.facts = [(self.say(q), self.answer(a)) for q, a in fact_texts(data, any_text)]
+        self.ask, self.yes, self.no = self.say(PRESENT), bb.tok("yes"), bb.tok("no")
+        self.asks = [self.ask, *(self.say(q) for q in other_wordings(ask_present, MORE_WORDINGS if any_text else 0))]
 
     def _edits(self, edits):
         instructions = [self.instruct(text) for _, text, _ in edits]
@@ -96,7 +135,8 @@ def recognition_sample(encoded: EncodedData, choices: Choices) -> list:
     "Yes for the concept, no for another; half of the others are look-alikes where there are any."
     is_concept = choices.below(2) == 1
     answer = Text(encoded.yes if is_concept else encoded.no, loss=True)
-    return [_character(encoded, is_concept, choices), encoded.ask, answer]
+    picture = _character(encoded, is_concept, choices)
+    return [picture, choices.pick(encoded.asks) if len(encoded.asks) > 1 else encoded.ask, answer]
 
 
 def _character(encoded, is_concept, choices) -> ViTImage:

@@ -27,8 +27,8 @@ from ..toyworld.world import ToyWorld, stranger_pictures
 PROBE = "probe"  # a concept without meaning, from which is read how requests are laid out
 
 # %% auto #0
-__all__ = ['PROBE', 'ASKED_PICTURES', 'probe_concept', 'ReplayTexts', 'asks_several', 'replay_templates', 'concept_rules',
-           'page_config', 'pictures_to_ask', 'write_concept', 'write_page_files']
+__all__ = ['PROBE', 'ASKED_PICTURES', 'probe_concept', 'ReplayTexts', 'replay_templates', 'concept_rules', 'page_config',
+           'pictures_to_ask', 'write_concept', 'write_page_files']
 
 # %% ../../nbs/course/852_browser_files.ipynb #85200006
 def probe_concept(
@@ -56,20 +56,6 @@ class ReplayTexts(Replay):
             text = text.replace(self._named(part), "{" + name + "}", 1)
         return text
 
-# %% ../../nbs/course/852_browser_files.ipynb #8520000a
-def asks_several(
-    replay: ReplayTexts,
-    request: str,
-    question: str,
-    answer: str,
-) -> bool:
-    "Whether this backbone's replay asks several questions about one request, each for itself."
-    try:
-        replay.rewrite([(request, f"{question} {question}", f"{answer}; {answer}")])
-    except OmniError:
-        return False
-    return replay.read[0].count(answer) == 2 and f"{answer};" not in replay.read[0]
-
 # %% ../../nbs/course/852_browser_files.ipynb #8520000b
 def replay_templates(bb: Backbone) -> dict:
     "How the three passes of replay are written for this backbone: texts with {request}, {question}, {answer}, {told}."
@@ -78,7 +64,7 @@ def replay_templates(bb: Backbone) -> dict:
     request, question = (x.format(name=f"<{PROBE}>") for x in config.examples[0])
     known = dict(request=request, question=question, answer="yes")
     intent = replay.template("intents", [request], request=request)
-    rewrite = replay.template("rewrite", [tuple(known.values())], **known)
+    rewrite = replay.template("rewrite", [(request, [(question, known["answer"])])], **known)
     begin, end = rewrite.index("{request}") + len("{request}"), rewrite.index("{answer}") + len("{answer}")
     return dict(
         intent=intent,
@@ -86,7 +72,6 @@ def replay_templates(bb: Backbone) -> dict:
         rewrite=f"{rewrite[:begin]} {{told}}{rewrite[end:]}",
         examples=[x for T, Q in replay.examples for x in (intent.replace("{request}", T), Q)],
         nothing="nothing",
-        several=asks_several(replay, *known.values()),
         max_new_tokens=config.max_new_tokens,
     )
 

@@ -19,8 +19,8 @@ from ..bench.metrics import identity_scores, paired, recognition, summary
 from ..concept.concept import Concept
 from ..concept.learn import learn
 from ..concept.persona import Persona
-from ..concept.replay import difference
 from .course_concepts import COURSE_CONCEPTS, CourseConcept, course_concept
+from ..differences import difference
 from ..inside.ablation import ablate
 from ..model.backbone import Backbone
 from ..model.loading import load_backbone

@@ -14,7 +14,7 @@ from PIL import Image
 from ..basics import OmniError
 from ..concept.concept import Concept
 from ..concept.persona import Persona
-from ..concept.replay import difference
+from ..differences import difference
 from .ablation import ablate, rank_correlation, swapped_in
 from .concept_maps import ConceptMaps
 from .recording import first_named, token_labels

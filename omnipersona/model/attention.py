@@ -224,6 +224,8 @@ def stack_caches(
     out, length = KVCache(), max(len(c) for c in caches)
     like = next((c for c in caches if len(c)), None)
     if like is None:
+        positions = [c.position for c in caches if c.position is not None]
+        out.position = torch.cat(positions) if positions else None
         return out
     for i, (k, v) in enumerate(zip(like.keys, like.values)):
         out.keys.append(torch.cat([_padded_in_front(c.keys, i, c, length, k) for c in caches]))

@@ -22,11 +22,11 @@ from .objectives import DRAWS, losses_by_task
 from .pair_families import pair_shard
 from .picture_talk import PictureTalk
 from .second_run import averaged_backbone
-from .talk import separate_questions
 from ..toyworld.descriptions import described_parts
 from ..toyworld.draw_wordings import draw_request
 from ..toyworld.fact_wordings import UNKNOWN
 from ..toyworld.judge import ToyJudge
+from ..toyworld.replay_texts import separate_questions
 
 # %% auto #0
 __all__ = ['HELD_OUT_FAMILIES', 'MEASURED_TASKS', 'GUIDANCE', 'single_questions', 'answers_to', 'kind_of', 'described_right',

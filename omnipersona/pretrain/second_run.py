@@ -20,9 +20,10 @@ from safetensors.torch import load_file, save_file
 
 from ..basics import OmniError, atomic_write
 from ..model.backbone import Backbone
-from ..model.bpe import second_tokenizer
+from ..model.bpe import second_tokenizer, world_texts
 from ..model.loading import load_backbone
 from ..model.tokenizer import N_NAMES, N_SPARE, Tokenizer
+from .copying import wire_copying
 from .encoders import eager_on_cpu
 from .pair_families import pair_shard
 from .picture_talk import PictureTalk
@@ -41,20 +42,20 @@ _SAID = dict(vqa=0.18, yesno=0.18, know=0.03, looks=0.16, recognise=0.12, absent
 FIRST_WORDS = dict(
     t2i=(12, dict(t2i=1.0)),
     said=(4, dict(vqa=0.35, yesno=0.35, absent=0.1, describe=0.2)),
-    facts=(16, dict(facts=1.0)),
-    replay=(16, dict(intent=0.5, rewrite=0.5)),
+    facts=(24, dict(facts=0.3, lookup=0.4, repeat=0.3)),
+    replay=(12, dict(intent=0.5, rewrite=0.5)),
 )  # the first stage on a CPU
 SECOND_GROUPS = dict(
     t2i=(32, dict(t2i=1.0)),
     context=(10, dict(edit=0.6, subject=0.2, pair=0.2)),
     said=(8, _SAID),
-    facts=(14, dict(facts=1.0)),
+    facts=(16, dict(facts=0.8, lookup=0.1, repeat=0.1)),
     replay=(14, dict(intent=0.5, rewrite=0.5)),
 )  # the mixture on a CPU
 SECOND_TOGETHER = dict(
     draw=dict(t2i=128, edit=96, subject=24, pair=32),
     look=dict(vqa=10, yesno=10, know=3, looks=14, recognise=10, absent=10, who=10, describe=10),
-    talk=dict(facts=40, intent=24, rewrite=24),
+    talk=dict(facts=40, intent=24, rewrite=24, lookup=8, repeat=8),
 )  # the mixture on a GPU
 SECOND_IMPORTANCE = dict(
     subject=0.3, pair=0.3, vqa=0.3, yesno=0.3, know=0.1, looks=0.4, recognise=0.3, absent=0.3, who=0.3, describe=0.3
@@ -64,8 +65,8 @@ SECOND_TRAINER = TrainerConfig(
     steps=4000,
     learning_rate=8e-4,
     warmup_steps=100,
-    cooldown_steps=1600,
-    stages=((300, FIRST_WORDS),),
+    cooldown_steps=1400,
+    stages=((400, FIRST_WORDS),),
     groups=SECOND_GROUPS,
 )
 SECOND_EDITION = PretrainConfig(folder="runs/second", start="tiny", n_families=10_000, trainer=SECOND_TRAINER)
@@ -118,6 +119,7 @@ def second_trainer(config: PretrainConfig) -> Trainer:  # `config`: from `second
     tasks = PictureTalk(second_shard(config), tok)
     workers = 0 if device.type == "cpu" else max(1, (os.cpu_count() or 2) - 2)
     model = second_network(tok, start=config.start or "tiny")
+    wire_copying(model, [tok(text) for text in world_texts(30, seed=1)])
     return Trainer(model, tasks, config.folder, config.trainer, dtype, device, workers, seed=config.first).resume()
 
 

@@ -9,16 +9,16 @@ from .mixture import any_answer, any_key, any_request, plain_request
 from .tasks import PretrainTasks
 from ..toyworld.draw_wordings import draw_request, draw_with_facts
 from ..toyworld.fact_wordings import UNKNOWN, ask_fact, tell_facts
-from ..toyworld.free_facts import free_facts
+from ..toyworld.free_facts import free_facts, made_up_word
 from ..toyworld.language import EDITS, fact_question
+from ..toyworld.replay_texts import intent_prompt, joined_questions, rewrite_prompt
 from ..toyworld.scenery import PLACES
 from ..toyworld.scenes import Character, random_scene, random_traits
 from ..toyworld.wordings import edit_request
 
 # %% auto #0
-__all__ = ['UNKNOWN_SHARE', 'FACTS_NEEDED', 'NO_QUESTION', 'TALKING_TASKS', 'TalkTasks', 'tell_about', 'practise_told',
-           'any_request_with_facts', 'any_plain_request', 'intent_prompt', 'rewrite_prompt', 'joined_questions',
-           'separate_questions', 'practise_intent', 'practise_rewriting']
+__all__ = ['UNKNOWN_SHARE', 'FACTS_NEEDED', 'TALKING_TASKS', 'TalkTasks', 'tell_about', 'practise_told', 'practise_repeating',
+           'practise_lookup', 'any_request_with_facts', 'any_plain_request', 'practise_intent', 'practise_rewriting']
 
 # %% ../../nbs/pretrain/312_talk.ipynb #b9476144
 class TalkTasks(PretrainTasks):
@@ -82,6 +82,27 @@ def practise_told(tasks: TalkTasks, turns: int = 6) -> list:
     asked += [unknown[k] for k in rng.permutation(len(unknown))[:n]]
     return told + tasks.dialogue([asked[k] for k in rng.permutation(len(asked))])
 
+# %% ../../nbs/pretrain/312_talk.ipynb #43c0e534
+def practise_repeating(tasks: TalkTasks, turns: int = 3) -> list:
+    "Repeat a text of values and made-up words."
+    rng, pairs = tasks.rng, []
+    for _ in range(turns):
+        words = [*tasks.facts(3, 0.0).values(), *(made_up_word(rng) for _ in range(3))]
+        text = " ".join(str(w) for w in rng.permutation(words)[: int(rng.integers(2, 7))])
+        pairs.append((f"repeat: {text}", text))
+    return tasks.dialogue(pairs)
+
+
+def practise_lookup(tasks: TalkTasks, turns: int = 10) -> list:
+    "Facts of one or two names in plain words, then questions in plain words, some of them twice."
+    rng, told, asked = tasks.rng, [], []
+    for name in [str(n) for n in rng.permutation(tasks.tok.names)[: int(rng.integers(1, 3))]]:
+        facts = tasks.facts(int(rng.integers(2, 5)), 0.2)
+        told += [f"the {k} of {name} is {v}." for k, v in facts.items()]
+        asked += [(fact_question(k, name), v) for k, v in facts.items()]
+    text = " ".join(str(t) for t in rng.permutation(told))
+    return [tasks.text(text), *tasks.dialogue([asked[k] for k in rng.integers(len(asked), size=turns)])]
+
 # %% ../../nbs/pretrain/312_talk.ipynb #f4f30e0b
 FACTS_NEEDED = (0.25, 0.45, 0.3)  # chances that a request needs 0, 1 or 2 facts
 
@@ -120,35 +141,6 @@ def any_plain_request(tasks: TalkTasks, name: str) -> str:
         found = edit_request(scene, str(tasks.rng.choice(EDITS)), tasks.rng, name, tasks.held_out)
     return found[0]
 
-# %% ../../nbs/pretrain/312_talk.ipynb #e7056b0b
-NO_QUESTION = "nothing"  # what the first pass says to a request that needs no fact
-
-
-def intent_prompt(request: str) -> str:
-    "What the first pass reads."
-    return f"request : {request} question :"
-
-
-def rewrite_prompt(
-    request: str,
-    questions: list,  # of texts
-    answers: list,  # one for each question
-) -> str:
-    "What the last pass reads."
-    asked = "".join(f" question : {q} answer : {a}" for q, a in zip(questions, answers, strict=True))
-    return f"request : {request}{asked} rewrite :"
-
-
-def joined_questions(questions: list) -> str:
-    "What the first pass says."
-    return " ".join(questions) or NO_QUESTION
-
-
-def separate_questions(said: str) -> list:
-    "The questions in what the first pass said."
-    parts = [f"{part.strip()} ?" for part in said.split("?") if part.strip()]
-    return [] if said.strip() == NO_QUESTION else parts
-
 # %% ../../nbs/pretrain/312_talk.ipynb #0a73f6c5
 def practise_intent(tasks: TalkTasks) -> list:
     "After 0 to 6 examples: which questions does a request raise?"
@@ -167,4 +159,10 @@ def practise_rewriting(tasks: TalkTasks) -> list:
     return tasks.dialogue([(rewrite_prompt(request, questions, answers), refined)])
 
 
-TALKING_TASKS = dict(facts=practise_told, intent=practise_intent, rewrite=practise_rewriting)  # functions of (tasks)
+TALKING_TASKS = dict(
+    facts=practise_told,
+    intent=practise_intent,
+    rewrite=practise_rewriting,
+    repeat=practise_repeating,
+    lookup=practise_lookup,
+)  # name -> function of (tasks)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import omnipersona
-from ..basics import OmniError
+from ..basics import OmniError, warmup_cosine
 from ..pictures import load_image, to_tensor
 from .draw import COLORS, PATTERNS, SPECIES, Traits
 from .scenery import ACCESSORIES, PLACES
@@ -26,7 +27,7 @@ from .scenes import KINDS, SIDES, Scene
 
 # %% auto #0
 __all__ = ['ATTRIBUTES', 'JUDGE_FOLDER', 'IDENTITY_ROWS', 'attribute_labels', 'trait_vector', 'JudgeNet', 'judge_net',
-           'attribute_net', 'identity_net', 'understand', 'accuracy_table', 'ToyJudge']
+           'attribute_net', 'identity_net', 'fit_network', 'understand', 'accuracy_table', 'ToyJudge']
 
 # %% ../../nbs/toyworld/106_judge.ipynb #16fcf930
 ATTRIBUTES = dict(
@@ -107,6 +108,32 @@ def attribute_net() -> JudgeNet:
 def identity_net() -> JudgeNet:
     "Two outputs: the embedding (128) before it is normalised, and the 13 traits, a help in training."
     return judge_net([128, 13])
+
+# %% ../../nbs/toyworld/106_judge.ipynb #cebb4540
+def fit_network(
+    net: nn.Module,
+    loss_of: Callable,  # loss_of(i): the loss of step i, and a dict to log
+    steps: int,
+    peak: float = 3e-3,  # learning rate after the warm-up
+    every: int = 100,  # steps from one line of the log to the next
+    log: Callable[[str], Any] | None = print,
+    dtype: torch.dtype = torch.float32,  # of convolutions
+) -> nn.Module:
+    "AdamW with warm-up and cosine. The network ends in eval."
+    optimizer = torch.optim.AdamW(net.parameters(), peak, weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_cosine(50, steps))
+    start = time.time()
+    net.train()
+    for i in range(steps):
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            loss, info = loss_of(i)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        if log and ((i + 1) % every == 0 or i + 1 == steps):
+            log(f"step {i + 1} {time.time() - start:.0f} s " + " ".join(f"{k} {float(v):.3f}" for k, v in info.items()))
+    return net.eval()
 
 # %% ../../nbs/toyworld/106_judge.ipynb #2f8df336
 def understand(

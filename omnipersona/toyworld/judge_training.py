@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,7 @@ import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from ..basics import atomic_write, compute_dtype, warmup_cosine
+from ..basics import atomic_write, compute_dtype
 from .draw import SPECIES, Traits
 from omnipersona.toyworld.judge import (
     ATTRIBUTES,
@@ -28,6 +27,7 @@ from omnipersona.toyworld.judge import (
     ToyJudge,
     attribute_labels,
     attribute_net,
+    fit_network,
     identity_net,
     trait_vector,
 )
@@ -122,24 +122,6 @@ def disturb(x: Tensor, g: torch.Generator) -> Tensor:  # (B, 3, H, W) in [-1, 1]
     soft = F.avg_pool2d(F.pad(x, (1,) * 4, mode="replicate"), 3, 1)
     return x + a * (soft - x) + 0.12 * u() ** 2 * torch.randn(x.shape, generator=g, **CPU)
 
-# %% ../../nbs/toyworld/107_judge_training.ipynb #cebb4540
-def _fit(net, loss_of, steps, peak=3e-3, every=100, log=print, dtype=torch.float32):
-    "AdamW, warm-up and cosine; `loss_of(i)`: loss of step i and a dict to log; `dtype` of convolutions; ends in eval."
-    optimizer = torch.optim.AdamW(net.parameters(), peak, weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_cosine(50, steps))
-    start = time.time()
-    net.train()
-    for i in range(steps):
-        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-            loss, info = loss_of(i)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        if log and ((i + 1) % every == 0 or i + 1 == steps):
-            log(f"step {i + 1} {time.time() - start:.0f} s " + " ".join(f"{k} {float(v):.3f}" for k, v in info.items()))
-    return net.eval()
-
 # %% ../../nbs/toyworld/107_judge_training.ipynb #3af07cf7
 def _mirrored(x, flip):
     "Mirror the pictures where `flip` is True."
@@ -152,7 +134,7 @@ def train_attributes(
     steps: int,
     batch: int = 64,  # pictures in a step
     seed: int = 0,
-    **kw: Any,  # peak, every, log, dtype: see `_fit`
+    **kw: Any,  # peak, every, log, dtype: see `fit_network`
 ) -> nn.Module:
     "The classifier. In the mirror, left is right."
     torch.manual_seed(seed)
@@ -171,7 +153,7 @@ def train_attributes(
         right = sum((o.argmax(1) == y[:, j]).float().mean() for j, o in enumerate(outs)) / len(outs)
         return loss, dict(loss=loss.detach(), right=right)
 
-    return _fit(net, loss_of, steps, **kw)
+    return fit_network(net, loss_of, steps, **kw)
 
 # %% ../../nbs/toyworld/107_judge_training.ipynb #83e2dfb2
 def contrastive_loss(
@@ -194,7 +176,7 @@ def train_identity(
     photos: int = 3,  # of each member
     seed: int = 0,
     hint: float = 3.0,  # weight of the traits' loss
-    **kw: Any,  # peak, every, log, dtype: see `_fit`
+    **kw: Any,  # peak, every, log, dtype: see `fit_network`
 ) -> nn.Module:
     "The embedding."
     torch.manual_seed(seed)
@@ -213,7 +195,7 @@ def train_identity(
         named = F.smooth_l1_loss(t.float(), traits[k])
         return contrast + hint * named, dict(loss=contrast.detach(), traits=named.detach())
 
-    return _fit(net, loss_of, steps, **kw)
+    return fit_network(net, loss_of, steps, **kw)
 
 # %% ../../nbs/toyworld/107_judge_training.ipynb #bdf681f0
 def _attribute_accuracy(judge, scenes, pictures):

@@ -14,11 +14,13 @@ from ..basics import OmniError
 from ..concept.concept import Concepts
 from ..concept.persona import Persona
 from ..concept.plain_names import understand_names
-from ..concept.replay import EXAMPLES, Replay, ReplayConfig, Trace, difference
+from ..concept.replay import EXAMPLES, Replay, ReplayConfig, Trace
 from ..concept.requests import SOMEONE, restore_names
 from ..concept.spelling import suggest_values
+from ..differences import difference
 from ..model.flow import SamplingConfig
 from ..pictures import png_bytes
+from ..toyworld.replay_texts import BETWEEN_ANSWERS, separate_questions
 from .html import View, data_url, enlarged, plain, refusal_html, with_tip
 
 # %% auto #0
@@ -63,10 +65,11 @@ def shown_text(
 
 def _answered_again(replay, trace):
     "The trace with its question answered again, and the answer written into the prompt."
-    ((answer, stage),) = replay.retrieve([trace.question])
-    if stage.problem:
-        raise OmniError(f"{trace.question!r}: the answer is {stage.problem}; ask something else")
-    stages = [*trace.stages[:1], stage]
+    read = replay.retrieve(separate_questions(trace.question))
+    if bad := [stage.problem for _, stage in read if stage.problem]:
+        raise OmniError(f"{trace.question!r}: the answer is {bad[0]}; ask something else")
+    answer = BETWEEN_ANSWERS.join(said for said, _ in read)
+    stages = [*trace.stages[:1], *(stage for _, stage in read)]
     return replay.with_answer(replace(trace, answer=answer, by_hand=False, stages=stages), answer)
 
 # %% ../../nbs/widgets/709_replay_explorer.ipynb #c1e20be3

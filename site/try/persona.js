@@ -105,8 +105,9 @@ export class Persona {
     trace.fallback = intent.problem || this.unusable("intent", intent.said, true);
     if (trace.fallback) return trace;
     trace.question = intent.said;
-    const answers = answer === null ? [] : answer.split(";").map((a) => a.trim());
-    const questions = replay.several ? trace.question.split(/(?<=\?)\s+/) : [trace.question];
+    const questions = trace.question.split(/(?<=\?)\s+/);
+    const given = questions.length > 1 ? (answer ?? "").split(";").map((a) => a.trim()) : [answer];
+    const answers = answer === null ? [] : given;
     for (const q of answer === null ? questions : []) {
       const { prompts, text } = this.request(q), known = await this.pass("retrieval", [...prompts, text], true);
       trace.fallback ||= known.problem || this.unusable("retrieval", known.said, false);
