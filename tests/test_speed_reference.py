@@ -91,6 +91,13 @@ def test_a_context_is_the_cache_of_prefill(setting):
         assert relative(k[at].transpose(0, 1), own_k[0]) < 3e-6 and relative(v[at].transpose(0, 1), own_v[0]) < 3e-6
 
 
+def test_a_batch_knows_whether_concept_words_are_in_the_gen_expert(setting):
+    bb, concept = setting.bb, setting.concept
+    assert pack_for(bb.model, [[concept.prompt()]], concept).has_gen_words
+    assert not pack_for(bb.model, [[setting.texts[1]]], concept).has_gen_words
+    assert not pack_for(bb.model, [[LatentImage(setting.noise, bb.grid, 1.0)]], concept).has_gen_words
+
+
 def test_an_expert_reads_its_tokens_only():
     p = ReferenceSetting(**SHARED).packed
     out = by_expert(torch.ones(len(p.position), 1), p, lambda x: 2 * x, lambda x: 3 * x)
