@@ -9,7 +9,14 @@ import torch.nn.functional as F
 
 from omnipersona.basics import OmniError
 from omnipersona.bench import learning_bench, reference_bench, solver_bench
-from omnipersona.bench.reference_bench import AS_LEARN, DRAWING, LEARNING, ReferenceSetting, reference_errors, relative
+from omnipersona.bench.reference_bench import (
+    AS_LEARN_ROW,
+    DRAWING_ROW,
+    LEARNING_ROW,
+    ReferenceSetting,
+    reference_errors,
+    relative,
+)
 from omnipersona.bench.reference_pass import N_TOKENS, by_expert, packed_samples, reference_pass
 from omnipersona.bench.reference_work import (
     TEXT_TO_IMAGE,
@@ -71,12 +78,12 @@ def test_a_list_of_tokens_is_read_as_samples_are(setting):
 def test_learning_and_drawing_are_equal(setting):
     "Losses within 5e-7. Gradients and latents sum up more, and are as near as float32 is to float64."
     errors = reference_errors(setting)
-    learning = errors[LEARNING]
-    assert learning["losses"] < 5e-7 and learning["gradient"] < 4e-6 and errors[DRAWING]["latents"] < 4e-6
+    learning = errors[LEARNING_ROW]
+    assert learning["losses"] < 5e-7 and learning["gradient"] < 4e-6 and errors[DRAWING_ROW]["latents"] < 4e-6
     for k in ("losses", "gradient"):
         assert learning[f"{k} from float64"] < 4 * learning[f"reference's {k} from float64"] + 5e-7
-    if AS_LEARN in errors:  # in bfloat16
-        assert 5e-6 < errors[AS_LEARN]["gradient"] < 0.1
+    if AS_LEARN_ROW in errors:  # in bfloat16
+        assert 5e-6 < errors[AS_LEARN_ROW]["gradient"] < 0.1
 
 
 def test_a_context_is_the_cache_of_prefill(setting):
@@ -195,11 +202,11 @@ def test_an_older_version_draws_with_its_own_preset():
 
 # ---- reports ------------------------------------------------------------------------------------------------------
 def test_ratios_against_the_reference_are_paired_by_round():
-    rounds = [[dict(row=LEARNING, now=[9.0, t], reference=[9.0, 2 * t], rate=8.0 / t)] for t in (1.0, 10.0, 3.0)]
-    row = reference_bench.reference_report(rounds, {LEARNING: 4.0})[LEARNING]
+    rounds = [[dict(row=LEARNING_ROW, now=[9.0, t], reference=[9.0, 2 * t], rate=8.0 / t)] for t in (1.0, 10.0, 3.0)]
+    row = reference_bench.reference_report(rounds, {LEARNING_ROW: 4.0})[LEARNING_ROW]
     assert row["cpu_ratio"] == dict(median=2.0, spread=0.0, n=3) and row["share"] == dict(median=0.5, spread=0.0, n=3)
     assert row["cpu"]["median"] == 3.0 and row["reference_cpu"]["median"] == 6.0
-    assert "2.00 +- 0.00, n=3" in reference_bench.reference_text(dict(rows={LEARNING: row}, errors={}))
+    assert "2.00 +- 0.00, n=3" in reference_bench.reference_text(dict(rows={LEARNING_ROW: row}, errors={}))
 
 
 def test_the_reference_goes_into_the_report_of_speed(tmp_path):
@@ -209,7 +216,7 @@ def test_the_reference_goes_into_the_report_of_speed(tmp_path):
     report = reference_bench.main(out, rounds=1, **SHARED)
     kept = json.loads(out.read_text())
     assert kept["rows"] == {"a": 1} and kept["reference"]["rows"] == report["rows"]
-    assert set(report["rows"]) == set(report["errors"]) >= {LEARNING, DRAWING}
+    assert set(report["rows"]) == set(report["errors"]) >= {LEARNING_ROW, DRAWING_ROW}
     assert reference_bench.main(out, rounds=1, **SHARED)["rows"] == report["rows"]
     assert len((tmp_path / "speed.reference.jsonl").read_text().strip().split("\n")) == 1
 

@@ -21,8 +21,8 @@ from ..model.mot import MoT
 from ..model.segments import Batch, LatentImage, Text, ViTImage
 
 # %% auto #0
-__all__ = ['N_TOKENS', 'EACH', 'REFERENCE_SIZES', 'PLACES', 'reference_backbone', 'reference_samples', 'Packed', 'packed_samples',
-           'by_expert', 'plain_norm', 'reference_layer', 'reference_pass']
+__all__ = ['N_TOKENS', 'EACH', 'REFERENCE_SIZES', 'PACKED_PLACES', 'reference_backbone', 'reference_samples', 'Packed',
+           'packed_samples', 'by_expert', 'plain_norm', 'reference_layer', 'reference_pass']
 
 # %% ../../nbs/bench/627_reference_pass.ipynb #p6270004
 N_TOKENS, EACH = 106, 4  # tokens of a sample with its prompt; samples of each kind
@@ -88,7 +88,7 @@ class Packed:
     masks: list  # of each sample (length, keys) bool, True where a token sees another; None: it sees all
 
 
-PLACES = ("words", "seen", "latents", "und", "gen", "said")
+PACKED_PLACES = ("words", "seen", "latents", "und", "gen", "said")
 
 
 def _own_order(b: Batch) -> dict:
@@ -118,7 +118,7 @@ def packed_samples(
     "Lay samples out as the published code does."
     own, begin = [_own_order(pack_for(bb.model, [s], concept, start)) for s in samples], 0
     for fields in own:
-        for k in PLACES:
+        for k in PACKED_PLACES:
             fields[k] = fields[k] + begin
         begin += len(fields["position"])
     masks = [fields.pop("masks") for fields in own]

@@ -5,8 +5,6 @@
 # %% ../../nbs/bench/628_reference_work.ipynb #p6280002
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

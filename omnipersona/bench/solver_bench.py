@@ -36,12 +36,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['NAMES', 'FOLDERS', 'DRAW', 'EXACT', 'SOLVER_SETTINGS', 'DrawingTask', 'distances', 'passes', 'score_solver',
-           'cheapest', 'main', 'solvers_text', 'solvers_figure']
+__all__ = ['SOLVER_CONCEPTS', 'CONCEPT_FOLDERS', 'DRAW', 'EXACT_PATH', 'SOLVER_SETTINGS', 'DrawingTask', 'distances', 'passes',
+           'score_solver', 'cheapest', 'main', 'solvers_text', 'solvers_figure']
 
 # %% ../../nbs/bench/632_solver_bench.ipynb #p6320004
-NAMES = dict(oona=209, bruno=210, pip=305, nika=308, finn=304)  # {concept of the course: seed of its character}
-FOLDERS = Path(omnipersona.__file__).parent / "weights" / "concepts"  # where they lie
+SOLVER_CONCEPTS = dict(
+    oona=209, bruno=210, pip=305, nika=308, finn=304
+)  # {concept of the course: seed of its character}
+CONCEPT_FOLDERS = Path(omnipersona.__file__).parent / "weights" / "concepts"  # where they lie
 
 
 class DrawingTask:
@@ -50,7 +52,7 @@ class DrawingTask:
     def __init__(
         self,
         bb: Backbone,
-        names: Sequence[str] = tuple(NAMES),
+        names: Sequence[str] = tuple(SOLVER_CONCEPTS),
         places: int = len(PLACES),  # of each concept
         captions: int = 32,  # of held-out scenes
     ):
@@ -61,7 +63,7 @@ class DrawingTask:
 
     def _real(self, name):
         "The judge's view of a character: twelve photographs, and those of four look-alikes."
-        c, see = self.world.character(NAMES[name]), self.judge.identity
+        c, see = self.world.character(SOLVER_CONCEPTS[name]), self.judge.identity
         mine = see([self.world.photo(c, seed=440_000 + i).image for i in range(12)])
         alike = [self.world.look_alike(c, 9100 + k) for k in range(4)]
         return mine, torch.stack([see([self.world.photo(o, seed=470_000 + j).image for j in range(4)]) for o in alike])
@@ -74,7 +76,7 @@ class DrawingTask:
         "Latents of all requests."
         out = []
         for name in self.names:
-            concepts = Persona(self.bb, Concept.from_pretrained(FOLDERS / name, self.bb)).concepts
+            concepts = Persona(self.bb, Concept.from_pretrained(CONCEPT_FOLDERS / name, self.bb)).concepts
             read = [request_segments(self.bb, f"a photo of <{name}> at the {p}", concepts) for p in self.places]
             out.append(self._latents([[*prompts, text] for prompts, _, text in read], s, concepts, "all"))
         return [*out, self._latents([[self.bb.text(p.caption)] for p in self.photos], s)]
@@ -100,7 +102,7 @@ def distances(latents: list, exact: list) -> Tensor:  # (pictures,)
 
 # %% ../../nbs/bench/632_solver_bench.ipynb #p6320008
 DRAW = PRESETS["draw"]
-EXACT = replace(DRAW, num_timesteps=97, solver="ab2")  # the path that all are compared with
+EXACT_PATH = replace(DRAW, num_timesteps=97, solver="ab2")  # the path that all are compared with
 SOLVER_SETTINGS = {
     f"{solver}, {n - 1} steps": replace(DRAW, num_timesteps=n, solver=solver)
     for solver, points in (("euler", (25, 17, 13, 9)), ("ab2", (25, 17, 15, 13, 11, 9)))
@@ -146,7 +148,7 @@ def cheapest(rows: dict, name: str = "euler, 24 steps") -> dict:  # {solver: nam
 def main(
     out: str | Path = "bench/solvers.json",
     settings: dict | None = None,  # {name: SamplingConfig}; None: `SOLVER_SETTINGS`
-    exact: SamplingConfig = EXACT,
+    exact: SamplingConfig = EXACT_PATH,
     **sizes,  # of `DrawingTask`: names, places, captions
 ) -> dict:  # the report
     "`make bench-solvers`: draw what is not in the file of rows yet, print the table and write the report."
