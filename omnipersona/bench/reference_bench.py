@@ -16,7 +16,6 @@ import numpy as np
 import torch
 
 from ..arguments import as_path
-from ..basics import compute_dtype
 from .crosstask_bench import keep_row
 from .main_bench import write_report
 from .reference_pass import packed_samples, reference_backbone, reference_samples
@@ -27,11 +26,11 @@ from ..concept.concept import Concept
 from ..concept.losses import Recipe
 
 # %% auto #0
-__all__ = ['LEARNING', 'AS_LEARN', 'DRAWING', 'ReferenceSetting', 'relative', 'reference_errors', 'reference_round',
+__all__ = ['LEARNING_ROW', 'AS_LEARN_ROW', 'DRAWING_ROW', 'ReferenceSetting', 'relative', 'reference_errors', 'reference_round',
            'reference_report', 'reference_text', 'main']
 
 # %% ../../nbs/bench/629_reference_bench.ipynb #p6290004
-LEARNING, AS_LEARN, DRAWING = "learning", "learning, as learn does it", "text-to-image, 20 steps"
+LEARNING_ROW, AS_LEARN_ROW, DRAWING_ROW = "learning", "learning, as learn does it", "text-to-image, 20 steps"
 
 
 class ReferenceSetting:
@@ -61,11 +60,11 @@ class ReferenceSetting:
         def plain():
             return reference_learning(bb, concept, self.packed, recipe)
 
-        fastest, out = recipe.dtype("cpu"), {LEARNING: (ours(torch.float32), plain)}
+        fastest, out = recipe.dtype("cpu"), {LEARNING_ROW: (ours(torch.float32), plain)}
         if fastest != torch.float32:
-            out[AS_LEARN] = (ours(fastest), plain)
+            out[AS_LEARN_ROW] = (ours(fastest), plain)
         drawn = [lambda f=f: f(bb, concept, self.texts, self.noise) for f in (project_drawing, reference_drawing)]
-        return out | {DRAWING: (drawn[0], drawn[1])}
+        return out | {DRAWING_ROW: (drawn[0], drawn[1])}
 
 # %% ../../nbs/bench/629_reference_bench.ipynb #p6290007
 def relative(a: Any, b: Any) -> float:
@@ -87,7 +86,7 @@ def reference_errors(setting: ReferenceSetting) -> dict:  # {row: {what: relativ
     exact = _exact(setting)
     for row, ways in setting.ways().items():
         ours, plain = (way() for way in ways)
-        if row == DRAWING:
+        if row == DRAWING_ROW:
             out[row] = dict(latents=relative(ours, plain))
             continue
         pairs = list(zip(("losses", "gradient"), ours, plain, exact))

@@ -40,9 +40,7 @@ __all__ = ['SOLVER_CONCEPTS', 'CONCEPT_FOLDERS', 'DRAW', 'EXACT_PATH', 'SOLVER_S
            'score_solver', 'cheapest', 'main', 'solvers_text', 'solvers_figure']
 
 # %% ../../nbs/bench/632_solver_bench.ipynb #p6320004
-SOLVER_CONCEPTS = dict(
-    oona=209, bruno=210, pip=305, nika=308, finn=304
-)  # {concept of the course: seed of its character}
+SOLVER_CONCEPTS = dict(oona=209, bruno=210, pip=305, nika=308, finn=304)  # {concept: seed of its character}
 CONCEPT_FOLDERS = Path(omnipersona.__file__).parent / "weights" / "concepts"  # where they lie
 
 
