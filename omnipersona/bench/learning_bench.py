@@ -98,7 +98,7 @@ def learning_report(
 ) -> dict:  # medians over the characters that were learnt in both ways
     "Ratios of times, scores of both ways, and differences in pairs."
     cells = sorted({k[:2] for k in rows if all((*k[:2], way) in rows for way in WAYS)})
-    pairs = [[rows[(*cell, way)] for way in WAYS] for cell in cells]
+    pairs = [[rows[character, seed, way] for way in WAYS] for character, seed in cells]
     if not pairs:
         raise OmniError("no character has been learnt in both ways; run more of them")
     out: dict = dict(n=len(pairs))

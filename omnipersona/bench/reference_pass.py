@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -202,8 +203,8 @@ def reference_layer(
     a = layer.self_attn
     h = by_expert(x, p, *map(plain_norm, _of(layer, "input_layernorm")))
     q, k, v = _heads(a, h, p, "q", *turn), _heads(a, h, p, "k", *turn), _heads(a, h, p, "v")
-    seen = [torch.cat(pair) for pair in zip(cached, (k, v))] if cached else (k, v)
-    x = x + by_expert(_attention(q, *seen, p.masks), p, *_of(a, "o_proj"))
+    keys, values = (torch.cat([cached[0], k]), torch.cat([cached[1], v])) if cached else (k, v)
+    x = x + by_expert(_attention(q, keys, values, p.masks), p, *_of(a, "o_proj"))
     h = by_expert(x, p, *map(plain_norm, _of(layer, "post_attention_layernorm")))
     return x + by_expert(h, p, *map(_plain_mlp, _of(layer, "mlp"))), (k, v)
 
@@ -225,7 +226,8 @@ def reference_pass(
         place = model.latent_pos_embed.pos_embed[p.latent_pos]
         x[p.latents] = model.vae2llm(p.x) + model.time_embedder(p.t) + place
     turn, new = _rotations(p.position, c.hidden_size // c.num_attention_heads, c.rope_theta), []
-    for i, layer in enumerate(decoder.layers):
-        x, states = reference_layer(layer, x, p, turn, cache and cache[i])
+    layers: Any = decoder.layers
+    for i, layer in enumerate(layers):
+        x, states = reference_layer(layer, x, p, turn, cache[i] if cache else None)
         new.append(states)
     return by_expert(x, p, *map(plain_norm, (decoder.norm, decoder.norm_moe_gen))), new

@@ -113,7 +113,8 @@ def reference_drawing(
     x, even = noise, torch.linspace(1, 0, s.num_timesteps, device="cpu")
     times = s.timestep_shift * even / (1 + (s.timestep_shift - 1) * even)
     for t, following in zip(times[:-1].tolist(), times[1:].tolist()):
-        x = x - (t - following) * plain_guidance(*(velocity(*branch) for branch in branches), s)
+        v, without_text, without_pictures = (velocity(*branch) for branch in branches)
+        x = x - (t - following) * plain_guidance(v, without_text, without_pictures, s)
     return x
 
 

@@ -152,7 +152,9 @@ def main(
     "`make bench-solvers`: draw what is not in the file of rows yet, print the table and write the report."
     settings, file = SOLVER_SETTINGS if settings is None else settings, as_path(out, "out").with_suffix(".jsonl")
     bb = load_backbone("tiny")
-    about = dict(backbone=bb.fingerprint, sizes={k: list(v) if isinstance(v, tuple) else v for k, v in sizes.items()})
+    about: dict = dict(
+        backbone=bb.fingerprint, sizes={k: list(v) if isinstance(v, tuple) else v for k, v in sizes.items()}
+    )
     about["exact"] = exact.num_timesteps - 1
     done = {k[2]: row for k, row in read_rows(file, about=about).items()}
     todo = {k: s for k, s in settings.items() if done.get(k, {}).get("sampling") != _row_key(k, s)["sampling"]}
