@@ -118,8 +118,13 @@ bench-giveaway: $(READY) ## what a concept's folder gives away (half an hour)
 bench-photo-kit: $(READY) ## data that the backbone makes itself against hand-made data (half an hour)
 	$(call RUN,bench.photo_kit_bench,main)
 # One thread on one core: times of several versions are compared, and of several machines.
-bench-speed: $(READY) ## times as ratios, beside the machine's own rate (5 minutes; BEFORE=/path/to/another/checkout)
+bench-speed: $(READY) ## times as ratios, beside the machine's own rate (10 minutes; BEFORE=/path/to/another/checkout)
 	OMP_NUM_THREADS=1 $(BIN)/python -c 'from omnipersona.bench.speed_bench import main as go; go(before="$(BEFORE)", $(SIZE))'
+	OMP_NUM_THREADS=1 $(BIN)/python -c 'from omnipersona.bench.reference_bench import main as go; go()'
+bench-learning: $(READY) ## whole runs of learning with an early stop (12 minutes; BEFORE=/path/to/another/checkout)
+	OMP_NUM_THREADS=1 $(BIN)/python -c 'from omnipersona.bench.learning_bench import main as go; go(before="$(BEFORE)", $(SIZE))'
+bench-solvers: $(READY) ## how few steps a drawing needs: distance to the exact path, and what a judge sees (10 minutes)
+	OMP_NUM_THREADS=1 $(call RUN,bench.solver_bench,main)
 bench-steps: $(READY) ## which settings learn as well in less time (an hour on one core)
 	OMP_NUM_THREADS=1 $(call RUN,bench.steps_bench,main)
 bench-growth: $(READY) ## by which power time and memory grow with pictures, tokens, facts, concepts and steps

@@ -5,6 +5,7 @@
 # %% ../../nbs/bench/617_gpu_numbers.ipynb #61700003
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,17 @@ from omnipersona.bench.gpu_measure import (
     row_gradient,
 )
 from .gpu_report import PieceRows, demand
+from ..model.attention import stack_caches
 from ..model.backbone import Backbone
 from ..model.bagel import random_checkpoint
-from ..model.generate import pack_for
+from ..model.generate import pack_for, read_contexts
 from ..model.loading import load_backbone
 from ..model.segments import LatentImage
 from ..pictures import to_tensor
 
 # %% auto #0
 __all__ = ['FORMATS', 'LOOSER', 'FLOOR', 'LARGE', 'LEAST_COSINE', 'MOST_FLOAT16', 'forward_results', 'learning_result',
-           'same_piece', 'enlarge_mlps', 'float16_piece']
+           'same_piece', 'enlarge_mlps', 'float16_piece', 'guided_step', 'as_graph']
 
 # %% ../../nbs/bench/617_gpu_numbers.ipynb #61700006
 @torch.no_grad()
@@ -147,3 +149,49 @@ def float16_piece(rows: PieceRows, scale: CheckScale, device: str, scratch: Path
         drawn = half.generate_images([[half.text("a dog")]], [0], half.presets["draw"])[0]
         answer, _ = half.generate_text([[half.text("hello")]], max_new_tokens=4)[0]
         row["said"] = f"a picture of {drawn.size[0]} pixels, an answer of {len(answer)} characters"
+
+# %% ../../nbs/bench/617_gpu_numbers.ipynb #g617b002
+def guided_step(
+    bb: Backbone,
+    apart: bool = False,  # whether every branch has a pass of its own
+    request: str = "a photo of a dog at the beach",
+) -> Callable:  # () -> (branches, N, C) velocities of a noised picture
+    "The velocities that a step of a guided drawing needs. What is read before is read now."
+    noise = bb.initial_noise([0])[0]
+    with torch.no_grad():
+        caches = read_contexts(bb.model, [[bb.text(request)]], 2)
+    passes = []
+    for group in [[c] for c in caches] if apart else [caches]:
+        at = torch.cat([c.position for c in group]).tolist()
+        b = pack_for(bb.model, [[LatentImage(noise, bb.grid, 1.0)]] * len(group), None, at)
+        passes.append((b, stack_caches(group)))
+
+    @torch.no_grad()
+    def run():
+        return torch.cat([bb.model.velocity(bb.model(b, cache).gen) for b, cache in passes])
+
+    return run
+
+
+def as_graph(
+    run: Callable,  # () -> a tensor, always from the same memory and without a wait for the card
+    device: str,
+) -> Callable:  # () -> the same tensor, computed anew
+    "The function as a CUDA graph. On a CPU there is none, and the function stays as it is."
+    if device != "cuda":
+        return run
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):  # kernels are chosen and memory is taken before anything is recorded
+        for _ in range(3):
+            run()
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = run()
+
+    def replay():
+        graph.replay()
+        return out
+
+    return replay

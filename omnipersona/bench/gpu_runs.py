@@ -25,8 +25,10 @@ from omnipersona.bench.gpu_measure import (
     check_data,
     check_learner,
     random_model,
+    relative_error,
     set_image_size,
 )
+from .gpu_numbers import as_graph, guided_step
 from .gpu_report import PieceRows, demand, free_memory, skip
 from ..concept.learn import learn
 from ..concept.learner import Learner
@@ -35,8 +37,8 @@ from ..model.backbone import Backbone
 from ..model.out_of_memory import is_out_of_memory
 
 # %% auto #0
-__all__ = ['FEWEST_STEPS', 'SameBatch', 'weighted_losses', 'check_recipe', 'same_batch_run', 'resume_piece', 'timed',
-           'operations', 'compile_mlps', 'speed_piece']
+__all__ = ['FEWEST_STEPS', 'MOST_APART', 'SameBatch', 'weighted_losses', 'check_recipe', 'same_batch_run', 'resume_piece',
+           'timed', 'operations', 'compile_mlps', 'speed_piece']
 
 # %% ../../nbs/bench/619_gpu_runs.ipynb #61900006
 class SameBatch:
@@ -221,10 +223,30 @@ def _speed_row(row, run, rate, scale, known, key):
     row["said"] = f"{seconds:.3f} s{steps}; {speed:.3g} TFLOP/s, {speed / rate:.0%} of a matrix product's"
 
 # %% ../../nbs/bench/619_gpu_runs.ipynb #61900017
+MOST_APART = 0.02  # of a step's velocities in 16 bits, computed in another order
+
+
 def _format(scale, device):
     "Number format and quantisation for speed: nothing quantised where the card has 40 GB."
     large = device == "cuda" and torch.cuda.get_device_properties(0).total_memory > 40e9
     return compute_dtype(device, measure=False), None if large or not scale.is_real else "nf4"
+
+
+def _step_rows(rows, bb, scale, device):
+    "A guided step of the smallest pictures: branches one after the other, in one pass, in one pass as a CUDA graph."
+    set_image_size(bb, scale.speed[0])
+    plain, seconds = None, 0.0
+    for what in ("one after the other", "in one pass", "in one pass, as a CUDA graph"):
+        with rows.row(f"a guided step, {what}") as row:
+            if not rows.has_time(row, 5):
+                continue
+            step = guided_step(bb, apart=what == "one after the other")
+            run = as_graph(step, device) if "graph" in what else step
+            row["seconds"] = timed(run, max(scale.repeats, 5))
+            plain, seconds = (run(), row["seconds"]) if plain is None else (plain, seconds)
+            row.update(error=relative_error(run().float(), plain.float()), faster=seconds / row["seconds"])
+            row["said"] = f"{1e3 * row['seconds']:.1f} ms, {row['faster']:.2f} x as fast, apart {row['error']:.1g}"
+            demand(row, row["error"] < MOST_APART, f"apart {row['error']:.2g}; at most {MOST_APART}")
 
 
 def speed_piece(rows: PieceRows, scale: CheckScale, device: str, scratch: Path) -> None:
@@ -252,3 +274,5 @@ def speed_piece(rows: PieceRows, scale: CheckScale, device: str, scratch: Path) 
                     _speed_row(row, jobs[job], rate, scale, known, (job, side))
             del jobs
             free_memory()
+        if not compiled:
+            _step_rows(rows, bb, scale, device)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..basics import OmniError
 from .attention import KVCache, RoomyCache, stack_caches
-from .flow import SamplingConfig, euler, guide, time_grid
+from .flow import SOLVERS, SamplingConfig, guide, time_grid
 from .mot import MoT
 from .segments import Batch, LatentImage, Text, pack
 from ..settings import choice
@@ -277,9 +277,10 @@ def sample_latents(
     caches: list | None = None,  # a `KVCache` for every branch, in the order of `contexts`; None: they are read here
     callback: Callable | None = None,  # see `euler`
 ) -> Tensor:  # (B, N, C) latents, float32
-    "A picture after every sample: Euler steps from noise, guided. Raises NotFinite where it is not finite."
+    "A picture after every sample: steps from noise, guided. Raises NotFinite where it is not finite."
     if caches is None:
         caches = read_contexts(model, samples, sampling.branches, negative, concept)
     velocity = _GuidedVelocity(model, caches[: sampling.branches], noise, grid, sampling, concept)
     times = time_grid(sampling.num_timesteps, sampling.timestep_shift)
-    return require_finite(euler(velocity, noise.float(), times, callback), "the picture")
+    solve = SOLVERS[sampling.solver]
+    return require_finite(solve(velocity, noise.float(), times, callback), "the picture")

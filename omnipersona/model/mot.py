@@ -97,8 +97,9 @@ def _gen_tokens(model: MoT, b: Batch, splice: Callable | None, dtype: torch.dtyp
     time = model.time_embedder(b.t.flatten()).view(*b.t.shape, -1)
     g = model.vae2llm(b.x) + time + model.latent_pos_embed.pos_embed[b.latent_pos.clamp(min=0)]
     g = g.to(dtype)
-    word = b.gen_ids >= 0
-    return torch.where(word[..., None], _words(model, b.gen_ids, splice), g) if word.any() else g
+    if not b.has_gen_words:
+        return g
+    return torch.where((b.gen_ids >= 0)[..., None], _words(model, b.gen_ids, splice), g)
 
 # %% ../../nbs/model/207_mot.ipynb #684e281d
 def with_cache(

@@ -181,6 +181,13 @@ class Batch:
             self._mask = attention_mask(self.order, self.segment, self.mode)
         return self._mask
 
+    @property
+    def has_gen_words(self) -> bool:
+        "Whether concept words go through the gen expert. Asked once: on a card the answer has to be waited for."
+        if "_has_gen_words" not in vars(self):
+            self._has_gen_words = bool((self.gen_ids >= 0).any())
+        return self._has_gen_words
+
     def to(
         self,
         device: torch.device | str,
