@@ -114,4 +114,6 @@ def _wire_induction(model: MoT, layer: int, n: int, e: _Embeddings, is_token: tu
         linear.bias[rows][slow] = bias[: len(slow)] / scale
     head.v_proj.weight[rows], head.v_proj.bias[rows] = is_token[:2]
     says = model.language_model.lm_head.weight * model.language_model.model.norm.weight
-    head.o_proj.weight[:, rows] = SAYS * torch.linalg.lstsq(says - says.mean(0), e.coordinates).solution
+    wide = (says - says.mean(0)).double()
+    square = wide.T @ wide + 1e-9 * wide.pow(2).sum() * torch.eye(wide.shape[1]).to(wide)
+    head.o_proj.weight[:, rows] = SAYS * torch.linalg.solve(square, wide.T @ e.coordinates.double()).to(says)
