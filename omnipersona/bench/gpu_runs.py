@@ -244,9 +244,9 @@ def _step_rows(rows, bb, scale, device):
             run = as_graph(step, device) if "graph" in what else step
             row["seconds"] = timed(run, max(scale.repeats, 5))
             plain, seconds = (run(), row["seconds"]) if plain is None else (plain, seconds)
-            row.update(error=relative_error(run().float(), plain.float()), faster=seconds / row["seconds"])
-            row["said"] = f"{1e3 * row['seconds']:.1f} ms, {row['faster']:.2f} x as fast, apart {row['error']:.1g}"
-            demand(row, row["error"] < MOST_APART, f"apart {row['error']:.2g}; at most {MOST_APART}")
+            row.update(apart=relative_error(run().float(), plain.float()), faster=seconds / row["seconds"])
+            row["said"] = f"{1e3 * row['seconds']:.1f} ms, {row['faster']:.2f} x as fast, apart {row['apart']:.1g}"
+            demand(row, row["apart"] < MOST_APART, f"apart {row['apart']:.2g}; at most {MOST_APART}")
 
 
 def speed_piece(rows: PieceRows, scale: CheckScale, device: str, scratch: Path) -> None:

@@ -40,16 +40,19 @@ def other_wordings(
     *args,  # of `ask`, before the name
 ) -> list:  # of texts
     "The same question in `n` other wordings; the same ones each time."
-    rng = np.random.default_rng(n)
-    return [ask(rng, *args, NAME) for _ in range(n)]
+    rng, found = np.random.default_rng(n), []
+    while len(found) < n:
+        question = ask(rng, *args, NAME)
+        found += [question] if NAME in question else []
+    return found
 
 
 def fact_texts(
     data: ConceptData,
-    any_text: bool,  # whether the backbone reads any text
+    many: bool,  # whether pretraining practised many wordings
 ) -> list:  # of (question, answer)
     "Every question about what is known in words, and its answer."
-    n = MORE_WORDINGS if any_text else 0
+    n = MORE_WORDINGS if many else 0
     asked = []
     for key, value in data.facts.items():
         plain = [fact_question(key, NAME)] * max(n, 1)
@@ -83,10 +86,10 @@ class EncodedData(ConceptTexts):
         self.others = bb.encode_vit(data.others or stranger_pictures())
         self.edits = self._edits(data.edits)  # (segments of the source, instruction, edited picture)
         self.qa = [(i, self.say(q), self.answer(a)) for i, q, a in data.qa]
-        any_text = not bb.tok.words
-        self.facts = [(self.say(q), self.answer(a)) for q, a in fact_texts(data, any_text)]
+        many = bb.tok.names_pretrained and not bb.tok.words  # pretraining practised all wordings
+        self.facts = [(self.say(q), self.answer(a)) for q, a in fact_texts(data, many)]
         self.ask, self.yes, self.no = self.say(PRESENT), bb.tok("yes"), bb.tok("no")
-        self.asks = [self.ask, *(self.say(q) for q in other_wordings(ask_present, MORE_WORDINGS if any_text else 0))]
+        self.asks = [self.ask, *(self.say(q) for q in other_wordings(ask_present, MORE_WORDINGS if many else 0))]
 
     def _edits(self, edits):
         instructions = [self.instruct(text) for _, text, _ in edits]
