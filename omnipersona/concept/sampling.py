@@ -40,7 +40,8 @@ def other_wordings(
     *args,  # of `ask`, before the name
 ) -> list:  # of texts
     "The same question in `n` other wordings; the same ones each time."
-    rng, found = np.random.default_rng(n), []
+    rng = np.random.default_rng(n)
+    found: list = []
     while len(found) < n:
         question = ask(rng, *args, NAME)
         found += [question] if NAME in question else []
